@@ -1,0 +1,138 @@
+"""The model request: its states, the values that describe it, and the outcomes it can have."""
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, NewType
+from uuid import UUID
+
+from server.errors import Code
+
+RequestId = NewType("RequestId", UUID)
+UserId = NewType("UserId", UUID)
+InstanceId = NewType("InstanceId", UUID)
+
+
+class Status(StrEnum):
+    """pending → processing → one of the final three; processing may go back to pending, a final state never changes."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as upstream counted them; None where it did not say (nothing is ever estimated).
+
+    token_used: prompt and generated together. token_count: generated only.
+    """
+
+    token_used: int | None = None
+    token_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One accepted request for inference, as a generator needs it.
+
+    `epoch` is the fencing token (+1 at every claim), `attempt` the retry budget used so far (this run included).
+    """
+
+    id: RequestId
+    user_id: UserId
+    model_type: str
+    model: str | None
+    input_data: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    owner: InstanceId
+    epoch: int
+    attempt: int
+    created_at: datetime
+    deadline_at: datetime
+    deadline_left_s: float
+    """Seconds to the deadline by the database's clock, measured when the row was claimed."""
+    claimed_at: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, never by the wall clock of this machine."""
+        return self.deadline_left_s - (time.monotonic() - self.claimed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    status: ClassVar[Status] = Status.COMPLETED
+    error_code: ClassVar[None] = None
+    error_msg: ClassVar[None] = None
+
+    output_data: Mapping[str, Any]
+    usage: Usage
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`output_data` is the partial text, marked `"partial": true`, where there is any."""
+
+    status: ClassVar[Status] = Status.FAILED
+
+    error_code: Code
+    error_msg: str
+    output_data: Mapping[str, Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    status: ClassVar[Status] = Status.CANCELLED
+    error_code: ClassVar[None] = None
+    error_msg: ClassVar[None] = None
+
+    output_data: Mapping[str, Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Not an outcome: the row goes back to pending, its attempt given back, to start again after `delay_s`."""
+
+    delay_s: float
+    error_code: Code | None = None
+    error_msg: str | None = None
+
+
+FinalOutcome = Completed | Failed | Cancelled
+Outcome = FinalOutcome | Interrupted
+
+
+_mint_lock = threading.Lock()
+_last_stamp = 0
+
+
+def mint_id() -> RequestId:
+    """A UUIDv7 (RFC 9562, 5.7): later calls in this process give greater ids, so id order is time order.
+
+    The 12 bits of rand_a carry the fraction of the millisecond (RFC 9562, 6.2, method 3) and step up where two calls
+    fall into the same fraction; 62 random bits remain.
+    """
+    global _last_stamp  # noqa: PLW0603 - one monotonic counter per process is the point
+    with _mint_lock:
+        stamp = max((time.time_ns() << 12) // 1_000_000, _last_stamp + 1)
+        _last_stamp = stamp
+    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return RequestId(UUID(int=value))

@@ -1,0 +1,147 @@
+"""Request bodies in, public objects out."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.encoding import dumps
+from server.errors import FieldError, Invalid
+from server.model_request import FinalOutcome, ModelRequest, Status
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_DEADLINE_S = 86_400.0
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """A JSON object whose unknown fields are refused by name and whose types are taken as they are sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class CreateRequest(Body):
+    """The body of `POST /api/requests`; what `input_data` and `parameters` may hold depends on the model type."""
+
+    model_type: str = Field(min_length=1, max_length=64, examples=["text2text"])
+    input_data: dict[str, Any] = Field(examples=[{"prompt": "Write a haiku about rain."}])
+    model: str | None = Field(None, min_length=1, max_length=200)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    deadline_s: float | None = Field(None, ge=1, le=MAX_DEADLINE_S, allow_inf_nan=False)
+
+
+def parse(model: type[Model], data: Any) -> Model:
+    """`data` as `model`; raises `Invalid` with everything that is wrong, each by its dotted path."""
+    if not isinstance(data, dict):
+        raise Invalid("The body must be a JSON object.", errors=[FieldError("(body)", "must be a JSON object")])
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None
+
+
+def field_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
+    """Pydantic's findings in the words of the contract."""
+    return [
+        FieldError(
+            ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))[:200] or "(body)",
+            _words(item["type"], item["msg"]),
+        )
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
+def invalid(errors: list[FieldError]) -> Invalid:
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Invalid(f"{first.field}: {first.message}{more}.", errors=errors)
+
+
+def _words(kind: str, message: str) -> str:
+    match kind:
+        case "extra_forbidden":
+            return "is not a known field"
+        case "missing":
+            return "is required"
+        case _:
+            message = message.removeprefix("Value error, ").removeprefix("Input ")
+            return (message[:1].lower() + message[1:]).rstrip(".")
+
+
+def render_final(
+    model_request: ModelRequest, outcome: FinalOutcome, *, completed_at: datetime, processing_time: timedelta
+) -> bytes:
+    """The public object of a request that has just become final, from memory."""
+    return _render(
+        _memory(model_request, outcome.status)
+        | {
+            "completed_at": completed_at,
+            "model": outcome.model or model_request.model,
+            "output_data": outcome.output_data,
+            "error_msg": outcome.error_msg,
+            "error_code": outcome.error_code,
+            "token_used": outcome.usage.token_used,
+            "token_count": outcome.usage.token_count,
+            "processing_time": processing_time,
+        }
+    )
+
+
+def render_running(model_request: ModelRequest) -> bytes:
+    """The public object of a request that this process runs, from memory."""
+    return _render(_memory(model_request, Status.PROCESSING))
+
+
+def render_record(record: Mapping[str, Any]) -> bytes:
+    """The public object of a row of `get_request` or `list_requests`; its jsonb is passed on as it is."""
+    output = record["output_data"]
+    return _render(
+        {
+            **record,
+            "input_data": orjson.Fragment(record["input_data"] or b"{}"),
+            "output_data": None if output is None else orjson.Fragment(output),
+        }
+    )
+
+
+def _memory(model_request: ModelRequest, status: Status) -> dict[str, Any]:
+    return {
+        "id": model_request.id,
+        "created_at": model_request.created_at,
+        "user_id": model_request.user_id,
+        "status": status,
+        "model_type": model_request.model_type,
+        "model": model_request.model,
+        "input_data": model_request.input_data,
+        "attempt": model_request.attempt,
+        "deadline_at": model_request.deadline_at,
+    }
+
+
+def _render(fields: Mapping[str, Any]) -> bytes:
+    """The request object of the HTTP contract, section 2, its fields in the order given there."""
+    taken: timedelta | None = fields.get("processing_time")
+    return dumps(
+        {
+            "id": fields["id"],
+            "created_at": fields["created_at"],
+            "completed_at": fields.get("completed_at"),
+            "user_id": fields["user_id"],
+            "status": fields["status"],
+            "model_type": fields["model_type"],
+            "model": fields["model"],
+            "input_data": fields["input_data"],
+            "output_data": fields.get("output_data"),
+            "error_msg": fields.get("error_msg"),
+            "error_code": fields.get("error_code"),
+            "token_used": fields.get("token_used"),
+            "token_count": fields.get("token_count"),
+            "processing_time": None if taken is None else round(taken.total_seconds(), 3),
+            "attempt": fields["attempt"],
+            "queue_position": fields.get("queue_position"),
+            "deadline_at": fields["deadline_at"],
+        }
+    )

@@ -1,0 +1,192 @@
+"""All settings: one frozen object, read once from the environment and `.env`, checked as a whole before any start."""
+
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+HUGGING_FACE_ROUTER = "https://router.huggingface.co"
+MIN_SECRET_BYTES = 32
+
+
+class BadSettings(Exception):
+    """What is configured cannot work. `faults` has one line for each reason, without any secret in it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Backend(StrEnum):
+    HUGGINGFACE = "huggingface"
+    EDGE = "edge"
+    OFFLINE = "offline"
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    CONSOLE = "console"
+
+
+def _items(value: Any) -> Any:
+    """A comma-separated list as it stands in an environment variable."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Every field is optional; an empty variable means unset. The names are fixed by the HTTP contract."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    port: int = Field(3000, ge=0, le=65535)
+    host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on all interfaces
+    database_url: SecretStr | None = None
+    listen_database_url: SecretStr | None = None
+    data_dir: Path = Path(".data")
+
+    supabase_url: str | None = None
+    supabase_anon_key: SecretStr | None = None
+    supabase_service_role_key: SecretStr | None = None
+    supabase_jwt_secret: SecretStr | None = None
+
+    hf_api_token: SecretStr | None = None
+    hf_base_url: str = HUGGING_FACE_ROUTER
+    inference_backend: Backend | None = None
+    text_models: CommaSeparated = ()
+    allowed_models: CommaSeparated = ()
+
+    storage_url: str | None = None
+    storage_region: str | None = None
+    storage_access_key_id: SecretStr | None = None
+    storage_secret_access_key: SecretStr | None = None
+    storage_bucket: str | None = None
+
+    allowed_origins: CommaSeparated = ()
+    trusted_proxies: CommaSeparated = ()
+
+    default_wait_s: float = Field(85, ge=0, le=3600)
+    max_wait_s: float = Field(90, ge=0, le=3600)
+    deadline_s: float = Field(600, ge=1, le=86_400)
+    drain_s: float = Field(20, ge=0, le=600)
+
+    concurrency: int = Field(64, ge=1, le=1000)
+    max_backlog: int = Field(10_000, ge=0)
+    max_backlog_per_user: int = Field(1000, ge=0)
+    workers: int = Field(1, ge=1, le=64)
+    rate_limit_per_minute: int = Field(60, ge=0)
+    auth_rate_limit_per_minute: int = Field(10, ge=0)
+
+    model_timeout: int = Field(90_000, ge=100, le=3_600_000)
+    max_retries: int = Field(3, ge=0, le=10)
+    retention_days: int = Field(0, ge=0)
+
+    log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")
+    log_format: LogFormat | None = None
+
+    @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _items(value)
+
+    @field_validator("hf_base_url", "supabase_url", "storage_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+            raise ValueError("must be an http(s) URL without credentials or query, such as http://localhost:11434/v1")
+        return value.rstrip("/")
+
+    @field_validator("database_url", "listen_database_url")
+    @classmethod
+    def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"postgres", "postgresql"}:
+            raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            ip_network(item, strict=False)
+        return value
+
+    @field_validator("supabase_jwt_secret")
+    @classmethod
+    def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
+        return value
+
+    @property
+    def backend(self) -> Backend:
+        """Where generations run: what was asked for, else by what is configured."""
+        if self.inference_backend is not None:
+            return self.inference_backend
+        if self.hf_api_token is not None or self.has_own_base_url:
+            return Backend.HUGGINGFACE
+        return Backend.EDGE if self.supabase_url else Backend.OFFLINE
+
+    @property
+    def has_own_base_url(self) -> bool:
+        return self.hf_base_url != HUGGING_FACE_ROUTER
+
+    @property
+    def model_timeout_s(self) -> float:
+        return self.model_timeout / 1000
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(ip_network(item, strict=False) for item in self.trusted_proxies)
+
+    def faults(self) -> list[str]:
+        """What is set and cannot work together, a line for each."""
+        lines = []
+        if self.supabase_url and not self.database_url:
+            lines.append("SUPABASE_URL is set but DATABASE_URL is not: set it to the project's connection string.")
+        if self.supabase_url and not self.supabase_anon_key:
+            lines.append("SUPABASE_URL is set but SUPABASE_ANON_KEY is not: copy it from the project's API settings.")
+        if self.supabase_url and self.supabase_anon_key and self.database_url:
+            lines.append("SUPABASE_URL: this version signs users in with accounts of its own; unset SUPABASE_URL.")
+        if self.storage_url and not (self.storage_access_key_id and self.storage_secret_access_key):
+            lines.append("STORAGE_URL is set but STORAGE_ACCESS_KEY_ID or STORAGE_SECRET_ACCESS_KEY is not.")
+        if self.backend is Backend.HUGGINGFACE and not self.hf_api_token and not self.has_own_base_url:
+            lines.append("INFERENCE_BACKEND=huggingface needs HF_API_TOKEN, or HF_BASE_URL for a server of your own.")
+        if self.backend is Backend.EDGE and not self.supabase_url:
+            lines.append("INFERENCE_BACKEND=edge needs SUPABASE_URL, where the edge function runs.")
+        if self.database_url and self.backend is Backend.OFFLINE and self.inference_backend is None:
+            lines.append(
+                "DATABASE_URL is set but no model is: set HF_API_TOKEN or HF_BASE_URL, "
+                "or INFERENCE_BACKEND=offline to answer from the test double on purpose."
+            )
+        if self.default_wait_s > self.max_wait_s:
+            lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: a create would wait longer than allowed.")
+        return lines
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read and check everything; raises `BadSettings` with all faults at once."""
+        try:
+            settings = cls(**overrides)
+        except ValidationError as error:
+            raise BadSettings([_line(item) for item in error.errors(include_input=False, include_url=False)]) from None
+        if faults := settings.faults():
+            raise BadSettings(faults)
+        return settings
+
+
+def _line(item: Any) -> str:
+    name = str(item["loc"][0]).upper() if item["loc"] else "settings"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}"
