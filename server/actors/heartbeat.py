@@ -1,0 +1,123 @@
+"""This instance lives: one lease renewed for all of its rows, and what the database says of them meanwhile."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from server.actors.workload import StopReason, Workload
+from server.model_request import InstanceId, RequestId
+from server.storage.database import DatabaseAway, Line
+
+RENEW_INTERVAL_S = 5.0
+LEASE_TTL_S = 15.0
+_MARGIN_S = 2.0
+_RETRY_INTERVAL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Lease:
+    """Whether this instance may still act as the owner of what it claimed, by this machine's monotonic clock."""
+
+    def __init__(self, instance_id: InstanceId | None = None) -> None:
+        self.instance_id = instance_id or InstanceId(uuid4())
+        self.held_since: float | None = None
+        self.live_instances = 1
+        self._trusted_until = 0.0
+        self._renewal = asyncio.Event()
+
+    @property
+    def is_trusted(self) -> bool:
+        return time.monotonic() < self._trusted_until
+
+    @property
+    def may_judge_others(self) -> bool:
+        """A rescuer must itself have held a lease for a full TTL, or after an outage everyone looks dead."""
+        return self.is_trusted and self.held_since is not None and time.monotonic() - self.held_since >= LEASE_TTL_S
+
+    def renewed(self, sent_at: float) -> None:
+        """A renewal succeeded that was sent at `sent_at`: a slow reply does not extend the trust."""
+        if not self.is_trusted:
+            self.held_since = sent_at
+        self._trusted_until = sent_at + LEASE_TTL_S - _MARGIN_S
+        self._renewal.set()
+
+    async def wait_trusted(self) -> None:
+        """Return once this instance may act; bounded by whoever owns the caller."""
+        while not self.is_trusted:
+            self._renewal.clear()
+            await self._renewal.wait()
+
+    def replace(self) -> None:
+        """This id was declared dead: go on under a new one."""
+        self.instance_id = InstanceId(uuid4())
+        self.held_since = None
+        self._trusted_until = 0.0
+
+
+class Heartbeat:
+    """Renews the lease on a connection of its own, so that no other work can delay it."""
+
+    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease, workload: Workload) -> None:
+        self._line = line
+        self._queries = queries
+        self._lease = lease
+        self._workload = workload
+
+    async def register(self) -> None:
+        """Take the first lease under the current id."""
+        sent_at = time.monotonic()
+        await self._line.fetch(
+            self._queries["register_instance"], self._lease.instance_id, LEASE_TTL_S, socket.gethostname(), os.getpid()
+        )
+        self._lease.renewed(sent_at)
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except DatabaseAway as error:
+                log.debug("lease_renewal_failed", reason=str(error))
+                await asyncio.sleep(_RETRY_INTERVAL_S)
+            else:
+                await asyncio.sleep(RENEW_INTERVAL_S)
+
+    async def beat(self) -> None:
+        """Renew once; stop what was cancelled or taken over."""
+        sent_at = time.monotonic()
+        claims = self._workload.claims()
+        [news] = await self._line.fetch(
+            self._queries["renew_lease"],
+            self._lease.instance_id,
+            LEASE_TTL_S,
+            [request_id for request_id, _ in claims],
+            [epoch for _, epoch in claims],
+        )
+        if not news["is_renewed"]:
+            log.warning("lease_lost", instance=str(self._lease.instance_id))
+            self._lease.replace()
+            await self.register()
+            return
+        self._lease.renewed(sent_at)
+        self._lease.live_instances = max(1, news["live_instances"])
+        self._stop(news["cancelled"], StopReason.CANCELLED)
+        self._stop(news["lost"], StopReason.LOST)
+
+    def _stop(self, ids: list[UUID], reason: StopReason) -> None:
+        for request_id in ids:
+            if self._workload.stop(RequestId(request_id), reason):
+                log.info("generation_stopped", id=str(request_id), reason=reason)
+
+    async def resign(self) -> None:
+        """Give the lease up, at the end of an orderly stop."""
+        await self.bury(self._lease.instance_id)
+
+    async def bury(self, instance_id: Any) -> None:
+        """Remove an instance that is known to be dead."""
+        await self._line.fetch(self._queries["delete_instance"], instance_id)

@@ -1,0 +1,73 @@
+"""What this instance has taken up and not yet brought to its outcome."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server.model_request import ModelRequest, RequestId
+
+
+class StopReason(StrEnum):
+    CANCELLED = "cancelled"
+    """Its user cancelled it: the outcome is recorded as such."""
+    LOST = "lost"
+    """The row is gone, or another instance has it: there is nothing left to record."""
+    SHUTDOWN = "shutdown"
+    """This instance stops: the row goes back to the backlog."""
+
+
+@dataclass(slots=True)
+class Running:
+    model_request: ModelRequest
+    generation: "asyncio.Task[object] | None" = None
+    stop_reason: StopReason | None = None
+
+
+@dataclass(slots=True)
+class Workload:
+    """Every model request that holds a slot here, from the claim to the committed outcome."""
+
+    _running: dict[RequestId, Running] = field(default_factory=dict)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._running
+
+    def add(self, model_request: ModelRequest) -> Running:
+        running = self._running[model_request.id] = Running(model_request)
+        self._idle.clear()
+        return running
+
+    def get(self, request_id: RequestId) -> Running | None:
+        return self._running.get(request_id)
+
+    def remove(self, running: Running) -> None:
+        if self._running.get(running.model_request.id) is running:
+            del self._running[running.model_request.id]
+        if not self._running:
+            self._idle.set()
+
+    def claims(self) -> list[tuple[RequestId, int]]:
+        """Id and epoch of everything held, for the heartbeat to compare with the database."""
+        return [(request_id, running.model_request.epoch) for request_id, running in self._running.items()]
+
+    def stop(self, request_id: RequestId, reason: StopReason) -> bool:
+        """Interrupt one generation; False when it is not (or no longer) generating here."""
+        running = self._running.get(request_id)
+        if running is None or running.stop_reason is not None:
+            return False
+        running.stop_reason = reason
+        if running.generation is not None:
+            running.generation.cancel()
+        return True
+
+    def stop_all(self, reason: StopReason) -> int:
+        return sum(self.stop(request_id, reason) for request_id in list(self._running))
+
+    async def wait_idle(self) -> None:
+        """Return once nothing is held."""
+        if self._running:
+            await self._idle.wait()

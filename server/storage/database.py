@@ -1,0 +1,154 @@
+"""Connections to Postgres: a small pool for reads, and dedicated lines for what must never hang."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import asyncpg
+
+from server.storage.faults import Fault, classify
+
+CONNECT_TIMEOUT_S = 5.0
+ACQUIRE_TIMEOUT_S = 2.0
+STATEMENT_TIMEOUT_S = 10.0
+POOL_SIZE = 4
+
+_SESSION = {"application_name": "ai-sdk-server", "jit": "off", "timezone": "UTC", "lock_timeout": "5s"}
+_JSONB_VERSION = b"\x01"
+
+
+class DatabaseAway(Exception):
+    """The statement was not answered; whether it took effect is unknown."""
+
+
+async def prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
+    """Hand jsonb through as the bytes it is: most of it is only passed on, never looked into."""
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda data: _JSONB_VERSION + data,
+        decoder=lambda data: data[1:],
+    )
+
+
+async def _keep_session(_connection: "asyncpg.Connection[Any]") -> None:
+    """No reset between two users of a pooled connection: nothing sets session state, and it costs a round trip."""
+
+
+class Database:
+    """Where the data is, and how to connect to it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def place(self) -> str:
+        """Host, port and database for people to read; never a password."""
+        parts = urlsplit(self._url)
+        options = dict(parse_qsl(parts.query))
+        host = parts.hostname or options.get("host", "local socket")
+        return f"{host}:{parts.port or options.get('port', 5432)}{parts.path}"
+
+    async def connect(self) -> "asyncpg.Connection[Any]":
+        """A connection of one's own, within `CONNECT_TIMEOUT_S`."""
+        connection = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            max_cached_statement_lifetime=0,
+            server_settings=_SESSION,
+        )
+        try:
+            await prepare_connection(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def create_pool(self) -> "asyncpg.Pool[Any]":
+        """A pool that connects when it is first used, so that a server can start before its database does."""
+        return asyncpg.create_pool(
+            self._url,
+            min_size=0,
+            max_size=POOL_SIZE,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            max_inactive_connection_lifetime=240,
+            server_settings=_SESSION,
+            init=prepare_connection,
+            reset=_keep_session,
+        )
+
+
+Connect = Callable[[], "Awaitable[asyncpg.Connection[Any]]"]
+
+
+class Line:
+    """One dedicated connection for one actor, opened when needed and dropped at the first doubt.
+
+    A pooled call can hang for good under a partition, because its release waits for a cancel request that opens a new
+    connection without a timeout (asyncpg issue 1326). A line is given up with `terminate()`, which cannot wait.
+    """
+
+    def __init__(self, connect: Connect, *, timeout_s: float = STATEMENT_TIMEOUT_S) -> None:
+        self._connect = connect
+        self._timeout_s = timeout_s
+        self._connection: asyncpg.Connection[Any] | None = None
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one autocommit statement. Raises `DatabaseAway` when no answer came, asyncpg's errors when one did."""
+        connection = await self._open()
+        call = asyncio.ensure_future(connection.fetch(query, *args))
+        try:
+            await asyncio.wait({call}, timeout=self._timeout_s)
+            if not call.done():
+                raise DatabaseAway(f"no answer within {self._timeout_s:g} s")
+            return call.result()
+        except BaseException as error:
+            if classify(error) in {Fault.REJECTED, Fault.CONTENTION}:
+                raise
+            self.terminate()
+            call.add_done_callback(_swallow)
+            if isinstance(error, Exception) and classify(error) is Fault.AWAY:
+                raise DatabaseAway(type(error).__name__) from error
+            raise
+
+    async def _open(self) -> "asyncpg.Connection[Any]":
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await self._connect()
+            except Exception as error:
+                if classify(error) is Fault.AWAY:
+                    raise DatabaseAway(type(error).__name__) from error
+                raise
+        return self._connection
+
+    def terminate(self) -> None:
+        """Close at once, without a word to the server."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def _swallow(call: "asyncio.Future[Any]") -> None:
+    """The outcome of a call on a terminated connection has been reported already."""
+    if not call.cancelled():
+        call.exception()
+
+
+def explain_refusal(error: BaseException) -> str | None:
+    """One line with the fix for a database that will not let us in whatever we retry; None for anything else."""
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return "DATABASE_URL: the database refuses this user or password. Copy the connection string again."
+        case asyncpg.InvalidCatalogNameError():
+            return (
+                "DATABASE_URL: the server has no database of that name. Create it, or correct the last part of the URL."
+            )
+        case ssl.SSLCertVerificationError():
+            return "DATABASE_URL: the server's certificate is not trusted. Add sslrootcert=/path/to/ca.crt to the URL."
+        case _:
+            return None

@@ -1,0 +1,3 @@
+-- name: is_supabase
+-- Whose database this is: Supabase's Auth owns the accounts where its role exists.
+SELECT to_regrole('supabase_auth_admin') IS NOT NULL AS is_supabase;

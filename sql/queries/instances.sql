@@ -1,0 +1,29 @@
+-- name: register_instance
+-- Announce this process with its first lease.
+INSERT INTO public.instances (id, lease_until, host, pid)
+VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4)
+ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
+
+-- name: renew_lease
+-- Renew the lease and learn in the same round trip who else lives and which running rows are cancelled or no longer ours.
+WITH renewed AS (
+    UPDATE public.instances
+    SET lease_until = clock_timestamp() + make_interval(secs => $2)
+    WHERE id = $1
+    RETURNING id
+), held AS (
+    SELECT held.id, row.cancel_requested
+    FROM unnest($3::uuid[], $4::integer[]) AS held (id, epoch)
+    LEFT JOIN public.model_requests AS row
+        ON row.id = held.id AND row.epoch = held.epoch AND row.status = 'processing'
+)
+SELECT
+    EXISTS (SELECT FROM renewed) AS is_renewed,
+    (SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp()) AS live_instances,
+    ARRAY(SELECT id FROM held WHERE cancel_requested) AS cancelled,
+    ARRAY(SELECT id FROM held WHERE cancel_requested IS NULL) AS lost;
+
+-- name: delete_instance
+-- Give up a lease: at an orderly stop, or for a predecessor on this host that is known to be dead.
+DELETE FROM public.instances
+WHERE id = $1;

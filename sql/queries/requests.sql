@@ -1,0 +1,65 @@
+-- name: get_request
+-- One model request of one user, with its place in the backlog.
+SELECT
+    row.id, row.created_at, row.completed_at, row.user_id, row.status, row.model_type, row.model,
+    row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
+    row.processing_time, row.epoch, row.attempt, row.deadline_at,
+    CASE WHEN row.status = 'pending' THEN (
+        SELECT count(*)
+        FROM public.model_requests AS ahead
+        WHERE ahead.status = 'pending' AND ahead.id < row.id
+    ) END AS queue_position
+FROM public.model_requests AS row
+WHERE row.id = $1 AND row.user_id = $2;
+
+-- name: list_requests
+-- A page of one user's history, newest first, older than the cursor; NULL filters do not filter.
+WITH page AS MATERIALIZED (
+    SELECT *
+    FROM public.model_requests
+    WHERE user_id = $1
+        AND ($2::uuid IS NULL OR id < $2)
+        AND ($3::text IS NULL OR status = $3)
+        AND ($4::text IS NULL OR model_type = $4)
+        AND ($5::timestamptz IS NULL OR created_at > $5)
+        AND ($6::timestamptz IS NULL OR created_at < $6)
+    ORDER BY id DESC
+    LIMIT $7
+), places AS (
+    SELECT id, row_number() OVER (ORDER BY id) - 1 AS queue_position
+    FROM public.model_requests
+    WHERE status = 'pending' AND EXISTS (SELECT FROM page WHERE page.status = 'pending')
+)
+SELECT
+    page.id, page.created_at, page.completed_at, page.user_id, page.status, page.model_type, page.model,
+    page.input_data, page.output_data, page.error_msg, page.error_code, page.token_used, page.token_count,
+    page.processing_time, page.epoch, page.attempt, page.deadline_at,
+    places.queue_position
+FROM page
+LEFT JOIN places ON places.id = page.id
+ORDER BY page.id DESC;
+
+-- name: changed_requests
+-- Which of the waited-for requests no longer stand where their waiters last saw them (or are gone).
+SELECT seen.id
+FROM unnest($1::uuid[], $2::text[], $3::integer[]) AS seen (id, status, epoch)
+LEFT JOIN public.model_requests AS row ON row.id = seen.id
+WHERE row.id IS NULL
+    OR row.status IN ('completed', 'failed', 'cancelled')
+    OR (seen.status IS NOT NULL AND (row.status <> seen.status OR row.epoch <> seen.epoch));
+
+-- name: count_backlog
+-- How many requests wait: all of them, and this user's, each counted no further than its limit needs.
+SELECT
+    (SELECT count(*) FROM (
+        SELECT FROM public.model_requests WHERE status = 'pending' LIMIT $2
+    ) AS waiting) AS everyone,
+    (SELECT count(*) FROM (
+        SELECT FROM public.model_requests WHERE status = 'pending' AND user_id = $1 LIMIT $3
+    ) AS waiting) AS own;
+
+-- name: running_requests_of_user
+-- What of a user's is in work, to be stopped when the account goes.
+SELECT id
+FROM public.model_requests
+WHERE user_id = $1 AND status = 'processing';

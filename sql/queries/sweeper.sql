@@ -1,0 +1,237 @@
+-- name: claim_pending
+-- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the users who wait (after $3 first), each gives its oldest.
+WITH RECURSIVE waiting AS (
+    (
+        SELECT user_id, 1 AS ordinal
+        FROM public.model_requests
+        WHERE status = 'pending' AND user_id > $3
+        ORDER BY user_id
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT next_user.user_id, waiting.ordinal + 1
+    FROM waiting
+    CROSS JOIN LATERAL (
+        SELECT row.user_id
+        FROM public.model_requests AS row
+        WHERE row.status = 'pending' AND row.user_id > waiting.user_id
+        ORDER BY row.user_id
+        LIMIT 1
+    ) AS next_user
+    WHERE waiting.ordinal < $2
+), share AS (
+    SELECT greatest(1, $2 / greatest(1, count(*)))::bigint AS each FROM waiting
+), picked AS MATERIALIZED (
+    SELECT oldest.id
+    FROM waiting
+    CROSS JOIN LATERAL (
+        SELECT row.id
+        FROM public.model_requests AS row
+        WHERE row.status = 'pending'
+            AND row.user_id = waiting.user_id
+            AND row.run_at <= clock_timestamp()
+            AND row.attempt < $4
+            AND NOT row.cancel_requested
+        ORDER BY row.id
+        LIMIT (SELECT each FROM share)
+        FOR UPDATE SKIP LOCKED
+    ) AS oldest
+    LIMIT $2
+)
+UPDATE public.model_requests AS row
+SET status = 'processing',
+    owner = $1,
+    epoch = row.epoch + 1,
+    attempt = row.attempt + 1,
+    started_at = clock_timestamp(),
+    error_code = NULL,
+    error_msg = NULL
+FROM picked
+WHERE row.id = picked.id
+RETURNING
+    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.attempt, row.created_at, row.deadline_at,
+    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+
+-- name: claim_suspect
+-- Claim one row that was running when its instance died $2 times or more, to be run alone.
+WITH picked AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE status = 'pending'
+        AND attempt >= $2
+        AND run_at <= clock_timestamp()
+        AND NOT cancel_requested
+    ORDER BY id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.model_requests AS row
+SET status = 'processing',
+    owner = $1,
+    epoch = row.epoch + 1,
+    attempt = row.attempt + 1,
+    started_at = clock_timestamp(),
+    error_code = NULL,
+    error_msg = NULL
+FROM picked
+WHERE row.id = picked.id
+RETURNING
+    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.attempt, row.created_at, row.deadline_at,
+    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+
+-- name: survey_backlog
+-- What the sweeper has to know at each tick: whether due rows wait, and whether any must run alone.
+SELECT
+    EXISTS (
+        SELECT FROM public.model_requests
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt < $1
+    ) AS has_due,
+    EXISTS (
+        SELECT FROM public.model_requests
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= $1
+    ) AS has_suspects;
+
+-- name: rescue_orphans
+-- Put rows whose owner has no live lease back to pending (or end them). Owners in $1 are known to be dead; the others only
+-- count once leases can be trusted again: $2 says so for this instance, the postmaster's age of $3 seconds for the database.
+WITH orphaned AS MATERIALIZED (
+    SELECT row.id
+    FROM public.model_requests AS row
+    WHERE row.status = 'processing'
+        AND (
+            row.owner = ANY ($1::uuid[])
+            OR (
+                $2
+                AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $3)
+                AND NOT EXISTS (
+                    SELECT FROM public.instances AS instance
+                    WHERE instance.id = row.owner AND instance.lease_until > clock_timestamp()
+                )
+            )
+        )
+    ORDER BY row.id
+    LIMIT $5
+    FOR UPDATE OF row SKIP LOCKED
+)
+UPDATE public.model_requests AS row
+SET status = CASE
+        WHEN row.cancel_requested THEN 'cancelled'
+        WHEN row.attempt >= $4 THEN 'failed'
+        ELSE 'pending'
+    END,
+    completed_at = CASE WHEN row.cancel_requested OR row.attempt >= $4 THEN clock_timestamp() END,
+    error_code = CASE WHEN row.attempt >= $4 AND NOT row.cancel_requested THEN 'SERVER_ERROR' END,
+    error_msg = CASE
+        WHEN row.attempt >= $4 AND NOT row.cancel_requested
+            THEN 'The server stopped unexpectedly each of the ' || row.attempt || ' times it ran this request.'
+    END,
+    owner = NULL,
+    started_at = NULL,
+    run_at = clock_timestamp()
+FROM orphaned
+WHERE row.id = orphaned.id
+RETURNING row.id, row.status, row.attempt;
+
+-- name: expire_requests
+-- End what passed its deadline: pending rows at once, running ones when their own instance failed to do so for $1 seconds.
+WITH overdue AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE (status = 'pending' AND deadline_at <= clock_timestamp())
+        OR (status = 'processing' AND deadline_at <= clock_timestamp() - make_interval(secs => $1))
+    ORDER BY id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.model_requests AS row
+SET status = 'failed',
+    completed_at = clock_timestamp(),
+    error_code = coalesce(row.error_code, 'SERVER_ERROR'),
+    error_msg = CASE
+        WHEN row.error_msg IS NOT NULL THEN 'Not finished by its deadline. ' || row.error_msg
+        WHEN row.status = 'processing' THEN 'Not finished by its deadline: the model was still answering.'
+        ELSE 'Not finished by its deadline: it was still waiting for its turn.'
+    END
+FROM overdue
+WHERE row.id = overdue.id
+RETURNING row.id;
+
+-- name: finalise_cancelled
+-- End pending rows whose cancellation was asked for.
+WITH asked AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE status = 'pending' AND cancel_requested
+    ORDER BY id
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.model_requests AS row
+SET status = 'cancelled', completed_at = clock_timestamp()
+FROM asked
+WHERE row.id = asked.id
+RETURNING row.id;
+
+-- name: adopt_own
+-- Take up rows which the database says this instance runs and its memory ($2) does not hold: an accept or a claim whose reply
+-- was lost. Claims younger than $3 seconds may still be on their way.
+WITH forgotten AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE status = 'processing'
+        AND owner = $1
+        AND id <> ALL ($2::uuid[])
+        AND started_at < clock_timestamp() - make_interval(secs => $3)
+    ORDER BY id
+    LIMIT $4
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.model_requests AS row
+SET epoch = row.epoch + 1,
+    started_at = clock_timestamp()
+FROM forgotten
+WHERE row.id = forgotten.id
+RETURNING
+    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.attempt, row.created_at, row.deadline_at,
+    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+
+-- name: purge_instances
+-- Forget instances whose lease ran out long ago and which own nothing any more.
+DELETE FROM public.instances AS instance
+WHERE instance.lease_until < clock_timestamp() - make_interval(secs => $1)
+    AND NOT EXISTS (
+        SELECT FROM public.model_requests AS row
+        WHERE row.status = 'processing' AND row.owner = instance.id
+    );
+
+-- name: purge_requests
+-- Delete a small batch of final rows whose id (hence time of creation) lies below $1.
+WITH old AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE id < $1 AND status IN ('completed', 'failed', 'cancelled')
+    ORDER BY id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM public.model_requests AS row
+USING old
+WHERE row.id = old.id
+RETURNING row.id;
+
+-- name: purge_idempotency_keys
+-- Delete a small batch of keys past their 24 hours.
+WITH old AS MATERIALIZED (
+    SELECT user_id, key
+    FROM public.idempotency_keys
+    WHERE created_at < now() - interval '24 hours'
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM public.idempotency_keys AS taken
+USING old
+WHERE taken.user_id = old.user_id AND taken.key = old.key
+RETURNING taken.key;
