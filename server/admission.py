@@ -1,0 +1,184 @@
+"""Takes a model request in: a slot or a place in the backlog, the journal, and then the queue."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import orjson
+import structlog
+
+from server.actors.capacity import Backlog, Slots
+from server.actors.entries import Accepted, NewRequest, Replayed
+from server.actors.heartbeat import Lease
+from server.actors.journal import Journal
+from server.actors.workload import Workload
+from server.encoding import dumps
+from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
+from server.lifecycle import Lifecycle
+from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
+from server.storage.reader import Reader
+
+_BACKLOG_RETRY_S = 15.0
+_SHUTDOWN_RETRY_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A create that has passed validation."""
+
+    id: RequestId
+    user_id: UserId
+    model_type: str
+    model: str | None
+    input_data: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    deadline_s: float
+    key: str | None = None
+
+    def fingerprint(self) -> bytes:
+        """The same for every spelling of the same body."""
+        body = [self.model_type, self.model, self.input_data, self.parameters, self.deadline_s]
+        return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Durable. `running` is given when it started at once; else the row waits in the backlog, or is `replayed`."""
+
+    request_id: RequestId
+    running: ModelRequest | None = None
+    is_replayed: bool = False
+
+
+class Admission:
+    """The fast path is one INSERT: where a slot is free and nobody waits, the row is born running on this instance."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        reader: Reader,
+        queue: "asyncio.Queue[ModelRequest]",
+        slots: Slots,
+        backlog: Backlog,
+        workload: Workload,
+        lease: Lease,
+        lifecycle: Lifecycle,
+        max_backlog: int,
+        max_backlog_per_user: int,
+    ) -> None:
+        self._journal = journal
+        self._reader = reader
+        self._queue = queue
+        self._slots = slots
+        self._backlog = backlog
+        self._workload = workload
+        self._lease = lease
+        self._lifecycle = lifecycle
+        self._max_backlog = max_backlog
+        self._max_backlog_per_user = max_backlog_per_user
+
+    async def admit(self, draft: Draft, *, delay_s: float = 0.0) -> Admitted:
+        """Store the request and get it started, or waiting.
+
+        Raises `Unavailable` (stopping, overloaded, database away), `RateLimited` (the user's backlog is full),
+        `KeyReused`, and `Unauthenticated` when the account is gone.
+        """
+        if not self._lifecycle.accepts_work:
+            raise Unavailable(f"Not accepting requests: {self._lifecycle.reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
+        starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
+        return await (self._start(draft) if starts_now else self._line_up(draft, delay_s))
+
+    async def _start(self, draft: Draft) -> Admitted:
+        owner = self._lease.instance_id
+        handed_over = False
+        try:
+            sent_at = time.monotonic()
+            accepted = await self._accept(draft, owner=owner)
+            if isinstance(accepted, Replayed):
+                return _replay(accepted)
+            model_request = _newborn(draft, owner, accepted, sent_at)
+            self._workload.add(model_request)
+            self._queue.put_nowait(model_request)
+            handed_over = True
+            return Admitted(draft.id, running=model_request)
+        finally:
+            if not handed_over:
+                self._slots.release()
+
+    async def _line_up(self, draft: Draft, delay_s: float) -> Admitted:
+        await self._require_room(draft.user_id)
+        accepted = await self._accept(draft, delay_s=max(0.0, delay_s))
+        if isinstance(accepted, Replayed):
+            return _replay(accepted)
+        if delay_s <= 0:
+            self._backlog.hint()
+        return Admitted(draft.id)
+
+    async def _require_room(self, user_id: UserId) -> None:
+        """Counted in the database, so that the limits hold over all instances; creates in flight may exceed them."""
+        [waiting] = await self._reader.fetch(
+            "count_backlog", user_id, self._max_backlog + 1, self._max_backlog_per_user + 1
+        )
+        if waiting["own"] >= self._max_backlog_per_user:
+            raise RateLimited(
+                f"{waiting['own']} of your requests are waiting already; let some of them finish.",
+                retry_after_s=_BACKLOG_RETRY_S,
+            )
+        if waiting["everyone"] >= self._max_backlog:
+            raise Unavailable("The backlog is full; nothing was accepted.", retry_after_s=_BACKLOG_RETRY_S)
+
+    async def _accept(
+        self, draft: Draft, *, owner: InstanceId | None = None, delay_s: float = 0.0
+    ) -> Accepted | Replayed:
+        row = NewRequest(
+            id=draft.id,
+            user_id=draft.user_id,
+            model_type=draft.model_type,
+            model=draft.model,
+            input_data=dumps(draft.input_data),
+            parameters=dumps(draft.parameters),
+            owner=owner,
+            deadline_s=draft.deadline_s,
+            delay_s=delay_s,
+            key=draft.key,
+            fingerprint=draft.fingerprint() if draft.key is not None else None,
+        )
+        try:
+            accepted = await self._journal.accept(row)
+        except asyncpg.ForeignKeyViolationError:
+            raise Unauthenticated from None  # the account was deleted while its token lived on
+        if isinstance(accepted, Accepted):
+            status = Status.PROCESSING if owner else Status.PENDING
+            log.info("request_accepted", id=str(draft.id), user=str(draft.user_id), status=status)
+        return accepted
+
+
+def _replay(replayed: Replayed) -> Admitted:
+    if not replayed.is_same_body:
+        raise KeyReused("This Idempotency-Key was used with another body; use a new key for a new request.")
+    return Admitted(replayed.request_id, is_replayed=True)
+
+
+def _newborn(draft: Draft, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:
+    return ModelRequest(
+        id=draft.id,
+        user_id=draft.user_id,
+        model_type=draft.model_type,
+        model=draft.model,
+        input_data=draft.input_data,
+        parameters=draft.parameters,
+        owner=owner,
+        epoch=1,
+        attempt=1,
+        created_at=accepted.created_at,
+        deadline_at=accepted.deadline_at,
+        deadline_left_s=draft.deadline_s,
+        claimed_at=sent_at,
+    )

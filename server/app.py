@@ -1,0 +1,179 @@
+"""The composition root: settings in, a wired application out. Nothing starts before its cleanup context does."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import aiohttp_cors
+import asyncpg
+from aiohttp import web
+
+from server import keys
+from server.admission import Admission
+from server.auth.embedded import EmbeddedAccounts, agree_on_signing_secret
+from server.auth.passwords import Passwords
+from server.auth.tokens import SigningKey, TokenMinter, TokenVerifier
+from server.boot import prepare_database
+from server.catalog import Catalog
+from server.engine import Engine
+from server.history import History
+from server.inference.backends import create_upstream
+from server.inference.events import Upstream
+from server.lifecycle import Lifecycle
+from server.limits import RateLimiter
+from server.middlewares import MIDDLEWARES
+from server.model_request import InstanceId
+from server.routes import auth, console, docs, health, requests
+from server.settings import Settings
+from server.storage.database import Database
+from server.storage.queries import load_queries, sql_directory
+from server.storage.reader import Reader
+
+Context = Callable[[web.Application], AsyncIterator[None]]
+
+READS_PER_CREATE = 10
+"""How many more reads than creates a user may make in a minute."""
+
+_POOL_CLOSE_TIMEOUT_S = 2.0
+_CORS_METHODS = ("GET", "POST", "DELETE")
+_CORS_EXPOSED = (
+    "Location",
+    "Link",
+    "ETag",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Preference-Applied",
+    "X-Request-Id",
+)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    database_url: str,
+    instance_id: InstanceId | None = None,
+    predecessor: InstanceId | None = None,
+) -> web.Application:
+    """Wire everything; start nothing. `predecessor` is an instance that is known to be dead."""
+    queries = load_queries(sql_directory() / "queries")
+    database = Database(database_url)
+    pool = database.create_pool()
+    reader = Reader(pool, queries)
+    catalog = Catalog(settings)
+    lifecycle = Lifecycle()
+    upstream = create_upstream(settings)
+    secret = settings.supabase_jwt_secret
+    signing_key = SigningKey(None if secret is None else secret.get_secret_value())
+    passwords = Passwords()
+
+    async def prepare() -> None:
+        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
+        if not signing_key.is_known:
+            signing_key.learn(await agree_on_signing_secret(reader))
+
+    engine = Engine(
+        settings,
+        database=database,
+        queries=queries,
+        upstream=upstream,
+        catalog=catalog,
+        lifecycle=lifecycle,
+        prepare=prepare,
+        predecessor=predecessor,
+        instance_id=instance_id,
+    )
+    app = web.Application(middlewares=MIDDLEWARES)
+    app[keys.SETTINGS] = settings
+    app[keys.CATALOG] = catalog
+    app[keys.LIFECYCLE] = lifecycle
+    app[keys.VERIFIER] = TokenVerifier(signing_key)
+    app[keys.ACCOUNTS] = EmbeddedAccounts(reader, passwords=passwords, minter=TokenMinter(signing_key))
+    _provide_engine(app, engine, reader)
+    _provide_limits(app)
+    for routes in (auth, requests, health, docs, console):
+        routes.add_routes(app)
+    _allow_origins(app, settings.allowed_origins)
+
+    # In the order of their start; the reverse is the order of their end.
+    app.cleanup_ctx.extend([_connections(pool, passwords), _inference(upstream), _work(engine)])
+    return app
+
+
+def _connections(pool: "asyncpg.Pool[Any]", passwords: Passwords) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        await pool  # makes it usable; with a minimum of none it connects when it is first asked
+        try:
+            yield
+        finally:
+            passwords.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POOL_CLOSE_TIMEOUT_S):
+                    await pool.close()
+            pool.terminate()
+
+    return context
+
+
+def _inference(upstream: Upstream) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await upstream.close()
+
+    return context
+
+
+def _work(engine: Engine) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    return context
+
+
+def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> None:
+    """What routes need of the engine, each part under its own key."""
+    settings = app[keys.SETTINGS]
+    app[keys.ENGINE] = engine
+    app[keys.READER] = reader
+    app[keys.SWITCHBOARD] = engine.switchboard
+    app[keys.HISTORY] = History(reader)
+    app[keys.ADMISSION] = Admission(
+        journal=engine.journal,
+        reader=reader,
+        queue=engine.queue,
+        slots=engine.slots,
+        backlog=engine.backlog,
+        workload=engine.workload,
+        lease=engine.lease,
+        lifecycle=app[keys.LIFECYCLE],
+        max_backlog=settings.max_backlog,
+        max_backlog_per_user=settings.max_backlog_per_user,
+    )
+
+
+def _provide_limits(app: web.Application) -> None:
+    settings = app[keys.SETTINGS]
+    app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
+    app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
+    app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
+
+
+def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
+    """CORS without credentials: tokens travel in a header that scripts set themselves."""
+    options = aiohttp_cors.ResourceOptions(
+        allow_credentials=False,
+        expose_headers=_CORS_EXPOSED,
+        allow_headers="*",
+        allow_methods=_CORS_METHODS,
+        max_age=600,
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        cors.add(route)

@@ -1,0 +1,59 @@
+"""What the server needs of whoever keeps the accounts: our own tables, or Supabase Auth."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from server.auth.principal import Principal
+from server.model_request import UserId
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: UserId
+    email: str
+    created_at: datetime
+    last_sign_in_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in user's tokens. `expires_at` is in seconds since the epoch, `expires_in` in seconds from now."""
+
+    user: User
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    expires_at: int
+
+
+class Accounts(Protocol):
+    """Every method raises a `Problem` for what the caller did wrong; database errors pass through."""
+
+    async def sign_up(self, email: str, password: str) -> Session:
+        """Create an account and sign it in. Raises `Invalid` and `Conflict`."""
+        ...
+
+    async def sign_in(self, email: str, password: str) -> Session:
+        """Raises `Unauthenticated`: the same words after the same time for an unknown user and a wrong password."""
+        ...
+
+    async def refresh(self, refresh_token: str) -> Session:
+        """Trade a refresh token for new tokens; each works once. Raises `Unauthenticated`."""
+        ...
+
+    async def sign_out(self, principal: Principal) -> None:
+        """End the session: its refresh tokens are void at once, its access token when it expires."""
+        ...
+
+    async def get_user(self, principal: Principal) -> User:
+        """Raises `Unauthenticated` when the account is gone."""
+        ...
+
+    async def delete_user(self, principal: Principal) -> None:
+        """Delete the account and everything that is its own."""
+        ...
+
+    async def request_recovery(self, email: str) -> str:
+        """What to tell someone who forgot the password; the same whether the account exists or not."""
+        ...

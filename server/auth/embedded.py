@@ -1,0 +1,108 @@
+"""Accounts in tables of our own, for a server without Supabase Auth."""
+
+import contextlib
+import hashlib
+import secrets
+from typing import Any
+from uuid import UUID, uuid4
+
+from server.auth.accounts import Session, User
+from server.auth.emails import normalise_email
+from server.auth.passwords import Passwords, require_acceptable
+from server.auth.principal import Principal
+from server.auth.tokens import ACCESS_TOKEN_S, TokenMinter
+from server.errors import Conflict, Invalid, Unauthenticated
+from server.model_request import UserId
+from server.storage.reader import Reader
+
+REUSE_INTERVAL_S = 10.0
+"""How long a refresh token that was traded already is taken again: the answer to the first trade may have been lost."""
+_REFRESH_TOKEN_BYTES = 32
+_WRONG_CREDENTIALS = "Invalid e-mail or password."
+
+
+class EmbeddedAccounts:
+    """Implements `Accounts`. Passwords are argon2id; of refresh tokens only the SHA-256 is stored."""
+
+    def __init__(self, reader: Reader, *, passwords: Passwords, minter: TokenMinter) -> None:
+        self._reader = reader
+        self._passwords = passwords
+        self._minter = minter
+
+    async def sign_up(self, email: str, password: str) -> Session:
+        address = normalise_email(email)
+        require_acceptable(password)
+        hashed = await self._passwords.hash(password)
+        session_id, refresh_token = uuid4(), _new_refresh_token()
+        account = await self._reader.fetch_row(
+            "create_user", uuid4(), address, hashed, session_id, _fingerprint(refresh_token)
+        )
+        if account is None:
+            raise Conflict("There is an account with this e-mail already; sign in instead.")
+        return self._session(account, session_id, refresh_token)
+
+    async def sign_in(self, email: str, password: str) -> Session:
+        found = None
+        with contextlib.suppress(Invalid):  # no account can have such an address: the same answer, in the same time
+            found = await self._reader.fetch_row("find_user_by_email", normalise_email(email))
+        stored = None if found is None else found["encrypted_password"]
+        if not await self._passwords.matches(stored, password) or found is None:
+            raise Unauthenticated(_WRONG_CREDENTIALS)
+        session_id, refresh_token = uuid4(), _new_refresh_token()
+        account = await self._reader.fetch_row("open_session", session_id, found["id"], _fingerprint(refresh_token))
+        if account is None:  # deleted in this moment
+            raise Unauthenticated(_WRONG_CREDENTIALS)
+        return self._session(account, session_id, refresh_token)
+
+    async def refresh(self, refresh_token: str) -> Session:
+        successor = _new_refresh_token()
+        account = await self._reader.fetch_row(
+            "rotate_refresh_token", _fingerprint(refresh_token), _fingerprint(successor), REUSE_INTERVAL_S
+        )
+        if account is None:
+            raise Unauthenticated("The refresh token is not valid; sign in again.")
+        return self._session(account, account["session_id"], successor)
+
+    async def sign_out(self, principal: Principal) -> None:
+        if principal.session_id is not None:
+            await self._reader.fetch("close_session", principal.session_id, principal.user_id)
+
+    async def get_user(self, principal: Principal) -> User:
+        account = await self._reader.fetch_row("get_user", principal.user_id)
+        if account is None:
+            raise Unauthenticated
+        return _user(account)
+
+    async def delete_user(self, principal: Principal) -> None:
+        if await self._reader.fetch_row("delete_user", principal.user_id) is None:
+            raise Unauthenticated
+
+    async def request_recovery(self, email: str) -> str:
+        normalise_email(email)
+        return "This server sends no e-mail: ask its operator to set a new password."
+
+    def _session(self, account: Any, session_id: UUID, refresh_token: str) -> Session:
+        user = _user(account)
+        token, expires_at = self._minter.mint(user.id, user.email, session_id)
+        return Session(user, token, refresh_token, expires_in=ACCESS_TOKEN_S, expires_at=expires_at)
+
+
+async def agree_on_signing_secret(reader: Reader) -> str:
+    """The key that signs tokens where nobody configured one: generated once, kept with the accounts it speaks for."""
+    row = await reader.fetch_row("agree_on_secret", "jwt_secret", secrets.token_hex(32))
+    if row is None:
+        raise RuntimeError("the database kept no secret")
+    value: str = row["value"]
+    return value
+
+
+def _user(account: Any) -> User:
+    return User(UserId(account["id"]), account["email"], account["created_at"], account["last_sign_in_at"])
+
+
+def _new_refresh_token() -> str:
+    return secrets.token_urlsafe(_REFRESH_TOKEN_BYTES)
+
+
+def _fingerprint(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

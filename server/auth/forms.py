@@ -1,0 +1,50 @@
+"""Bodies of the account routes."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from server.auth.emails import MAX_EMAIL_LENGTH, normalise_email
+from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
+from server.errors import Invalid
+from server.schemas import Body
+
+_MAX_GUESS_LENGTH = 1024
+
+
+def _email(text: str) -> str:
+    try:
+        return normalise_email(text)
+    except Invalid as problem:
+        raise ValueError(problem.errors[0].message) from None
+
+
+Email = Annotated[
+    str,
+    AfterValidator(_email),
+    Field(json_schema_extra={"format": "email", "maxLength": MAX_EMAIL_LENGTH}, examples=["alice@example.com"]),
+]
+
+
+class Credentials(Body):
+    """A new account."""
+
+    email: Email
+    password: str = Field(
+        min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH, examples=["correct horse battery"]
+    )
+
+
+class SignIn(Body):
+    """Looser than a sign-up: whatever cannot be right is simply the wrong e-mail or password."""
+
+    email: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["alice@example.com"])
+    password: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"])
+
+
+class Refresh(Body):
+    refresh_token: str = Field(min_length=1, max_length=_MAX_GUESS_LENGTH)
+
+
+class Recovery(Body):
+    email: Email

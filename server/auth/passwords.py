@@ -1,0 +1,103 @@
+"""Password hashes: argon2id, two at a time, so that a burst of sign-ins is a queue and not an out-of-memory kill."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from argon2 import PasswordHasher, Type, extract_parameters
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from server.errors import FieldError, Invalid, Unavailable
+
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 128
+
+MEMORY_KIB = 19_456
+"""OWASP's minimum for argon2id (m=19 MiB, t=2, p=1): about 17 ms and 19 MiB each."""
+TIME_COST = 2
+PARALLELISM = 1
+MAX_CONCURRENT = 2
+MAX_WAITING = 20
+
+_MAX_STORED_MEMORY_KIB = 65_536
+_MAX_STORED_TIME_COST = 10
+_MAX_STORED_PARALLELISM = 4
+
+_NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$7lHgr0RSYv/vUWGhqI/p/g$IeeNUhTYBsguibXpOa/GYmS6Hp8rxqub2AtxfMZnP7s"
+"""Of a random text that nobody kept, by the parameters above: verified in the place of a hash that is not there."""
+
+Result = TypeVar("Result")
+
+
+def require_acceptable(password: str) -> None:
+    """Raises `Invalid` unless it has 8 to 128 characters, none of them NUL or half of a surrogate pair."""
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+        message = f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
+    elif "\0" in password or any("\ud800" <= character <= "\udfff" for character in password):
+        message = "must not contain the NUL character or half of a surrogate pair"
+    else:
+        return
+    raise Invalid(f"password: {message}.", errors=[FieldError("password", message)])
+
+
+class Passwords:
+    """Hashes and verifies in threads of its own; the waiting line is bounded."""
+
+    def __init__(self) -> None:
+        self._hasher = PasswordHasher(
+            time_cost=TIME_COST, memory_cost=MEMORY_KIB, parallelism=PARALLELISM, type=Type.ID
+        )
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="argon2")
+        self._in_line = 0
+
+    async def hash(self, password: str) -> str:
+        """Raises `Unavailable` when too many are waiting already."""
+        return await self._in_thread(lambda: self._hasher.hash(_bytes(password)))
+
+    async def matches(self, stored: str | None, password: str) -> bool:
+        """Whether `password` is the one behind a stored hash. Raises `Unavailable` as `hash` does.
+
+        None and hashes that are not argon2's (bcrypt, a placeholder) are False after the same time.
+        """
+        return await self._in_thread(lambda: self._verify(stored, _bytes(password)))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _verify(self, stored: str | None, password: bytes) -> bool:
+        is_known = stored is not None and _is_affordable(stored)
+        try:
+            is_match = self._hasher.verify(stored if stored is not None and is_known else _NOBODYS_HASH, password)
+        except (Argon2Error, InvalidHashError):
+            return False
+        return is_match and is_known
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if self._in_line >= MAX_CONCURRENT + MAX_WAITING:
+            raise Unavailable("Too many sign-ins at once; try again.", retry_after_s=2)
+        self._in_line += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._in_line -= 1
+
+
+def _bytes(password: str) -> bytes:
+    """No text fails here: what could not be chosen as a password is simply the wrong one."""
+    return password.encode("utf-8", "surrogatepass")
+
+
+def _is_affordable(stored: str) -> bool:
+    """A hash from elsewhere must not be able to claim gigabytes or thousands of threads (as happened to Ory Kratos)."""
+    if not stored.isascii():
+        return False
+    try:
+        parameters = extract_parameters(stored)
+    except InvalidHashError:
+        return False
+    return (
+        parameters.memory_cost <= _MAX_STORED_MEMORY_KIB
+        and parameters.time_cost <= _MAX_STORED_TIME_COST
+        and parameters.parallelism <= _MAX_STORED_PARALLELISM
+    )

@@ -1,0 +1,195 @@
+"""Everything that works behind the routes: prepared, run, drained and stopped in order."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from server.actors.capacity import Backlog, Slots
+from server.actors.generator import Generator
+from server.actors.heartbeat import Heartbeat, Lease
+from server.actors.journal import Journal
+from server.actors.supervisor import Actor, Supervisor
+from server.actors.sweeper import Sweeper
+from server.actors.switchboard import Switchboard
+from server.actors.workload import StopReason, Workload
+from server.catalog import Catalog
+from server.inference.events import Check, Upstream
+from server.lifecycle import Lifecycle
+from server.model_request import InstanceId, ModelRequest
+from server.settings import Backend, Settings
+from server.storage.database import Database, DatabaseAway, Line, explain_refusal
+from server.storage.faults import Fault, classify
+
+_PREPARE_BACKOFF_CAP_S = 2.0
+_FLUSH_TIMEOUT_S = 10.0
+_RESIGN_TIMEOUT_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+Preparation = Callable[[], Awaitable[None]]
+
+
+class CannotStart(Exception):
+    """The server cannot work as it is configured; the message is one line with the fix."""
+
+
+class Engine:
+    """Owns the actors and what they share. Routes get at its parts by their own keys."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database: Database,
+        queries: Mapping[str, str],
+        upstream: Upstream,
+        catalog: Catalog,
+        lifecycle: Lifecycle,
+        prepare: Preparation,
+        predecessor: InstanceId | None = None,
+        instance_id: InstanceId | None = None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._prepare = prepare
+        self._predecessor = predecessor
+        self._upstream = upstream
+        self._checks_upstream = settings.backend is not Backend.OFFLINE
+        self.upstream_check: Check | None = None
+        self.task: asyncio.Task[None] | None = None
+
+        self.queue: asyncio.Queue[ModelRequest] = asyncio.Queue(maxsize=settings.concurrency)
+        self.slots = Slots(settings.concurrency)
+        self.backlog = Backlog()
+        self.workload = Workload()
+        self.lease = Lease(instance_id)
+
+        # A line of its own for each actor: none waits for another's statement.
+        self._lines = {name: Line(database.connect) for name in ("journal", "heartbeat", "sweeper", "switchboard")}
+        self.journal = Journal(self._lines["journal"], queries)
+        self.switchboard = Switchboard(self._lines["switchboard"], queries)
+        self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)
+        self._sweeper = Sweeper(
+            self._lines["sweeper"],
+            queries,
+            queue=self.queue,
+            lease=self.lease,
+            slots=self.slots,
+            backlog=self.backlog,
+            workload=self.workload,
+            retention_days=settings.retention_days,
+        )
+        generators = {
+            f"generator-{number}": Generator(
+                self.queue,
+                upstream=upstream,
+                catalog=catalog,
+                journal=self.journal,
+                switchboard=self.switchboard,
+                workload=self.workload,
+                slots=self.slots,
+                lease=self.lease,
+            )
+            for number in range(settings.concurrency)
+        }
+        actors: dict[str, Actor] = {
+            "journal": self.journal,
+            "heartbeat": self._heartbeat,
+            "switchboard": self.switchboard,
+            "sweeper": self._sweeper,
+            **generators,
+        }
+        self._supervisor = Supervisor(actors)
+
+    def start(self) -> None:
+        """Run in a task of its own; `task` ends only by `stop`, or with the error that ended it."""
+        self.task = asyncio.create_task(self.run(), name="engine")
+
+    async def stop(self) -> None:
+        """Cancel the actors and drop their connections; what they hold is rescued, unless `drain` came first."""
+        self._lifecycle.stop()
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+        for line in self._lines.values():
+            line.terminate()
+
+    async def run(self) -> None:
+        """Prepare the database, however long that takes, then run the actors until cancelled.
+
+        Raises `CannotStart` when waiting will not help, `ActorFailed` (in a group) when an actor keeps crashing.
+        """
+        await self._prepare_patiently()
+        if self._predecessor is not None:
+            await self._heartbeat.bury(self._predecessor)
+            self._sweeper.expect_orphans_of(self._predecessor)
+        await self._heartbeat.register()
+        self._lifecycle.ready()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._supervisor.run(), name="supervisor")
+            if self._checks_upstream:
+                group.create_task(self._check_upstream(), name="upstream-check")
+
+    async def _prepare_patiently(self) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._prepare()
+                return
+            except (DatabaseAway, OSError, TimeoutError) as error:
+                reason: Exception = error
+            except Exception as error:
+                if (refusal := explain_refusal(error)) is not None:
+                    raise CannotStart(refusal) from error
+                if classify(error) is not Fault.AWAY:
+                    raise
+                reason = error
+            tries += 1
+            self._lifecycle.reason = "the database cannot be reached yet"
+            log.warning("database_not_ready", reason=f"{type(reason).__name__}: {reason}", tries=tries)
+            await asyncio.sleep(random.uniform(0.5, 1) * min(_PREPARE_BACKOFF_CAP_S, 0.1 * 2**tries))  # noqa: S311
+
+    async def _check_upstream(self) -> None:
+        """Once, after readiness: what is wrong with the token or the model is named where people look for it."""
+        check = self.upstream_check = await self._upstream.check()
+        if check.is_ok:
+            log.info("upstream_ok", detail=check.detail)
+        else:
+            log.warning("upstream_fault", fault=check.fault, detail=check.detail)
+
+    async def drain(self, *, timeout_s: float, hurry: asyncio.Event) -> bool:
+        """Take nothing new, let what runs come to its end, hand back the rest. True if everything was written.
+
+        Waiters stay connected until the drain is over: a client treats an answer that is not final as a failure.
+        Setting `hurry` ends the waiting at once.
+        """
+        self._lifecycle.drain()
+        self._sweeper.is_stopped = True
+        log.info("draining", running=len(self.workload), waiting=len(self.switchboard), timeout_s=timeout_s)
+        idle = asyncio.create_task(self.workload.wait_idle(), name="drain-idle")
+        hurried = asyncio.create_task(hurry.wait(), name="drain-hurry")
+        try:
+            await asyncio.wait({idle, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
+            hurried.cancel()
+        self.switchboard.close()
+        if handed_back := self.workload.stop_all(StopReason.SHUTDOWN):
+            log.info("handing_back", requests=handed_back)
+        try:
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
+                await self.workload.wait_idle()
+                await self.journal.wait_flushed()
+        except TimeoutError:
+            log.warning("not_flushed", running=len(self.workload))
+            return False
+        return True
+
+    async def resign(self) -> None:
+        """Give up the lease, so that others need not wait for it to run out."""
+        try:
+            async with asyncio.timeout(_RESIGN_TIMEOUT_S):
+                await self._heartbeat.resign()
+        except (DatabaseAway, TimeoutError):
+            log.info("lease_left_to_expire")

@@ -1,0 +1,76 @@
+"""Reads model requests for their owners: one, or a page of the history."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from server.actors.switchboard import View
+from server.model_request import RequestId, Status, UserId
+from server.schemas import render_record
+from server.storage.reader import Reader
+
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+_FIRST_CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a page shows; None does not filter. `cursor` is the id of the last request of the page before."""
+
+    limit: int = 100
+    cursor: UUID | None = None
+    status: Status | None = None
+    model_type: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Public objects, newest first; `next_cursor` is None on the last page."""
+
+    objects: list[bytes]
+    next_cursor: UUID | None
+
+
+class History:
+    """Every read is filtered by the owner in SQL: what is not yours does not exist."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def get(self, request_id: RequestId, user_id: UserId) -> View | None:
+        """The request as it stands now, or None where there is none of this user."""
+        row = await self._reader.fetch_row("get_request", request_id, user_id)
+        return None if row is None else View(Status(row["status"]), row["epoch"], render_record(dict(row)))
+
+    async def page(self, user_id: UserId, filters: Filters) -> Page:
+        """Up to `limit` requests, fewer once `MAX_PAGE_BYTES` are reached (at least one).
+
+        Rows are fetched in chunks sized by those before, so that no page of large rows is ever in memory whole.
+        """
+        objects: list[bytes] = []
+        size, cursor, chunk = 0, filters.cursor, _FIRST_CHUNK
+        while len(objects) < filters.limit:
+            wanted = min(chunk, filters.limit - len(objects))
+            rows = await self._reader.fetch(
+                "list_requests",
+                user_id,
+                cursor,
+                filters.status,
+                filters.model_type,
+                filters.created_after,
+                filters.created_before,
+                wanted + 1,
+            )
+            for row in rows[:wanted]:
+                body = render_record(dict(row))
+                if objects and size + len(body) > MAX_PAGE_BYTES:
+                    return Page(objects, cursor)
+                objects.append(body)
+                size += len(body)
+                cursor = row["id"]
+            if len(rows) <= wanted:
+                return Page(objects, None)
+            chunk = max(_FIRST_CHUNK, (MAX_PAGE_BYTES - size) // (size // len(objects) + 1))
+        return Page(objects, cursor)

@@ -1,0 +1,81 @@
+"""aiohttp's runner with our limits, and with JSON errors where a request is so broken that no middleware sees it."""
+
+import asyncio
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+
+from server.errors import BadSyntax, Problem, ServerFault
+from server.middlewares import SERVER_NAME, problem_body
+from server.responses import json_response
+
+KEEPALIVE_S = 75.0
+"""Above the idle time of the proxies in front, so that they close first. It is also the deadline for slow headers."""
+_HTTP_LIMITS: dict[str, Any] = {
+    "keepalive_timeout": KEEPALIVE_S,
+    "lingering_time": 2.0,
+    "max_line_size": 8190,
+    "max_field_size": 8190,
+    "max_headers": 64,
+    "read_bufsize": 2**16,
+    "auto_decompress": False,
+    "access_log": None,
+    "tcp_keepalive": True,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class JsonErrorHandler(RequestHandler):
+    """One connection. aiohttp's own answer to a malformed request echoes its bytes and logs a traceback."""
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - holds the offending bytes
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has been started already")
+        request_id = token_hex(8)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.info("http_malformed", status=status, reason=type(exc).__name__, request_id=request_id)
+            problem: Problem = BadSyntax("This is not a valid HTTP/1.1 request.")
+        else:
+            log.error("request_failed", request_id=request_id, exc_info=exc)
+            problem = ServerFault("Something went wrong on our side; quote the request_id when you report it.")
+        response = json_response(
+            problem_body(problem, request_id),
+            status=problem.status,
+            headers={"X-Request-Id": request_id, "Server": SERVER_NAME},
+        )
+        response.force_close()
+        return response
+
+
+class JsonErrorServer(web.Server):
+    def __call__(self) -> RequestHandler:
+        return JsonErrorHandler(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """An `AppRunner` whose connections are handled by `JsonErrorHandler`."""
+
+    def __init__(self, app: web.Application, *, shutdown_timeout_s: float) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout_s, **_HTTP_LIMITS)
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        return JsonErrorServer(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            handler_cancellation=plain.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            **plain._kwargs,  # noqa: SLF001 - AppRunner offers no way to name the protocol class
+        )

@@ -1,0 +1,34 @@
+"""Everything that hangs on the application or on a request, with its type. For app, routes, middlewares."""
+
+from aiohttp import web
+
+from server.actors.switchboard import Switchboard
+from server.admission import Admission
+from server.auth.accounts import Accounts
+from server.auth.principal import Principal
+from server.auth.tokens import TokenVerifier
+from server.catalog import Catalog
+from server.engine import Engine
+from server.history import History
+from server.lifecycle import Lifecycle
+from server.limits import RateLimiter, Verdict
+from server.settings import Settings
+from server.storage.reader import Reader
+
+SETTINGS = web.AppKey("settings", Settings)
+LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
+READER = web.AppKey("reader", Reader)
+ENGINE = web.AppKey("engine", Engine)
+SWITCHBOARD = web.AppKey("switchboard", Switchboard)
+ADMISSION = web.AppKey("admission", Admission)
+HISTORY = web.AppKey("history", History)
+CATALOG = web.AppKey("catalog", Catalog)
+ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
+VERIFIER = web.AppKey("verifier", TokenVerifier)
+CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
+READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
+AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+PRINCIPAL = web.RequestKey("principal", Principal)
+VERDICT = web.RequestKey("verdict", Verdict)

@@ -1,0 +1,208 @@
+"""What every request passes: id and log, errors, credentials, limits. Only here does an error become a response."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from server import keys
+from server.auth.tokens import bearer_token
+from server.errors import (
+    BadSyntax,
+    Conflict,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    RateLimited,
+    ServerFault,
+    Unavailable,
+)
+from server.lifecycle import Phase
+from server.limits import client_address, rate_limit_headers
+from server.responses import json_response
+from server.storage.database import DatabaseAway
+from server.storage.faults import Fault, classify
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+SERVER_NAME = "ai-sdk-server"
+"""In place of aiohttp's own, which names versions."""
+_PUBLIC = "_is_public"
+_ALWAYS_UP = "_works_while_starting"
+
+log = structlog.get_logger(__name__)
+
+
+def public(handler: AnyHandler) -> AnyHandler:
+    """Mark a handler that needs no credentials. Every other route is closed to strangers."""
+    setattr(handler, _PUBLIC, True)
+    return handler
+
+
+def always_up(handler: AnyHandler) -> AnyHandler:
+    """Mark a handler that works without the database: health, documentation, the console."""
+    setattr(handler, _ALWAYS_UP, True)
+    return public(handler)
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, and log one line about it: no query string, no headers, no body."""
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
+    request[keys.REQUEST_ID] = request_id
+    started = time.perf_counter()
+    status = 499
+    try:
+        response = await handler(request)
+        status = response.status
+        response.headers["X-Request-Id"] = request_id
+        response.headers[hdrs.SERVER] = SERVER_NAME
+        return response
+    finally:
+        resource = request.match_info.route.resource
+        principal = request.get(keys.PRINCIPAL)
+        log.info(
+            "http",
+            method=request.method,
+            route=resource.canonical if resource is not None else None,
+            status=status,
+            ms=round((time.perf_counter() - started) * 1000, 1),
+            request_id=request_id,
+            user=str(principal.user_id) if principal is not None else None,
+        )
+
+
+@web.middleware
+async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever was raised into the error shape of the contract; nothing internal gets out."""
+    try:
+        if request.version not in {HttpVersion10, HttpVersion11}:
+            raise BadSyntax("Speak HTTP/1.1.")
+        response = await handler(request)
+    except Problem as problem:
+        response = problem_response(request, problem)
+    except web.HTTPException as error:
+        response = _translate_http(request, error)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway, OSError) as error:
+        response = _translate_database(request, error)
+    except Exception:
+        log.exception("request_failed", request_id=request[keys.REQUEST_ID])
+        response = problem_response(request, _unexpected())
+    if not response.prepared:
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Closed unless marked public: verifies the token and puts the principal on the request."""
+    target = request.match_info.handler
+    if request.app[keys.LIFECYCLE].phase is Phase.STARTING and not hasattr(target, _ALWAYS_UP):
+        raise Unavailable(f"Starting: {request.app[keys.LIFECYCLE].reason}.", retry_after_s=2)
+    if not hasattr(target, _PUBLIC) and request.match_info.http_exception is None and not _is_preflight(request):
+        token = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
+        request[keys.PRINCIPAL] = request.app[keys.VERIFIER].verify(token)
+    return await handler(request)
+
+
+@web.middleware
+async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Per user for reads, per client address for accounts; creates are judged by their own handler, which may queue."""
+    principal = request.get(keys.PRINCIPAL)
+    verdict = None
+    if principal is not None and request.method in {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_DELETE}:
+        verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
+    elif "/auth/" in request.path and request.method == hdrs.METH_POST:
+        settings = request.app[keys.SETTINGS]
+        address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, settings.proxy_networks)
+        verdict = request.app[keys.AUTH_LIMITER].check(address)
+    if verdict is not None:
+        request[keys.VERDICT] = verdict
+        if not verdict.allowed:
+            raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
+    return await handler(request)
+
+
+@web.middleware
+async def show_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Say on every answer, errors included, what is left of the limit that was applied."""
+    response = await handler(request)
+    verdict = request.get(keys.VERDICT)
+    if verdict is not None and not response.prepared:
+        response.headers.update(rate_limit_headers(verdict))
+    return response
+
+
+MIDDLEWARES = (observe, show_limits, translate_errors, authenticate, limit)
+
+
+def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
+    """The error shape, the same everywhere."""
+    body: dict[str, Any] = {
+        "error": problem.title,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        body["errors"] = [{"field": error.field, "message": error.message} for error in problem.errors]
+    return body
+
+
+def problem_response(request: web.Request, problem: Problem) -> web.Response:
+    response = json_response(
+        problem_body(problem, request[keys.REQUEST_ID]), status=problem.status, headers=problem.headers
+    )
+    if not request.content.is_eof() and problem.status in {401, 408, 413, 415}:
+        response.force_close()  # do not read a body that was refused
+    return response
+
+
+def _translate_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return problem_response(request, NotFound("There is nothing at this path; see /docs."))
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = error.headers.get(hdrs.ALLOW, "")
+            headers: dict[str, str] = {hdrs.ALLOW: allowed}
+            return problem_response(request, MethodNotAllowed(f"This path answers to: {allowed}.", headers=headers))
+        case status if status < HTTPStatus.BAD_REQUEST:
+            return error
+        case HTTPStatus.FORBIDDEN | HTTPStatus.CONFLICT:
+            return problem_response(request, Conflict("The request cannot be met as it is."))
+        case _:
+            return problem_response(request, BadSyntax("The request is not valid HTTP for this path."))
+
+
+def _translate_database(request: web.Request, error: Exception) -> web.Response:
+    fault = Fault.AWAY if isinstance(error, DatabaseAway) else classify(error)
+    match fault:
+        case Fault.AWAY | Fault.CONTENTION:
+            problem: Problem = Unavailable("The database is not available; try again.", retry_after_s=2)
+        case Fault.REJECTED:
+            log.error("validation_gap", request_id=request[keys.REQUEST_ID], exc_info=error)
+            problem = Invalid("A value cannot be stored as it was sent.")
+        case Fault.BROKEN:
+            log.error("request_failed", request_id=request[keys.REQUEST_ID], exc_info=error)
+            problem = _unexpected()
+    return problem_response(request, problem)
+
+
+def _unexpected() -> ServerFault:
+    return ServerFault("Something went wrong on our side; quote the request_id when you report it.")
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers

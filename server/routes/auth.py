@@ -1,0 +1,95 @@
+"""Accounts over HTTP: sign up, sign in, refresh, sign out, the current user, and its end."""
+
+from typing import Any
+
+from aiohttp import web
+
+from server import keys
+from server.actors.workload import StopReason
+from server.auth.accounts import Session, User
+from server.auth.forms import Credentials, Recovery, Refresh, SignIn
+from server.bodies import read_json
+from server.middlewares import public
+from server.model_request import RequestId
+from server.responses import json_response
+from server.schemas import parse
+
+MAX_BODY_BYTES = 4096
+_NO_CONTENT = 204
+
+
+def add_routes(app: web.Application) -> None:
+    for prefix in ("/api", ""):
+        app.router.add_post(f"{prefix}/auth/signup", sign_up)
+        app.router.add_post(f"{prefix}/auth/signin", sign_in)
+        app.router.add_post(f"{prefix}/auth/refresh", refresh)
+        app.router.add_post(f"{prefix}/auth/signout", sign_out)
+        app.router.add_post(f"{prefix}/auth/recover", recover)
+        app.router.add_get(f"{prefix}/auth/user", get_user)
+        app.router.add_delete(f"{prefix}/auth/user", delete_user)
+
+
+@public
+async def sign_up(request: web.Request) -> web.Response:
+    """Create an account; it is signed in at once, as no e-mail has to be confirmed."""
+    form = parse(Credentials, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    session = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password)
+    return json_response({"message": "Account created.", **_session_body(session)}, status=201)
+
+
+@public
+async def sign_in(request: web.Request) -> web.Response:
+    form = parse(SignIn, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    return json_response(_session_body(await request.app[keys.ACCOUNTS].sign_in(form.email, form.password)))
+
+
+@public
+async def refresh(request: web.Request) -> web.Response:
+    form = parse(Refresh, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    return json_response(_session_body(await request.app[keys.ACCOUNTS].refresh(form.refresh_token)))
+
+
+@public
+async def recover(request: web.Request) -> web.Response:
+    form = parse(Recovery, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    return json_response({"message": await request.app[keys.ACCOUNTS].request_recovery(form.email)})
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    """End the session: no refresh any more; the access token lives out its hour."""
+    await request.app[keys.ACCOUNTS].sign_out(request[keys.PRINCIPAL])
+    return web.Response(status=_NO_CONTENT)
+
+
+async def get_user(request: web.Request) -> web.Response:
+    return json_response(_user_body(await request.app[keys.ACCOUNTS].get_user(request[keys.PRINCIPAL])))
+
+
+async def delete_user(request: web.Request) -> web.Response:
+    """Delete the account with all its rows. What runs for it here stops at once, elsewhere by the next heartbeat."""
+    principal = request[keys.PRINCIPAL]
+    running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
+    await request.app[keys.ACCOUNTS].delete_user(principal)
+    for row in running:
+        request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)
+    return web.Response(status=_NO_CONTENT)
+
+
+def _session_body(session: Session) -> dict[str, Any]:
+    return {
+        "token": session.access_token,
+        "token_type": "bearer",
+        "expires_in": session.expires_in,
+        "expires_at": session.expires_at,
+        "refresh_token": session.refresh_token,
+        "user": _user_body(session.user),
+    }
+
+
+def _user_body(user: User) -> dict[str, Any]:
+    return {
+        "id": user.id,
+        "email": user.email,
+        "created_at": user.created_at,
+        "last_sign_in_at": user.last_sign_in_at,
+    }

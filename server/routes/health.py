@@ -1,0 +1,64 @@
+"""Is it alive, is it ready, and how is it: for the platform, for operators, for the console. Never calls upstream."""
+
+from typing import Any
+
+from aiohttp import web
+
+from server import __version__, keys
+from server.lifecycle import Phase
+from server.middlewares import always_up
+from server.responses import json_response
+
+
+def add_routes(app: web.Application) -> None:
+    app.router.add_get("/health", health)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+
+
+@always_up
+async def live(_request: web.Request) -> web.Response:
+    """The event loop answers."""
+    return json_response({"status": "ok"})
+
+
+@always_up
+async def ready(request: web.Request) -> web.Response:
+    """Fit to take work now: started, not stopping, with a lease and a database that takes writes."""
+    failing = [name for name, is_ok in _checks(request.app).items() if not is_ok]
+    return json_response(
+        {"status": "unavailable" if failing else "ok", "failing": failing}, status=503 if failing else 200
+    )
+
+
+@always_up
+async def health(request: web.Request) -> web.Response:
+    """For the platform's probe. Once ready, a database that is away only degrades: no restart would bring it back."""
+    app = request.app
+    phase = app[keys.LIFECYCLE].phase
+    checks = _checks(app)
+    is_up = phase is Phase.READY
+    status = "ok" if all(checks.values()) else "degraded"
+    engine = app[keys.ENGINE]
+    body: dict[str, Any] = {
+        "status": status if is_up else phase,
+        "version": __version__,
+        "checks": checks,
+        "backend": app[keys.SETTINGS].backend,
+        "model": next(iter(app[keys.CATALOG].chain("text2text", None)), None),
+        "upstream": None,
+        "running": len(engine.workload),
+        "capacity": engine.slots.capacity,
+    }
+    if engine.upstream_check is not None:
+        body["upstream"] = {"ok": engine.upstream_check.is_ok, "detail": engine.upstream_check.detail}
+    return json_response(body, status=200 if is_up else 503)
+
+
+def _checks(app: web.Application) -> dict[str, bool]:
+    engine = app[keys.ENGINE]
+    return {
+        "started": app[keys.LIFECYCLE].phase is Phase.READY,
+        "lease": engine.lease.is_trusted,
+        "database": not engine.journal.is_away,
+    }

@@ -1,0 +1,173 @@
+"""The life of a serving process: sockets, database, application, signals, and an end in order."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+from uuid import uuid4
+
+import aiohttp.http_parser
+import structlog
+from aiohttp import web
+
+from server import keys
+from server.app import create_app
+from server.banner import banner
+from server.catalog import Catalog
+from server.engine import CannotStart, Engine
+from server.http_server import Runner
+from server.model_request import InstanceId
+from server.predecessor import InstanceFile
+from server.settings import Settings
+from server.storage.embedded_postgres import EmbeddedPostgres
+from server.storage.ephemeral import is_ephemeral
+
+BACKLOG = 1024
+_CLOSE_TIMEOUT_S = 5.0
+_EPHEMERAL_FIX = (
+    "This container's disk does not last: accounts and requests are LOST when it is replaced. "
+    "Set DATABASE_URL (Supabase, or any Postgres 15+), or mount a volume at DATA_DIR."
+)
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database."""
+    signals = StopSignals()
+    listener = listen(settings)
+    with contextlib.closing(listener):
+        port = listener.getsockname()[1]
+
+        def announce() -> None:
+            print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
+
+        async with open_database(settings) as url:
+            return await serve_database(settings, url, listener=listener, signals=signals, on_ready=announce)
+
+
+async def serve_database(
+    settings: Settings,
+    database_url: str,
+    *,
+    listener: socket.socket,
+    signals: "StopSignals",
+    on_ready: Callable[[], None],
+    number: int = 0,
+) -> int:
+    """One instance on a database that is there, from open socket to last flush; `number` tells workers apart."""
+    _require_safe_aiohttp()
+    with _instance(settings, number) as (instance_id, predecessor):
+        app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessor=predecessor)
+        engine = app[keys.ENGINE]
+        runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            if await _first_of(app[keys.LIFECYCLE].wait_ready(), signals, engine):
+                on_ready()
+                await _first_of(None, signals, engine)
+            if engine.task is not None and engine.task.done():
+                return _report_failure(engine.task)
+            is_flushed = await engine.drain(timeout_s=settings.drain_s, hurry=signals.second)
+            await engine.resign()
+            log.info("stopped", flushed=is_flushed)
+            return 0 if is_flushed else 1
+        finally:
+            await runner.cleanup()
+
+
+async def _first_of(event: Coroutine[Any, Any, None] | None, signals: "StopSignals", engine: Engine) -> bool:
+    """Wait for the event, for a signal or for the end of the engine, whichever is first. True if it was the event."""
+    waits = {asyncio.create_task(signals.wait(), name="stop-signal")}
+    wanted = None
+    if event is not None:
+        wanted = asyncio.create_task(event, name="ready")
+        waits.add(wanted)
+    try:
+        await asyncio.wait(waits | ({engine.task} if engine.task else set()), return_when=asyncio.FIRST_COMPLETED)
+        return wanted is not None and wanted.done()
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
+    """Bind the port first of all: nothing is started for a server that could not be reached."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        where = f"port {settings.port} on {settings.host}"
+        raise CannotStart(
+            f"{where} cannot be used ({error.strerror}): stop what uses it, or choose another: PORT=3001 make run."
+        ) from None
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[str]:
+    """The database that is configured, else one of our own."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    if is_ephemeral(settings.data_dir):
+        log.warning("data_will_be_lost", data_dir=str(settings.data_dir), fix=_EPHEMERAL_FIX)
+    async with EmbeddedPostgres(settings.data_dir) as postgres:
+        yield postgres.url
+
+
+@contextlib.contextmanager
+def _instance(settings: Settings, number: int) -> Iterator[tuple[InstanceId, InstanceId | None]]:
+    """Our id, and that of the dead instance whose place we take, where `DATA_DIR` remembers it."""
+    instance_id, predecessor = InstanceId(uuid4()), None
+    with InstanceFile(settings.data_dir / f"instance-{number}") as file:
+        try:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            predecessor = file.take(instance_id)
+        except OSError as error:
+            # Without a lasting disk of our own, the lease decides when a predecessor counts as dead.
+            log.info("no_instance_file", reason=str(error))
+        yield instance_id, predecessor
+
+
+def _report_failure(task: "asyncio.Task[None]") -> int:
+    """The engine ended by itself: a reason to refuse the start, or a crash that the platform answers by a restart."""
+    error = task.exception()
+    if isinstance(error, CannotStart):
+        raise error
+    log.critical("engine_failed", exc_info=error)
+    return 1
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: the first asks for an orderly end, the second for a quick one."""
+
+    def __init__(self) -> None:
+        self._first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, self._receive)
+
+    def _receive(self) -> None:
+        (self.second if self._first.is_set() else self._first).set()
+
+    async def wait(self) -> None:
+        await self._first.wait()
+
+
+def _require_safe_aiohttp() -> None:
+    """Most of aiohttp's request-smuggling advisories concern its pure-Python parser alone."""
+    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise CannotStart("aiohttp came without its C parser: install it from a binary wheel for this platform.")
+    if sys.flags.optimize:
+        raise CannotStart("Python runs with -O or PYTHONOPTIMIZE, under which aiohttp is unsafe: unset it.")

@@ -1,0 +1,115 @@
+-- name: create_user
+-- Insert an account, signed in: its first session and refresh token. Nothing comes back when the e-mail has an account.
+WITH account AS (
+    INSERT INTO auth.users (id, email, encrypted_password, email_confirmed_at, last_sign_in_at)
+    VALUES ($1, $2, $3, now(), now())
+    ON CONFLICT (email) WHERE is_sso_user = false DO NOTHING
+    RETURNING id, email, created_at, last_sign_in_at
+), session AS (
+    INSERT INTO auth.sessions (id, user_id)
+    SELECT $4, id
+    FROM account
+    RETURNING id, user_id
+), token AS (
+    INSERT INTO auth.refresh_tokens (token, user_id, session_id)
+    SELECT $5, user_id::text, id
+    FROM session
+)
+SELECT id, email, created_at, last_sign_in_at
+FROM account;
+
+-- name: find_user_by_email
+-- The account of a normalised e-mail, with its password hash.
+SELECT id, encrypted_password
+FROM auth.users
+WHERE email = $1
+    AND is_sso_user = false
+    AND deleted_at IS NULL
+    AND (banned_until IS NULL OR banned_until < now());
+
+-- name: get_user
+-- The account behind a token.
+SELECT id, email, created_at, last_sign_in_at
+FROM auth.users
+WHERE id = $1 AND deleted_at IS NULL;
+
+-- name: open_session
+-- Note the sign-in and start a session with its first refresh token. Nothing comes back when the account is gone.
+WITH account AS (
+    UPDATE auth.users
+    SET last_sign_in_at = now()
+    WHERE id = $2
+    RETURNING id, email, created_at, last_sign_in_at
+), session AS (
+    INSERT INTO auth.sessions (id, user_id)
+    SELECT $1, id
+    FROM account
+    RETURNING id, user_id
+), token AS (
+    INSERT INTO auth.refresh_tokens (token, user_id, session_id)
+    SELECT $3, user_id::text, id
+    FROM session
+)
+SELECT id, email, created_at, last_sign_in_at
+FROM account;
+
+-- name: rotate_refresh_token
+-- Trade token $1 for its child $2. A token that was traded before is taken again for $3 seconds (its answer may have been
+-- lost); after that its reuse ends the whole session. The session is locked before its token, in the order in which
+-- deleting an account or a session locks them.
+WITH presented AS MATERIALIZED (
+    SELECT token.id, token.token, token.session_id, token.revoked, token.updated_at, session.user_id
+    FROM auth.refresh_tokens AS token
+    INNER JOIN auth.sessions AS session ON session.id = token.session_id
+    WHERE token.token = $1
+        AND (session.not_after IS NULL OR session.not_after > now())
+    FOR UPDATE OF session, token
+), fresh AS (
+    SELECT *
+    FROM presented
+    WHERE NOT revoked OR updated_at > clock_timestamp() - make_interval(secs => $3)
+), spent AS (
+    UPDATE auth.refresh_tokens AS token
+    SET revoked = true, updated_at = clock_timestamp()
+    FROM fresh
+    WHERE token.id = fresh.id AND NOT token.revoked
+), refreshed AS (
+    UPDATE auth.sessions AS session
+    SET refreshed_at = now() AT TIME ZONE 'UTC', updated_at = now()
+    FROM fresh
+    WHERE session.id = fresh.session_id
+), child AS (
+    INSERT INTO auth.refresh_tokens (token, user_id, session_id, parent)
+    SELECT $2, user_id::text, session_id, token
+    FROM fresh
+), reused AS (
+    DELETE FROM auth.sessions AS session
+    USING presented
+    WHERE session.id = presented.session_id
+        AND NOT EXISTS (SELECT FROM fresh)
+)
+SELECT account.id, account.email, account.created_at, account.last_sign_in_at, fresh.session_id
+FROM fresh
+INNER JOIN auth.users AS account ON account.id = fresh.user_id
+WHERE account.deleted_at IS NULL AND (account.banned_until IS NULL OR account.banned_until < now());
+
+-- name: close_session
+-- End a session; its refresh tokens go with it.
+DELETE FROM auth.sessions
+WHERE id = $1 AND user_id = $2;
+
+-- name: delete_user
+-- Delete an account; everything of its own goes with it by foreign key.
+DELETE FROM auth.users
+WHERE id = $1
+RETURNING id;
+
+-- name: agree_on_secret
+-- Propose a secret and learn the one that holds: the first proposal wins, on whatever instance.
+WITH proposed AS (
+    INSERT INTO auth.server_secrets AS secret (name, value)
+    VALUES ($1, $2)
+    ON CONFLICT (name) DO UPDATE SET value = secret.value
+    RETURNING value
+)
+SELECT value FROM proposed;

@@ -1,0 +1,123 @@
+"""The whole server over HTTP, on a real Postgres, in this process."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import BaseTestServer, TestClient
+from pytest_aiohttp import AiohttpClient
+
+from server import keys
+from server.app import create_app
+from server.http_server import Runner
+from server.settings import Settings
+
+PASSWORD = "correct horse battery"
+_numbers = count(1)
+
+
+class ServerUnderTest(BaseTestServer):
+    """aiohttp's test server, with the runner that production uses."""
+
+    def __init__(self, app: web.Application) -> None:
+        super().__init__()
+        self.app = app
+
+    async def _make_runner(self, **_: Any) -> Runner:
+        return Runner(self.app, shutdown_timeout_s=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response, read to its end."""
+
+    status: int
+    headers: Any
+    body: bytes
+    json: Any = field(default=None)
+
+
+@dataclass(slots=True)
+class Api:
+    """A client of a running server; `user` methods send a token."""
+
+    client: TestClient[Any, Any]
+    app: web.Application
+    token: str | None = None
+    user_id: str | None = None
+
+    async def send(self, method: str, path: str, **options: Any) -> Reply:
+        headers = dict(options.pop("headers", None) or {})
+        if self.token is not None:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        async with self.client.request(method, path, headers=headers, **options) as response:
+            return await _read(response)
+
+    async def get(self, path: str, **options: Any) -> Reply:
+        return await self.send("GET", path, **options)
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> Reply:
+        return await self.send("POST", path, **(options if body is None else {"json": body, **options}))
+
+    async def create(self, prompt: str = "hello", /, *, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
+        """Create a model request as the existing client does."""
+        body = {"model_type": "text2text", "input_data": {"prompt": prompt}, **fields}
+        return await self.post("/api/requests", body, headers=headers)
+
+    async def create_async(self, prompt: str = "hello", /, **fields: Any) -> Reply:
+        return await self.create(prompt, headers={"Prefer": "respond-async"}, **fields)
+
+    async def sign_up(self, email: str | None = None) -> "Api":
+        """Another client of the same server, signed in as a new user."""
+        address = email or f"user{next(_numbers)}@example.com"
+        reply = await Api(self.client, self.app).post("/api/auth/signup", {"email": address, "password": PASSWORD})
+        assert reply.status == 201, reply.body
+        return Api(self.client, self.app, reply.json["token"], reply.json["user"]["id"])
+
+
+Start = Callable[..., Awaitable[Api]]
+
+
+async def _read(response: ClientResponse) -> Reply:
+    body = await response.read()
+    is_json = response.content_type == "application/json" and body
+    return Reply(response.status, response.headers, body, await response.json() if is_json else None)
+
+
+def settings_for(database: str, **overrides: Any) -> Settings:
+    """Settings as from an environment in which nothing else is set. Limits are off unless a test asks for them."""
+    values = {
+        "database_url": database,
+        "inference_backend": "offline",
+        "rate_limit_per_minute": 0,
+        "auth_rate_limit_per_minute": 0,
+    }
+    return Settings.load(_env_file=None, **(values | overrides))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+async def start(database: str, aiohttp_client: AiohttpClient) -> AsyncIterator[Start]:
+    """Start a server with some settings; several may run on the same database."""
+
+    async def start(**overrides: Any) -> Api:
+        app = create_app(settings_for(database, **overrides), database_url=overrides.get("database_url", database))
+        client = await aiohttp_client(ServerUnderTest(app))
+        await app[keys.LIFECYCLE].wait_ready()
+        return Api(client, app)
+
+    yield start
+
+
+@pytest.fixture
+async def api(start: Start) -> Api:
+    """A server with the offline double, and a signed-in user of it."""
+    return await (await start()).sign_up()
