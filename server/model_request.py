@@ -65,6 +65,8 @@ class ModelRequest:
     deadline_at: datetime
     deadline_left_s: float
     """Seconds to the deadline by the database's clock, measured when the row was claimed."""
+    last_error: "Failed | None" = None
+    """Why the row went back to the backlog the last time, to be told if the deadline comes before anything better."""
     claimed_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:

@@ -64,7 +64,7 @@ class Workers:
         while True:
             code = await self._children[number].wait()
             if self._is_stopping:
-                return code
+                return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
             log.error("worker_died", worker=number, code=code)
             now = time.monotonic()
             self._crashes.append(now)

@@ -125,7 +125,7 @@ class Generator:
         await self._lease.wait_trusted()  # no new call upstream while another instance may take this row over
         left_s = model_request.seconds_left()
         if left_s <= 0:
-            return Failed(Code.SERVER_ERROR, "Not finished by its deadline: it was still waiting for its turn.")
+            return _overdue(model_request)
         model_type = self._catalog.model_type(model_request.model_type)
         call = Call(
             task=model_type.task,
@@ -198,6 +198,14 @@ class Generator:
     ) -> None:
         body = render_final(model_request, outcome, completed_at=completed_at, processing_time=taken)
         self._switchboard.publish(model_request.id, View(outcome.status, model_request.epoch, body))
+
+
+def _overdue(model_request: ModelRequest) -> Failed:
+    """Its deadline passed in the backlog: for the reason that sent it there, or for want of a free slot."""
+    last = model_request.last_error
+    if last is None:
+        return Failed(Code.SERVER_ERROR, "Not finished by its deadline: it was still waiting for its turn.")
+    return Failed(last.error_code, f"Not finished by its deadline. {last.error_msg}")
 
 
 def _stopped(reason: StopReason, transcript: Transcript) -> Outcome | None:

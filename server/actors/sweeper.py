@@ -15,7 +15,8 @@ import structlog
 from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.workload import Workload
-from server.model_request import InstanceId, ModelRequest
+from server.errors import Code
+from server.model_request import Failed, InstanceId, ModelRequest
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
@@ -232,6 +233,9 @@ def _model_request_of(row: asyncpg.Record) -> ModelRequest:
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
         deadline_left_s=row["deadline_left_s"],
+        last_error=Failed(Code(row["error_code"]), row["error_msg"])
+        if row["error_code"] and row["error_msg"]
+        else None,
     )
 
 

@@ -43,14 +43,12 @@ SET status = 'processing',
     owner = $1,
     epoch = row.epoch + 1,
     attempt = row.attempt + 1,
-    started_at = clock_timestamp(),
-    error_code = NULL,
-    error_msg = NULL
+    started_at = clock_timestamp()
 FROM picked
 WHERE row.id = picked.id
 RETURNING
     row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at,
+    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
 -- name: claim_suspect
@@ -71,14 +69,12 @@ SET status = 'processing',
     owner = $1,
     epoch = row.epoch + 1,
     attempt = row.attempt + 1,
-    started_at = clock_timestamp(),
-    error_code = NULL,
-    error_msg = NULL
+    started_at = clock_timestamp()
 FROM picked
 WHERE row.id = picked.id
 RETURNING
     row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at,
+    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
 -- name: survey_backlog
@@ -195,7 +191,7 @@ FROM forgotten
 WHERE row.id = forgotten.id
 RETURNING
     row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at,
+    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
 -- name: purge_instances

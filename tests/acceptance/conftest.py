@@ -1,6 +1,6 @@
 """The whole server over HTTP, on a real Postgres, in this process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -105,16 +105,16 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start(database: str, aiohttp_client: AiohttpClient) -> AsyncIterator[Start]:
+async def start(database: str, aiohttp_client: AiohttpClient) -> Start:
     """Start a server with some settings; several may run on the same database."""
 
     async def start(**overrides: Any) -> Api:
         app = create_app(settings_for(database, **overrides), database_url=overrides.get("database_url", database))
-        client = await aiohttp_client(ServerUnderTest(app))
+        client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(app))
         await app[keys.LIFECYCLE].wait_ready()
         return Api(client, app)
 
-    yield start
+    return start
 
 
 @pytest.fixture

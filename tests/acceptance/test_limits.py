@@ -1,0 +1,92 @@
+"""Rates, backlogs, and what a client is told of them."""
+
+import re
+
+import pytest
+
+from tests.acceptance.conftest import PASSWORD, Api, Start
+
+
+async def test_every_answer_shows_what_is_left(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=5)).sign_up()
+    for remaining in (4, 3, 2):
+        reply = await api.create()
+        assert reply.headers["RateLimit-Policy"] == '"create";q=5;w=60'
+        assert re.fullmatch(rf'"create";r={remaining};t=\d+', reply.headers["RateLimit"])
+    assert (await api.get("/api/requests")).headers["RateLimit-Policy"] == '"read";q=50;w=60'
+
+
+async def test_beyond_the_rate_a_waiting_create_is_429(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=2)).sign_up()
+    assert [(await api.create()).status for _ in range(3)] == [200, 200, 429]
+    reply = await api.create()
+    assert reply.json["code"] == "RATE_LIMITED"
+    assert 1 <= int(reply.headers["Retry-After"]) <= 31
+    assert reply.headers["RateLimit"].startswith('"create";r=0;')
+
+
+async def test_beyond_the_rate_who_does_not_wait_is_queued_and_starts_later(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=60)).sign_up()
+    for _ in range(60):
+        await api.create()
+    delayed = await api.create_async("queued")
+    assert (delayed.status, delayed.json["status"]) == (202, "pending")
+    assert (await api.create("impatient")).status == 429
+    final = await api.get(f"/api/requests/{delayed.json['id']}?wait=10")
+    assert final.json["status"] == "completed"
+
+
+async def test_one_users_rate_is_not_anothers(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=1)).sign_up()
+    other = await api.sign_up()
+    assert [(await api.create()).status, (await api.create()).status, (await other.create()).status] == [200, 429, 200]
+
+
+async def test_a_full_backlog_of_a_user_answers_429_and_inserts_nothing(start: Start) -> None:
+    api = await (await start(concurrency=1, max_backlog_per_user=2)).sign_up()
+    replies = [await api.create_async(model="offline/slow-20s") for _ in range(4)]
+    assert [reply.status for reply in replies] == [202, 202, 202, 429]
+    assert int(replies[-1].headers["Retry-After"]) >= 1
+    assert len((await api.get("/api/requests")).json) == 3
+
+
+async def test_a_full_backlog_of_everyone_answers_503(start: Start) -> None:
+    api = await (await start(concurrency=1, max_backlog=1)).sign_up()
+    other = await api.sign_up()
+    assert [(await api.create_async(model="offline/slow-20s")).status for _ in range(2)] == [202, 202]
+    reply = await other.create_async()
+    assert (reply.status, reply.json["code"]) == (503, "SERVER_ERROR")
+    assert int(reply.headers["Retry-After"]) >= 1
+
+
+async def test_sign_ins_are_limited_by_address_before_any_hash(start: Start) -> None:
+    api = await start(auth_rate_limit_per_minute=3)
+    body = {"email": "nobody@example.com", "password": PASSWORD}
+    statuses = [(await api.post("/auth/signin", body)).status for _ in range(5)]
+    assert statuses == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP"])
+async def test_no_header_of_a_stranger_changes_the_address(start: Start, header: str) -> None:
+    api = await start(auth_rate_limit_per_minute=2)
+    body = {"email": "nobody@example.com", "password": PASSWORD}
+    statuses = [
+        (await api.post("/auth/signin", body, headers={header: f"203.0.113.{number}"})).status for number in range(4)
+    ]
+    assert statuses == [401, 401, 429, 429]
+
+
+async def test_a_trusted_proxy_speaks_for_its_clients(start: Start) -> None:
+    api = await start(auth_rate_limit_per_minute=1, trusted_proxies="127.0.0.0/8,::1")
+    body = {"email": "nobody@example.com", "password": PASSWORD}
+
+    async def sign_in(forwarded: str) -> int:
+        return (await api.post("/auth/signin", body, headers={"X-Forwarded-For": forwarded})).status
+
+    assert await sign_in("203.0.113.1") == 401
+    assert await sign_in("203.0.113.2") == 401
+    assert await sign_in("198.51.100.9, 203.0.113.1") == 429
+
+
+async def test_health_is_not_limited(api: Api) -> None:
+    assert {(await api.get("/health")).status for _ in range(50)} == {200}

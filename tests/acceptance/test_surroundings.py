@@ -1,0 +1,118 @@
+"""Health, CORS, errors and headers: what stands around the API."""
+
+import pytest
+from aiohttp import hdrs
+
+from server import keys
+from server.actors.workload import StopReason
+from server.lifecycle import Phase
+from tests.acceptance.conftest import Api, Reply, Start
+
+ORIGIN = "https://app.example"
+
+
+async def test_health_tells_the_backend_and_the_checks(api: Api) -> None:
+    reply = await api.get("/health")
+    assert (reply.status, reply.json["status"], reply.json["backend"]) == (200, "ok", "offline")
+    assert set(reply.json["checks"].values()) == {True}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_health_is_503_until_ready_and_while_stopping(api: Api, path: str) -> None:
+    lifecycle = api.app[keys.LIFECYCLE]
+    for phase in (Phase.STARTING, Phase.DRAINING):
+        lifecycle.phase = phase
+        assert (await api.get(path)).status == 503
+    assert (await api.get("/health/live")).status == 200
+
+
+async def test_until_ready_everything_else_is_503_with_retry_after(api: Api) -> None:
+    api.app[keys.LIFECYCLE].phase = Phase.STARTING
+    reply = await api.get("/api/requests")
+    assert (reply.status, reply.json["code"]) == (503, "SERVER_ERROR")
+    assert int(reply.headers["Retry-After"]) >= 1
+
+
+async def test_a_listed_origin_is_allowed_on_answers_and_errors(start: Start) -> None:
+    api = await (await start(allowed_origins=ORIGIN)).sign_up()
+    for reply in (await api.get("/api/requests", headers={"Origin": ORIGIN}), await _unauthenticated(api)):
+        assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "Access-Control-Allow-Credentials" not in reply.headers
+        exposed = {name.strip().lower() for name in reply.headers["Access-Control-Expose-Headers"].split(",")}
+        assert {"location", "link", "etag", "retry-after", "ratelimit", "x-request-id"} <= exposed
+
+
+async def _unauthenticated(api: Api) -> Reply:
+    return await api.get("/api/requests", headers={"Origin": ORIGIN, "Authorization": "Bearer nonsense"})
+
+
+async def test_a_preflight_needs_no_token(start: Start) -> None:
+    api = await start(allowed_origins=ORIGIN)
+    reply = await api.send(
+        "OPTIONS",
+        "/api/requests",
+        headers={
+            "Origin": ORIGIN,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type,prefer,idempotency-key",
+        },
+    )
+    assert reply.status == 200
+    assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "POST" in reply.headers["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", ORIGIN + ".evil.example"])
+async def test_another_origin_is_not_allowed(start: Start, origin: str) -> None:
+    api = await (await start(allowed_origins=ORIGIN)).sign_up()
+    reply = await api.get("/api/requests", headers={"Origin": origin})
+    assert reply.status == 200
+    assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+async def test_a_path_that_is_not_there_is_404_in_the_error_shape(api: Api) -> None:
+    reply = await api.get("/api/nothing")
+    assert (reply.status, reply.json["code"]) == (404, "NOT_FOUND")
+    assert reply.json["request_id"] == reply.headers["X-Request-Id"]
+
+
+async def test_a_method_that_is_not_there_is_405_with_allow(api: Api) -> None:
+    reply = await api.send("PUT", "/api/requests")
+    assert (reply.status, reply.json["code"]) == (405, "NOT_FOUND")
+    assert {"GET", "POST"} <= set(reply.headers["Allow"].replace(" ", "").split(","))
+
+
+async def test_a_request_id_is_taken_over_or_replaced(api: Api) -> None:
+    assert (await api.get("/health", headers={"X-Request-Id": "abc-123"})).headers["X-Request-Id"] == "abc-123"
+    assert (await api.get("/health", headers={"X-Request-Id": "a b<c>"})).headers["X-Request-Id"] != "a b<c>"
+
+
+async def test_no_answer_names_a_version_or_may_be_cached(api: Api) -> None:
+    reply = await api.create()
+    assert reply.headers[hdrs.SERVER] == "ai-sdk-server"
+    assert reply.headers[hdrs.CACHE_CONTROL] == "no-store"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_bug_is_a_500_without_its_words(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.app[keys.HISTORY], "page", _explode)
+    reply = await api.get("/api/requests")
+    assert (reply.status, reply.json["code"]) == (500, "SERVER_ERROR")
+    assert b"canary" not in reply.body
+
+
+async def _explode(*_: object) -> None:
+    raise KeyError("canary")
+
+
+async def test_a_cancelled_generation_keeps_its_partial_text(api: Api) -> None:
+    created = await api.create_async(model="offline/long-stream")
+    workload = api.app[keys.ENGINE].workload
+    [(request_id, _)] = workload.claims()
+    while (running := workload.get(request_id)) is None or running.generation is None:
+        pass
+    reply_task = api.get(f"/api/requests/{created.json['id']}?wait=10")
+    workload.stop(request_id, StopReason.CANCELLED)
+    item = (await reply_task).json
+    assert item["status"] == "cancelled"
+    assert item["error_msg"] is None

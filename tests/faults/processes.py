@@ -1,0 +1,129 @@
+"""Real server processes, started and killed as an operator or the kernel would."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 30.0
+PASSWORD = "correct horse battery"
+
+
+@dataclass(slots=True)
+class ServerProcess:
+    """A server on a port of its own choice, its output in a file."""
+
+    data_dir: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+    token: str = ""
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir.with_suffix(".log")
+
+    def start(self) -> float:
+        """Start and wait for the line that says it is ready; returns the seconds that took."""
+        environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+        environment |= {"DATA_DIR": str(self.data_dir), "PORT": str(self.port), "HOST": "127.0.0.1"} | self.settings
+        began = time.monotonic()
+        with self.log.open("ab") as output:
+            offset = output.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", "serve"],
+                cwd=PROJECT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
+        while time.monotonic() - began < START_TIMEOUT_S:
+            text = self.log.read_bytes()[offset:].decode()
+            if "\nReady:" in "\n" + text and "Data:" in text:
+                self.port = int(text.split("Ready:  http://localhost:")[1].split()[0])
+                return time.monotonic() - began
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"the server did not get ready:\n{self.log.read_text()}")
+
+    def kill(self) -> None:
+        """kill -9, and nothing else: an embedded Postgres stays behind."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 40) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, timeout_s: float = 100, **headers: str
+    ) -> tuple[int, Any]:
+        """One request on a connection of its own; returns status and JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.token:
+            headers.setdefault("Authorization", f"Bearer {self.token}")
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        with contextlib.closing(connection):
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            content = response.read()
+            return response.status, json.loads(content) if content else None
+
+    def sign_up(self, email: str = "alice@example.com") -> None:
+        status, body = self.call("POST", "/api/auth/signup", {"email": email, "password": PASSWORD})
+        assert status == 201, body
+        self.token = body["token"]
+
+    def create(self, prompt: str = "hello", *, prefer: str = "respond-async", **fields: Any) -> tuple[int, Any]:
+        body = {"model_type": "text2text", "input_data": {"prompt": prompt}, **fields}
+        return self.call("POST", "/api/requests", body, Prefer=prefer)
+
+    def history(self) -> list[Any]:
+        status, body = self.call("GET", "/api/requests?limit=1000")
+        assert status == 200, body
+        return list(body)
+
+
+def until(condition: Any, *, timeout_s: float = 20.0) -> None:
+    """Poll another process until something holds; there is no event to await across processes."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def server_process(data_dir: Path, **settings: str) -> Iterator[ServerProcess]:
+    """A started server that is gone at the end, its Postgres included."""
+    server = ServerProcess(data_dir, {"RATE_LIMIT_PER_MINUTE": "0", "AUTH_RATE_LIMIT_PER_MINUTE": "0"} | settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        code = server.process.poll() if server.process is not None else None
+        if code is not None and code < 0:
+            server.start()  # what a kill left behind is taken up, and stopped in order
+        if code != 0:
+            server.stop()
