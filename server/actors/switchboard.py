@@ -41,6 +41,11 @@ class Watch:
         self.seen: View | None = None
         self.any_change = False
 
+    @property
+    def is_waiting(self) -> bool:
+        """Between `wait` and its end. Before, the row may not be there yet: a create watches its id, then inserts."""
+        return self._changed is not None and not self._changed.done()
+
     def __enter__(self) -> Self:
         self._switchboard.add(self)
         return self
@@ -130,7 +135,7 @@ class Switchboard:
 
     async def sweep(self) -> None:
         """Wake those whose request changed where this process could not see it."""
-        watches = [watch for group in self._watches.values() for watch in group]
+        watches = [watch for group in self._watches.values() for watch in group if watch.is_waiting]
         for start in range(0, len(watches), _SWEEP_CHUNK):
             chunk = watches[start : start + _SWEEP_CHUNK]
             changed = await self._line.fetch(

@@ -1,0 +1,37 @@
+"""A bare aiohttp proxy with uvloop: the least that a Python server can do for a call, and so the yardstick."""
+
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+UPSTREAM = web.AppKey("upstream", str)
+SESSION = web.AppKey("session", aiohttp.ClientSession)
+
+
+async def forward(request: web.Request) -> web.Response:
+    body = await request.read()
+    headers = {"Content-Type": "application/json"}
+    async with request.app[SESSION].post(request.app[UPSTREAM], data=body, headers=headers) as response:
+        return web.Response(body=await response.read(), status=response.status, content_type="application/json")
+
+
+async def session(app: web.Application) -> AsyncIterator[None]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256)) as opened:
+        app[SESSION] = opened
+        yield
+
+
+def main() -> None:
+    app = web.Application()
+    app[UPSTREAM] = f"http://127.0.0.1:{sys.argv[2]}/v1/chat/completions"
+    app.cleanup_ctx.append(session)
+    app.router.add_post("/api/requests", forward)
+    uvloop.install()
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    main()
