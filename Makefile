@@ -1,0 +1,51 @@
+# Every target prepares what it needs in .venv (scripts/setup.sh); nothing has to be installed first but Python 3.11+.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+PYTEST_ARGS ?=
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test check bench lock
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+
+setup: $(RUNTIME) $(DEV) ## install everything that the other targets need into .venv
+
+run: $(RUNTIME) ## start the server on http://localhost:3000
+	@exec $(PY) -m server serve
+
+demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose nothing (20 s, no key)
+	@exec $(PY) scripts/demo.py
+
+test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
+	$(PY) -m pytest -n logical $(PYTEST_ARGS)
+
+check: $(DEV) ## format, lint, types, layers, pins: what CI runs
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) $(VENV)/bin/lint-imports
+	$(PY) scripts/check_requirements.py
+
+bench: $(DEV) ## measure throughput and latency
+	@exec $(PY) bench/run.py
+
+lock: ## pin what pyproject.toml asks for, with hashes (needs uv)
+	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }
+	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) --extra dev pyproject.toml -o requirements-dev.txt
+
+# A dangling interpreter (the system's Python was replaced) counts as missing, and so the set-up runs again.
+$(PY):
+
+$(RUNTIME): requirements.txt $(PY)
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh runtime
+
+# One after the other, also under make -j.
+$(DEV): requirements-dev.txt $(PY) | $(RUNTIME)
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev
