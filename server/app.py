@@ -1,12 +1,8 @@
 """The composition root: settings in, a wired application out. Nothing starts before its cleanup context does."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 import aiohttp_cors
-import asyncpg
 from aiohttp import web
 
 from server import keys
@@ -35,7 +31,6 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
 
-_POOL_CLOSE_TIMEOUT_S = 2.0
 _CORS_METHODS = ("GET", "POST", "DELETE")
 _CORS_EXPOSED = (
     "Location",
@@ -59,8 +54,7 @@ def create_app(
     """Wire everything; start nothing. `predecessor` is an instance that is known to be dead."""
     queries = load_queries(sql_directory() / "queries")
     database = Database(database_url)
-    pool = database.create_pool()
-    reader = Reader(pool, queries)
+    reader = Reader(database, queries)
     catalog = Catalog(settings)
     lifecycle = Lifecycle()
     upstream = create_upstream(settings)
@@ -97,21 +91,18 @@ def create_app(
     _allow_origins(app, settings.allowed_origins)
 
     # In the order of their start; the reverse is the order of their end.
-    app.cleanup_ctx.extend([_connections(pool, passwords), _inference(upstream), _work(engine)])
+    app.cleanup_ctx.extend([_connections(reader, passwords), _inference(upstream), _work(engine)])
     return app
 
 
-def _connections(pool: "asyncpg.Pool[Any]", passwords: Passwords) -> Context:
+def _connections(reader: Reader, passwords: Passwords) -> Context:
     async def context(_app: web.Application) -> AsyncIterator[None]:
-        await pool  # makes it usable; with a minimum of none it connects when it is first asked
+        await reader.open()
         try:
             yield
         finally:
             passwords.close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POOL_CLOSE_TIMEOUT_S):
-                    await pool.close()
-            pool.terminate()
+            await reader.close()
 
     return context
 

@@ -1,30 +1,48 @@
 """Short statements on the pool, for routes: bounded waits, and a database that is away becomes a 503."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
 
 from server.errors import Unavailable
-from server.storage.database import ACQUIRE_TIMEOUT_S
+from server.storage.database import ACQUIRE_TIMEOUT_S, Database
 from server.storage.faults import Fault, classify
 
 _TRIES = 3
 _PAUSE_S = 0.02
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class Reader:
     """Runs named queries; every statement is one round trip, and every wait has a limit."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", queries: Mapping[str, str]) -> None:
-        self._pool = pool
+    def __init__(self, database: Database, queries: Mapping[str, str]) -> None:
+        self._database = database
         self._queries = queries
+        self._pool: asyncpg.Pool[Any] | None = None
+
+    async def open(self) -> None:
+        """Make the pool; it connects when it is first asked, so the database need not be there yet."""
+        self._pool = await self._database.create_pool()
+
+    async def close(self) -> None:
+        """Close what is idle and drop the rest: a pool can wait for ever for a connection that hangs."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await pool.close()
+            pool.terminate()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """All rows. Raises `Unavailable` when the database is away; deadlocks are tried again."""
         for _ in range(_TRIES):
             try:
+                if self._pool is None:
+                    raise Unavailable("The server is stopping.", retry_after_s=2)
                 async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                     return await connection.fetch(self._queries[query], *args)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:

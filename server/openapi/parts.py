@@ -1,0 +1,108 @@
+"""What operations are made of: parameters, headers, and the answers to them."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from server.errors import Problem
+from server.openapi.examples import error_example
+from server.openapi.schemas import Schema, ref
+
+JSON = "application/json"
+
+HEADERS: dict[str, str] = {
+    "X-Request-Id": "Names this exchange in the server's logs; taken over from the call where it sent one.",
+    "RateLimit": "What is left of the limit that was applied, and the seconds until it is whole again.",
+    "RateLimit-Policy": "The limit that was applied, and its window in seconds.",
+    "Retry-After": "Seconds to wait before trying again.",
+    "Location": "Where the request can be read from now on.",
+    "ETag": "Changes with the state of the request.",
+    "Link": 'The next page, as `<…>; rel="next"`; missing on the last page.',
+    "Preference-Applied": "What of the Prefer header was followed.",
+    "Idempotent-Replayed": "true where an earlier call with this Idempotency-Key had created the request.",
+    "WWW-Authenticate": "How to authenticate.",
+    "Allow": "The methods that this path answers to.",
+    "Vary": "The answer depends on these headers.",
+}
+_LIMITED = ("RateLimit", "RateLimit-Policy")
+_ERROR_HEADERS = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("Allow",),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", *_LIMITED),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
+}
+
+
+def component_headers() -> dict[str, Schema]:
+    return {name: {"description": description, "schema": {"type": "string"}} for name, description in HEADERS.items()}
+
+
+def headers(*names: str) -> dict[str, Schema]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
+
+
+def json_answer(
+    description: str,
+    schema: Schema,
+    *,
+    examples: Mapping[str, Any],
+    header_names: Iterable[str] = (),
+    is_limited: bool = True,
+) -> Schema:
+    """An answer with a JSON body; `is_limited`: it says what is left of the rate limit."""
+    return {
+        "description": description,
+        "headers": headers(*header_names, *(_LIMITED if is_limited else ())),
+        "content": {JSON: {"schema": schema, "examples": _named(examples)}},
+    }
+
+
+def empty_answer(description: str, *header_names: str) -> Schema:
+    return {"description": description, "headers": headers(*header_names)}
+
+
+def component_responses(problems: Iterable[type[Problem]]) -> dict[str, Schema]:
+    """One response for each status that an error can have, with an example for each kind of error."""
+    by_status: dict[int, list[type[Problem]]] = {}
+    for problem in problems:
+        by_status.setdefault(problem.status, []).append(problem)
+    return {_response_name(status): _error_answer(status, kinds) for status, kinds in sorted(by_status.items())}
+
+
+def error_answers(problems: Iterable[type[Problem]]) -> dict[str, Schema]:
+    """References to the responses of these errors, by status."""
+    statuses = sorted({problem.status for problem in problems})
+    return {str(status): {"$ref": f"#/components/responses/{_response_name(status)}"} for status in statuses}
+
+
+def _response_name(status: int) -> str:
+    return "Error" + str(status)
+
+
+def _error_answer(status: int, kinds: list[type[Problem]]) -> Schema:
+    return {
+        "description": " / ".join(f"{kind.title} ({kind.code})" for kind in kinds),
+        "headers": headers(*_ERROR_HEADERS.get(HTTPStatus(status), ())),
+        "content": {
+            JSON: {
+                "schema": ref("Problem"),
+                "examples": _named({kind.__name__: error_example(kind) for kind in kinds}),
+            }
+        },
+    }
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Schema]:
+    return {name: {"value": value} for name, value in values.items()}
+
+
+def query(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def header(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def path(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}

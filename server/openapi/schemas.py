@@ -1,0 +1,197 @@
+"""The schemas of the document: bodies from the pydantic models that parse them, public objects written out."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from server.auth.forms import Credentials, Recovery, Refresh, SignIn
+from server.catalog import MODEL_TYPES
+from server.errors import Code
+from server.model_request import Status
+from server.openapi import examples
+from server.schemas import CreateRequest
+
+Schema = dict[str, Any]
+REF = "#/components/schemas/"
+CREATE = "CreateRequest"
+
+_BODIES: tuple[type[BaseModel], ...] = (
+    Credentials,
+    SignIn,
+    Refresh,
+    Recovery,
+    CreateRequest,
+    *{model: None for model_type in MODEL_TYPES for model in (model_type.input, model_type.parameters)},
+)
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": REF + name}
+
+
+def component_schemas() -> dict[str, Schema]:
+    """Every named schema of the document."""
+    _, generated = models_json_schema([(model, "validation") for model in _BODIES], ref_template=REF + "{model}")
+    bodies = dict(generated["$defs"])
+    plain_create = bodies.pop(CREATE)
+    variants = {_variant_name(model_type.name): _variant(plain_create, model_type) for model_type in MODEL_TYPES}
+    return bodies | variants | {CREATE: _create(variants)} | _PUBLIC
+
+
+def _variant_name(model_type: str) -> str:
+    return "Create" + "".join(word.capitalize() for word in model_type.split("-"))
+
+
+def _variant(create: Schema, model_type: Any) -> Schema:
+    """The create body for one model type: what input and parameters may hold depends on it."""
+    properties = create["properties"] | {
+        "model_type": {"const": model_type.name, "description": model_type.description},
+        "input_data": ref(model_type.input.__name__),
+        "parameters": ref(model_type.parameters.__name__),
+    }
+    return create | {"title": _variant_name(model_type.name), "properties": properties}
+
+
+def _create(variants: dict[str, Schema]) -> Schema:
+    return {
+        "description": "What input_data and parameters may hold depends on model_type. Unknown fields are refused.",
+        "oneOf": [ref(name) for name in variants],
+        "discriminator": {
+            "propertyName": "model_type",
+            "mapping": {model_type.name: REF + _variant_name(model_type.name) for model_type in MODEL_TYPES},
+        },
+        "examples": [{"model_type": "text2text", "input_data": {"prompt": examples.PROMPT}}],
+    }
+
+
+def _object(description: str, properties: dict[str, Schema], *, optional: frozenset[str] = frozenset()) -> Schema:
+    return {
+        "type": "object",
+        "description": description,
+        "required": [name for name in properties if name not in optional],
+        "properties": properties,
+    }
+
+
+def _text(description: str = "", **more: Any) -> Schema:
+    return {"type": "string"} | ({"description": description} if description else {}) | more
+
+
+def _nullable(kind: str, description: str, **more: Any) -> Schema:
+    return {"type": [kind, "null"], "description": description, **more}
+
+
+_TIME = {"format": "date-time"}
+_UUID = {"format": "uuid"}
+
+_MODEL_REQUEST = _object(
+    "One accepted request and, once it is final, its result.",
+    {
+        "id": _text("UUIDv7: later requests have greater ids.", **_UUID),
+        "created_at": _text(**_TIME),
+        "completed_at": _nullable("string", "When it became final.", **_TIME),
+        "user_id": _text(**_UUID),
+        "status": ref("Status"),
+        "model_type": _text("What was asked for.", examples=["text2text"]),
+        "model": _nullable("string", "The model that is tried first, or that answered; null where upstream chooses."),
+        "input_data": {"type": "object", "description": "As it was sent."},
+        "output_data": _nullable(
+            "object",
+            "The text is in output. Partial text of a failed or cancelled request is kept with partial: true; "
+            "answers of the offline test double carry offline: true.",
+            properties={
+                "output": {"type": "string"},
+                "finish_reason": {"type": "string"},
+                "partial": {"type": "boolean"},
+                "offline": {"type": "boolean"},
+            },
+        ),
+        "error_msg": _nullable("string", "Why it failed, as a sentence that can be shown to a user."),
+        "error_code": {"anyOf": [ref("Code"), {"type": "null"}], "description": "Null unless it failed."},
+        "token_used": _nullable("integer", "Tokens of prompt and answer; null where upstream did not say."),
+        "token_count": _nullable("integer", "Tokens generated; null where upstream did not say."),
+        "processing_time": _nullable("number", "Seconds from its start to its end."),
+        "attempt": {"type": "integer", "description": "How often it was started; more than 1 after a crash."},
+        "queue_position": _nullable("integer", "How many are ahead of it; null once it has started."),
+        "deadline_at": _text("When it fails if it has not ended.", **_TIME),
+    },
+)
+
+_PROBLEM = _object(
+    "Every error has this shape. A request that ran and failed is no error: it is a ModelRequest with status failed.",
+    {
+        "error": _text("Short, and always the same for the same kind of error."),
+        "detail": _text("What to do about it."),
+        "code": ref("Code"),
+        "request_id": _text("Finds the server's log lines; the same as the header X-Request-Id."),
+        "errors": {
+            "type": "array",
+            "description": "Everything that is wrong, each by its dotted path.",
+            "items": _object("", {"field": _text(examples=["input_data.prompt"]), "message": _text()}),
+        },
+    },
+    optional=frozenset({"errors"}),
+)
+
+_SESSION = _object(
+    "A signed-in user's tokens.",
+    {
+        "message": _text("Only in the answer to a sign-up."),
+        "token": _text("The access token, for 'Authorization: Bearer …'."),
+        "token_type": {"const": "bearer"},
+        "expires_in": {"type": "integer", "description": "Seconds until the access token expires."},
+        "expires_at": {"type": "integer", "description": "The same as a Unix time."},
+        "refresh_token": _text("Works once, at /auth/refresh."),
+        "user": ref("User"),
+    },
+    optional=frozenset({"message"}),
+)
+
+_HEALTH = _object(
+    "How the server is.",
+    {
+        "status": {"enum": ["ok", "degraded", "starting", "draining", "stopped"]},
+        "version": _text(),
+        "checks": {"type": "object", "additionalProperties": {"type": "boolean"}},
+        "backend": {"enum": ["huggingface", "edge", "offline"]},
+        "model": _nullable("string", "The model that answers by default; null where upstream chooses."),
+        "upstream": {
+            "description": "Whether the models can be used, as last checked; null before the first check.",
+            "anyOf": [
+                _object("", {"ok": {"type": "boolean"}, "detail": _text("What to do, for the operator.")}),
+                {"type": "null"},
+            ],
+        },
+        "running": {"type": "integer", "description": "Generations running here."},
+        "capacity": {"type": "integer", "description": "Generations that can run here at once."},
+    },
+)
+
+_PUBLIC: dict[str, Schema] = {
+    "ModelRequest": _MODEL_REQUEST,
+    "Status": {"enum": [str(status) for status in Status], "description": "The last three are final."},
+    "Problem": _PROBLEM,
+    "Code": {"enum": [str(code) for code in Code]},
+    "Session": _SESSION,
+    "User": _object(
+        "An account.",
+        {
+            "id": _text(**_UUID),
+            "email": _text(format="email"),
+            "created_at": _text(**_TIME),
+            "last_sign_in_at": _nullable("string", "", **_TIME),
+        },
+    ),
+    "Notice": _object("Words for the user.", {"message": _text()}),
+    "Health": _HEALTH,
+    "Liveness": _object("The event loop answers.", {"status": {"const": "ok"}}),
+    "Readiness": _object(
+        "Fit to take work now, or what is failing.",
+        {"status": {"enum": ["ok", "unavailable"]}, "failing": {"type": "array", "items": {"type": "string"}}},
+    ),
+    "Index": _object(
+        "Where things are.",
+        {"name": _text(), "version": _text(), "docs": _text(), "openapi": _text(), "health": _text()},
+    ),
+}

@@ -1,0 +1,127 @@
+"""The OpenAPI document: valid, complete, and true to the routes, the models and the errors it describes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]  # comes with the validator, without stubs
+import pytest
+from aiohttp import web
+from openapi_spec_validator import validate
+
+from server.app import create_app
+from server.catalog import MODEL_TYPES
+from server.errors import Code, Problem
+from server.model_request import Status
+from server.openapi import build_document, examples
+from server.openapi.document import OPERATIONS, problem_classes
+from server.settings import Settings
+
+DOCUMENT = build_document()
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            yield path, method.upper(), operation
+
+
+async def routes_of_the_app() -> set[tuple[str, str]]:
+    """What the application answers to, without the parts of its pages and what aiohttp and CORS add.
+
+    A coroutine, as the application is made where a loop runs.
+    """
+    app = create_app(Settings(_env_file=None), database_url="postgresql://nobody@127.0.0.1:1/none")
+    return {
+        (route.resource.canonical, route.method)
+        for route in app.router.routes()
+        if isinstance(route, web.ResourceRoute)
+        and route.resource is not None
+        and route.method not in {"HEAD", "OPTIONS"}
+        and not route.resource.canonical.startswith("/console/")
+    }
+
+
+def check(value: Any, schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(value)
+
+
+def test_document_is_valid_openapi_3_1() -> None:
+    validate(DOCUMENT)
+
+
+async def test_every_route_is_described_and_nothing_else() -> None:
+    assert {(path, method) for path, method, _ in operations()} == await routes_of_the_app()
+
+
+def test_operation_ids_are_unique() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("problem", list(problem_classes()), ids=lambda problem: problem.__name__)
+def test_every_error_has_an_example_that_keeps_the_error_shape(problem: type[Problem]) -> None:
+    example = examples.error_example(problem)
+    check(example, {"$ref": "#/components/schemas/Problem"})
+    shown = DOCUMENT["components"]["responses"][f"Error{problem.status}"]["content"]["application/json"]["examples"]
+    assert shown[problem.__name__]["value"] == example
+
+
+def test_every_code_and_status_word_is_listed() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas["Code"]["enum"]) == set(Code)
+    assert set(schemas["Status"]["enum"]) == set(Status)
+
+
+def test_every_example_of_an_answer_fits_its_schema() -> None:
+    checked = 0
+    for _, _, operation in operations():
+        for answer in operation["responses"].values():
+            for content in answer.get("content", {}).values():
+                for example in content.get("examples", {}).values():
+                    check(example["value"], content["schema"])
+                    checked += 1
+    assert checked > len(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model_type": "text2text", "input_data": {"prompt": "hi"}},
+        {"model_type": "chat", "input_data": {"messages": [{"role": "user", "content": "hi"}]}},
+        {"model_type": "text-generation", "input_data": {"prompt": "hi"}, "parameters": {"top_k": 5}},
+    ],
+)
+def test_create_schema_takes_what_the_server_takes(body: dict[str, Any]) -> None:
+    check(body, {"$ref": "#/components/schemas/CreateRequest"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model_type": "text2text"},
+        {"model_type": "no-such-type", "input_data": {"prompt": "hi"}},
+        {"model_type": "text2text", "input_data": {"prompt": "hi"}, "prompt": "hi"},
+        {"model_type": "text2text", "input_data": {"prompt": "hi", "text": "hi"}},
+        {"model_type": "text2text", "input_data": {"prompt": "hi"}, "parameters": {"top_k": 5}},
+        {"model_type": "text2text", "input_data": {"prompt": "hi"}, "parameters": {"temperature": 3}},
+    ],
+)
+def test_create_schema_refuses_what_the_server_refuses(body: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        check(body, {"$ref": "#/components/schemas/CreateRequest"})
+
+
+def test_create_body_has_a_schema_for_every_model_type() -> None:
+    create = DOCUMENT["components"]["schemas"]["CreateRequest"]
+    assert set(create["discriminator"]["mapping"]) == {model_type.name for model_type in MODEL_TYPES}
+    assert len(create["oneOf"]) == len(MODEL_TYPES)
+
+
+def test_no_schema_of_a_body_is_hidden_by_another_of_its_name() -> None:
+    assert "role" in DOCUMENT["components"]["schemas"]["Message"]["properties"]
+
+
+def test_only_what_needs_no_token_is_described_as_public() -> None:
+    public = {operation["operationId"] for _, _, operation in operations() if operation.get("security") == []}
+    assert {"sign_up", "sign_in", "refresh", "recover", "health"} <= public
+    assert public.isdisjoint({"create_request", "list_requests", "get_request", "delete_user", "sign_out"})

@@ -1,0 +1,185 @@
+"""Settings: what is understood, what refuses to start, and that no secret gets into a message."""
+
+from pathlib import Path
+
+import pytest
+
+from server.settings import HUGGING_FACE_ROUTER, Backend, BadSettings, LogFormat, Settings
+
+SECRET = "s3cret-that-nobody-may-see-in-a-message"
+OWN_DATABASE = f"postgresql://alice:{SECRET}@db.example.com:5432/app"
+SUPABASE = {
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_ANON_KEY": SECRET,
+    "DATABASE_URL": OWN_DATABASE,
+}
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither this machine's environment nor a developer's `.env` decides what these tests find."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def faults(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    with pytest.raises(BadSettings) as raised:
+        load(monkeypatch, **environment)
+    return raised.value.faults
+
+
+def test_nothing_configured_is_a_working_offline_server() -> None:
+    settings = Settings.load()
+    assert (settings.port, settings.backend, settings.database_url) == (3000, Backend.OFFLINE, None)
+    assert settings.data_dir == Path(".data")
+
+
+def test_an_empty_variable_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = {name.upper(): "" for name in Settings.model_fields}
+    assert load(monkeypatch, **empty) == Settings()
+
+
+def test_an_env_file_of_empty_values_with_trailing_comments_starts(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text('PORT=""   # server port\nDATABASE_URL=""# none\nHF_API_TOKEN=\n', encoding="utf-8")
+    assert Settings.load() == Settings(_env_file=None)
+
+
+def test_an_env_file_value_stands_without_its_trailing_comment(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text('PORT="8080"   # server port\nLOG_LEVEL=debug # loud\n', encoding="utf-8")
+    settings = Settings.load()
+    assert (settings.port, settings.log_level) == (8080, "debug")
+
+
+def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=8080\n", encoding="utf-8")
+    assert load(monkeypatch, PORT="9090").port == 9090
+
+
+def test_an_unknown_name_in_the_env_file_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COMPOSE_PROJECT_NAME=mine\n", encoding="utf-8")
+    assert Settings.load() == Settings(_env_file=None)
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(
+        monkeypatch, ALLOWED_ORIGINS=" https://a.example , ,https://b.example", TRUSTED_PROXIES="10.0.0.0/8"
+    )
+    assert settings.allowed_origins == ("https://a.example", "https://b.example")
+    assert [str(network) for network in settings.proxy_networks] == ["10.0.0.0/8"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({}, Backend.OFFLINE),
+        ({"HF_API_TOKEN": "hf_x"}, Backend.HUGGINGFACE),
+        ({"HF_BASE_URL": "http://localhost:11434/v1"}, Backend.HUGGINGFACE),
+        ({"HF_API_TOKEN": "hf_x", "INFERENCE_BACKEND": "offline"}, Backend.OFFLINE),
+        ({"HF_API_TOKEN": "hf_x", "DATABASE_URL": OWN_DATABASE}, Backend.HUGGINGFACE),
+        ({"DATABASE_URL": OWN_DATABASE, "INFERENCE_BACKEND": "offline"}, Backend.OFFLINE),
+    ],
+)
+def test_the_backend_follows_from_what_is_configured(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], backend: Backend
+) -> None:
+    assert load(monkeypatch, **environment).backend is backend
+
+
+def test_with_supabase_and_no_token_the_edge_function_runs_the_models() -> None:
+    assert Settings(supabase_url="https://abc.supabase.co").backend is Backend.EDGE
+
+
+def test_a_base_url_of_ones_own_is_told_from_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load(monkeypatch, HF_BASE_URL=HUGGING_FACE_ROUTER + "/", HF_API_TOKEN="hf_x").has_own_base_url
+    assert load(monkeypatch, HF_BASE_URL="http://localhost:11434/v1/").hf_base_url == "http://localhost:11434/v1"
+
+
+def test_model_timeout_is_given_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, MODEL_TIMEOUT="1500").model_timeout_s == 1.5
+
+
+def test_log_format_is_left_to_the_terminal_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().log_format is None
+    assert load(monkeypatch, LOG_FORMAT="console").log_format is LogFormat.CONSOLE
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"SUPABASE_URL": "https://abc.supabase.co", "SUPABASE_ANON_KEY": "k"}, "DATABASE_URL is not"),
+        ({"SUPABASE_URL": "https://abc.supabase.co", "DATABASE_URL": OWN_DATABASE}, "SUPABASE_ANON_KEY is not"),
+        ({"DATABASE_URL": OWN_DATABASE}, "INFERENCE_BACKEND=offline"),
+        ({"INFERENCE_BACKEND": "huggingface"}, "needs HF_API_TOKEN"),
+        ({"INFERENCE_BACKEND": "edge"}, "needs SUPABASE_URL"),
+        ({"STORAGE_URL": "https://s3.example.com"}, "STORAGE_ACCESS_KEY_ID"),
+        ({"DEFAULT_WAIT_S": "60", "MAX_WAIT_S": "30"}, "DEFAULT_WAIT_S is greater"),
+    ],
+)
+def test_what_cannot_work_together_refuses_to_start(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str
+) -> None:
+    [fault] = faults(monkeypatch, **environment)
+    assert named in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("PORT", "http"),
+        ("DATABASE_URL", "mysql://db.example.com/app"),
+        ("HF_BASE_URL", "localhost:11434/v1"),
+        ("HF_BASE_URL", "https://user:pw@models.example.com/v1"),
+        ("SUPABASE_JWT_SECRET", "short"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,everyone"),
+        ("INFERENCE_BACKEND", "gpu"),
+        ("CONCURRENCY", "0"),
+        ("MODEL_TIMEOUT", "90"),
+        ("LOG_LEVEL", "loud"),
+        ("RETENTION_DAYS", "-1"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [fault] = faults(monkeypatch, **{name: value})
+    assert fault.startswith(f"{name}: ")
+
+
+def test_all_faults_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faults(monkeypatch, PORT="x", CONCURRENCY="0", LOG_LEVEL="loud")
+    assert {fault.split(":")[0] for fault in found} == {"PORT", "CONCURRENCY", "LOG_LEVEL"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"DATABASE_URL": f"mysql://alice:{SECRET}@db.example.com/app"},
+        {"DATABASE_URL": OWN_DATABASE},
+        {"HF_API_TOKEN": SECRET, "PORT": "x"},
+        {"SUPABASE_JWT_SECRET": SECRET[:31]},
+        {"HF_BASE_URL": f"https://alice:{SECRET}@models.example.com"},
+        SUPABASE,
+    ],
+)
+def test_no_secret_is_in_a_fault(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    found = faults(monkeypatch, **environment)
+    assert found
+    assert SECRET[:31] not in "\n".join(found)
+
+
+def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, HF_API_TOKEN=SECRET, DATABASE_URL=OWN_DATABASE, SUPABASE_JWT_SECRET=SECRET)
+    assert SECRET not in repr(settings)
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_settings_cannot_be_changed_after_the_start() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]  # the point of the test
