@@ -88,11 +88,18 @@ def create_app(
     _provide_limits(app)
     for routes in (auth, requests, health, docs, console):
         routes.add_routes(app)
+    for route in app.router.routes():
+        # By default aiohttp says "100 Continue" before any middleware has seen the request; bodies.py says it in time.
+        route._expect_handler = _say_nothing_yet  # noqa: SLF001 - else every single route would have to name it
     _allow_origins(app, settings.allowed_origins)
 
     # In the order of their start; the reverse is the order of their end.
     app.cleanup_ctx.extend([_connections(reader, passwords), _inference(upstream), _work(engine)])
     return app
+
+
+async def _say_nothing_yet(_request: web.Request) -> None:
+    """A body is only asked for when somebody is going to read it."""
 
 
 def _connections(reader: Reader, passwords: Passwords) -> Context:

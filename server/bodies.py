@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
 
@@ -45,11 +45,14 @@ def parse_json(body: bytes) -> Any:
 
 
 def _require_plain_json(request: web.Request) -> None:
-    if "Content-Encoding" in request.headers:
+    if hdrs.CONTENT_ENCODING in request.headers:
         raise UnsupportedMedia("Send the body without Content-Encoding.")
-    if not _JSON_MEDIA.fullmatch(request.content_type.lower()) or "Content-Type" not in request.headers:
+    try:
+        media, charset = request.content_type.lower(), request.charset
+    except ValueError:  # the header parser of the standard library chokes on some encoded parameters
+        media, charset = "application/json", "unreadable"
+    if not _JSON_MEDIA.fullmatch(media) or hdrs.CONTENT_TYPE not in request.headers:
         raise UnsupportedMedia("Send JSON, with the header 'Content-Type: application/json'.")
-    charset = request.charset
     if charset is not None and charset.lower() not in {"utf-8", "utf8", "us-ascii"}:
         raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
 
@@ -58,6 +61,9 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
     too_large = BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
     if request.content_length is not None and request.content_length > max_bytes:
         raise too_large
+    if hdrs.EXPECT in request.headers:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # not yet the response
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

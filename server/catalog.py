@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from server.errors import FieldError
 from server.inference.events import Task
@@ -30,17 +38,32 @@ OFFLINE_MODELS = (
     "offline/truncated",
 )
 
-_ROUTER_MODEL = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(?::[a-z0-9-]+)?", re.ASCII)
+# Neither part is dots alone: for raw generation they become a part of the path.
+_ROUTER_MODEL = re.compile(r"(?!\.+/)[A-Za-z0-9._-]+/(?!\.+(?::|\Z))[A-Za-z0-9._-]+(?::[a-z0-9-]+)?", re.ASCII)
 _OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*(?::[A-Za-z0-9._-]+)?", re.ASCII)
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=200_000, pattern=r"\S")]
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(_not_blank)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MaxTokens = Annotated[int, Field(ge=1, le=32_768)]
+_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Stop = StopText | Annotated[list[StopText], Field(min_length=1, max_length=4)]
+Stop = Annotated[
+    list[StopText],
+    Field(min_length=1, max_length=4),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
+]
+"""One text or up to four; a single one is kept as a list of one."""
 
 
 class Message(Body):

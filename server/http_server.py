@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 
 from server.errors import BadSyntax, Problem, ServerFault
@@ -33,6 +33,21 @@ log = structlog.get_logger(__name__)
 
 class JsonErrorHandler(RequestHandler):
     """One connection. aiohttp's own answer to a malformed request echoes its bytes and logs a traceback."""
+
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp's, but a broken chunk ends the read of its body at once, instead of leaving it to its timeout.
+
+        aiohttp queues the parser's error behind the request whose body is broken, where nothing sees it.
+        """
+        super().data_received(data)
+        request = self._current_request
+        if request is None or request.content.is_eof() or not self._messages:
+            return
+        if isinstance(self._messages[-1][0], _ErrInfo):
+            self._messages.clear()
+            request.content.set_exception(web.RequestPayloadError("malformed chunk"))
+            request.content.feed_eof()
+            self.close()
 
     def handle_error(
         self,

@@ -16,7 +16,7 @@ from server import keys
 from server.auth.tokens import bearer_token
 from server.errors import (
     BadSyntax,
-    Conflict,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -34,6 +34,7 @@ from server.storage.faults import Fault, classify
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
+_NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 SERVER_NAME = "ai-sdk-server"
 """In place of aiohttp's own, which names versions."""
@@ -87,8 +88,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever was raised into the error shape of the contract; nothing internal gets out."""
     try:
-        if request.version not in {HttpVersion10, HttpVersion11}:
-            raise BadSyntax("Speak HTTP/1.1.")
+        _require_plain_http(request)
         response = await handler(request)
     except Problem as problem:
         response = problem_response(request, problem)
@@ -170,6 +170,19 @@ def problem_response(request: web.Request, problem: Problem) -> web.Response:
     return response
 
 
+def _require_plain_http(request: web.Request) -> None:
+    """Refuse what aiohttp lets pass: other versions of HTTP, odd framing, a Host that is a URL."""
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if request.version not in {HttpVersion10, HttpVersion11}:
+        raise BadSyntax("This is not a valid HTTP/1.1 request: speak HTTP/1.1.")
+    if coding is not None and (coding.lower() != "chunked" or request.version != HttpVersion11):
+        raise BadSyntax("This is not a valid HTTP/1.1 request: Transfer-Encoding must be chunked.")
+    if _NOT_A_HOST.search(request.headers.get(hdrs.HOST, "")):
+        raise BadSyntax("This is not a valid HTTP/1.1 request: Host must be a name or address, with or without a port.")
+    if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
+        raise BadSyntax("Expect: only 100-continue is understood.")
+
+
 def _translate_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     match error.status:
         case HTTPStatus.NOT_FOUND:
@@ -180,8 +193,8 @@ def _translate_http(request: web.Request, error: web.HTTPException) -> web.Strea
             return problem_response(request, MethodNotAllowed(f"This path answers to: {allowed}.", headers=headers))
         case status if status < HTTPStatus.BAD_REQUEST:
             return error
-        case HTTPStatus.FORBIDDEN | HTTPStatus.CONFLICT:
-            return problem_response(request, Conflict("The request cannot be met as it is."))
+        case HTTPStatus.FORBIDDEN:  # aiohttp-cors refuses a preflight
+            return problem_response(request, Forbidden("This origin, method or header is not allowed across origins."))
         case _:
             return problem_response(request, BadSyntax("The request is not valid HTTP for this path."))
 

@@ -13,6 +13,7 @@ from server.model_request import FinalOutcome, ModelRequest, Status
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEADLINE_S = 86_400.0
+MAX_FIELD_ERRORS = 50
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,13 +45,13 @@ def parse(model: type[Model], data: Any) -> Model:
 
 
 def field_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
-    """Pydantic's findings in the words of the contract."""
+    """Pydantic's findings in the words of the contract; a body that is wrong everywhere is told so in part."""
     return [
         FieldError(
             ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))[:200] or "(body)",
             _words(item["type"], item["msg"]),
         )
-        for item in error.errors(include_url=False, include_input=False, include_context=False)
+        for item in error.errors(include_url=False, include_input=False, include_context=False)[:MAX_FIELD_ERRORS]
     ]
 
 

@@ -6,6 +6,7 @@ is sent again with the same ids, so every statement here is safe to repeat.
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +22,8 @@ from server.storage.faults import Fault, classify
 MAX_BATCH = 500
 MAX_WAITING_ACCEPTS = 5000
 ACCEPT_TIMEOUT_S = 10.0
+PATIENCE_S = 2.0
+"""A restart of the database is waited for; once it is away for longer, newcomers are told so at once."""
 _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
@@ -66,7 +69,12 @@ class Journal:
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
-        self.is_away = False
+        self._away_since: float | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last flush found no database."""
+        return self._away_since is not None
 
     async def accept(self, row: NewRequest) -> Accepted | Replayed:
         """Insert a row; returns once it is committed.
@@ -76,6 +84,8 @@ class Journal:
         """
         if len(self._accepts) >= MAX_WAITING_ACCEPTS:
             raise Unavailable("The server is overloaded; nothing was accepted.", retry_after_s=2)
+        if self._away_since is not None and time.monotonic() - self._away_since > PATIENCE_S:
+            raise Unavailable("The database is not available; try again.", retry_after_s=2)
         entry = _Entry[NewRequest, Accepted | Replayed](row, asyncio.get_running_loop().create_future())
         self._accepts.append(entry)
         self._wake()
@@ -247,14 +257,14 @@ class Journal:
             entry.resolve(replies[entry.row.id])
 
     def _note_away(self, error: Exception, waiting: int) -> None:
-        if not self.is_away:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
             log.warning("database_away", reason=f"{type(error).__name__}: {error}", waiting=waiting)
-        self.is_away = True
 
     def _note_back(self) -> None:
-        if self.is_away:
-            log.info("database_back")
-        self.is_away = False
+        if self._away_since is not None:
+            log.info("database_back", seconds=round(time.monotonic() - self._away_since, 1))
+        self._away_since = None
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:

@@ -202,7 +202,7 @@ def _read_filters(request: web.Request) -> Filters:
     values, errors = {}, []
     for name in dict.fromkeys(request.query):
         if name not in readers:
-            errors.append(FieldError(name[:200], "is not a known parameter"))
+            errors.append(FieldError(name[:200] or "(empty)", "is not a known parameter"))
             continue
         try:
             values[name] = readers[name](_single(request, name))

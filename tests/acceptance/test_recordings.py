@@ -1,4 +1,4 @@
-"""Every recorded exchange of the text tasks goes through the whole server and comes out as an independent reader reads it."""
+"""Each recorded exchange of a text task goes through the whole server and is stored as an independent reader has it."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The existing client waits up to 90 s in one call: what takes 1 s, 20 s or 80 s comes back in the answer to its create."""
+"""The existing client waits up to 90 s in one call: what takes 1 s, 20 s or 80 s is in the answer to its create."""
 
 import dataclasses
 
