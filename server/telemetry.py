@@ -12,7 +12,7 @@ from server.encoding import dumps
 from server.settings import LogFormat, Settings
 
 _SECRETS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{4,}|sk-[A-Za-z0-9_-]{8,}|sb_(?:secret|publishable)_[A-Za-z0-9_-]+"
+    r"\b(?:hf_[A-Za-z0-9]{12,}|sk-[A-Za-z0-9_-]{8,}|sb_(?:secret|publishable)_[A-Za-z0-9_-]+"
     r"|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"
     r"|(?i:bearer\s+)[^\s\"',]+"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"

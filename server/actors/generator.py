@@ -26,6 +26,8 @@ from server.model_request import Cancelled, Failed, FinalOutcome, Interrupted, M
 from server.schemas import render_final
 
 MAX_OUTAGE_PAUSE_S = 30.0
+_OUTAGE_PAUSE_S = 4.0
+_MIN_OUTAGE_PAUSE_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +148,8 @@ class Generator:
         """An outage is not an outcome: while there is time, the row goes back to the backlog."""
         left_s = model_request.seconds_left()
         if failure.transient and left_s > 0:
-            pause_s = self._jitter(0.5, 1.0) * max(1.0, min(MAX_OUTAGE_PAUSE_S, failure.retry_after_s or 5.0))
+            wanted_s = max(_MIN_OUTAGE_PAUSE_S, failure.retry_after_s or _OUTAGE_PAUSE_S)
+            pause_s = min(MAX_OUTAGE_PAUSE_S, wanted_s * self._jitter(1.0, 1.5))  # never before upstream asked for it
             return Interrupted(min(pause_s, left_s), failure.code, failure.message)
         prefix = "Not finished by its deadline. " if failure.transient else ""
         return Failed(

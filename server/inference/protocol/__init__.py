@@ -1,0 +1,29 @@
+"""The wire protocol of Hugging Face and of servers that speak it too: bytes in, events out, no I/O.
+
+`build` makes the request of a call; a `Decipherer` reads the answer to it, whatever shape it has. Both are pure, so
+every recorded answer is tested without a network.
+"""
+
+from server.inference.protocol.calls import BadModel, WireRequest, build, build_listing, build_probe, is_router
+from server.inference.protocol.decipher import BROKEN_OFF, Decipherer
+from server.inference.protocol.faults import Failure, UpstreamError, is_success, read_refusal
+from server.inference.protocol.listing import read_models
+from server.inference.protocol.texts import Unintelligible, to_words
+
+__all__ = [
+    "BROKEN_OFF",
+    "BadModel",
+    "Decipherer",
+    "Failure",
+    "Unintelligible",
+    "UpstreamError",
+    "WireRequest",
+    "build",
+    "build_listing",
+    "build_probe",
+    "is_router",
+    "is_success",
+    "read_models",
+    "read_refusal",
+    "to_words",
+]

@@ -1,0 +1,268 @@
+"""Reads the answer to a call: a stream of chat, of completions or of TGI, one JSON document, or an error."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any
+
+from server.inference.events import Delta, Segment, Started
+from server.inference.protocol.answer import Answer
+from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
+from server.inference.protocol.sse import ServerEvent, SseSplitter
+from server.inference.protocol.texts import Unintelligible, parse_json
+from server.model_request import Completed
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Of a success, decoded: 32,768 tokens in events of 512 bytes each. Nothing longer is an answer."""
+MAX_ERROR_BYTES = 64 * 1024
+"""Of an error; the longest recorded is a page of 22 KB."""
+
+EMPTY = UpstreamError("The model provider sent an empty completion.", is_transient=True)
+BROKEN_OFF = UpstreamError("The model's answer broke off before its end.", is_transient=True)
+GARBLED = UpstreamError("The model provider's answer could not be understood.", is_transient=True)
+WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a completion.", is_transient=True)
+TOO_LARGE = UpstreamError("The model provider's answer was larger than any completion.")
+
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""What may stand before the first sign of an answer, a byte order mark included."""
+_FIRST_OF_JSON = b'{["-0123456789tfn'
+_FIRST_OF_EVENTS = b":deir"
+"""Comments, and the fields data, event, id and retry."""
+_PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+
+
+class _Form(Enum):
+    UNKNOWN = auto()
+    EVENTS = auto()
+    WHOLE = auto()
+
+
+class Decipherer:
+    """Fed with the status, the headers and then the bytes of one answer, in any chunks.
+
+    What it hands out is free of NUL and lone surrogates. `Started` comes just before the first delta, or before a
+    `Completed` without any: not earlier, because errors come under status 200 too.
+    """
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], *, model: str | None = None, now: datetime | None = None
+    ) -> None:
+        self._status = status
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._model = model
+        self._now = now or datetime.now(UTC)
+        provider = self._headers.get("x-inference-provider", "")
+        self._provider = provider if _PROVIDER.fullmatch(provider) else None
+        self._is_success = is_success(status)
+        self._form = _Form.UNKNOWN if self._is_success else _Form.WHOLE
+        self._body = bytearray()
+        self._splitter = SseSplitter()
+        self._size = 0
+        self._answer = Answer()
+        self._held: list[str] = []
+        self._error: UpstreamError | None = None
+        self._is_complete = False
+        self._has_started = False
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether further bytes would change nothing."""
+        return self._is_over
+
+    def feed(self, chunk: bytes) -> list[Started | Delta]:
+        """What `chunk` adds to the answer."""
+        if self._is_over:
+            return []
+        self._size += len(chunk)
+        if not self._is_success:
+            self._body += chunk[: MAX_ERROR_BYTES - len(self._body)]
+            self._is_over = len(self._body) >= MAX_ERROR_BYTES
+            return []
+        if self._size > MAX_BODY_BYTES:
+            return self._with_start(self._break(TOO_LARGE))
+        return self._with_start(self._read(chunk))
+
+    def finish(self, *, cut: UpstreamError | None = None) -> list[Started | Delta | Completed | Failure]:
+        """What is left, and how it ended. `cut` is why the body could not be read to its end, if so.
+
+        The last item is a `Completed` or a `Failure`; after deltas a failure is never transient.
+        """
+        events: list[Started | Delta | Completed | Failure] = []
+        if self._is_success and not self._is_over:
+            events += self._with_start(self._finish_reading(cut))
+        elif not self._is_success:
+            self._error = read_refusal(self._status, self._headers, bytes(self._body), now=self._now)
+        if not self._is_complete and self._error is None:
+            self._error = cut or self._name_what_is_missing()
+        events += self._with_start(self._answer.flush())
+        if self._error is None or self._is_complete:
+            return [*events, *self._complete()]
+        return [*events, self._fail(self._error)]
+
+    def _read(self, chunk: bytes) -> list[Delta]:
+        if self._form is _Form.UNKNOWN:
+            chunk = bytes(chunk).lstrip(_BLANK)
+            if not chunk:
+                return []
+            self._form = self._recognise(chunk[:1])
+        if self._form is _Form.WHOLE:
+            self._body += chunk
+            return []
+        deltas = self._take_events(self._splitter.feed(chunk))
+        if self._splitter.has_overflowed and not self._is_over:
+            deltas += self._break(TOO_LARGE)
+        return deltas
+
+    def _recognise(self, first: bytes) -> _Form:
+        """By the first byte: providers answer a streaming call with a document, and the other way round."""
+        if first in _FIRST_OF_EVENTS:
+            return _Form.EVENTS
+        says_events = self._headers.get("content-type", "").lower().startswith("text/event-stream")
+        return _Form.EVENTS if says_events and first not in _FIRST_OF_JSON + b"<" else _Form.WHOLE
+
+    def _take_events(self, server_events: list[ServerEvent]) -> list[Delta]:
+        deltas: list[Delta] = []
+        for event in server_events:
+            if self._is_over:
+                break
+            try:
+                deltas += self._take_event(event)
+            except Unintelligible:
+                deltas += self._break(GARBLED)
+        return deltas
+
+    def _take_event(self, event: ServerEvent) -> list[Delta]:
+        data = event.data.strip()
+        if data == b"[DONE]":
+            self._is_over = True
+            deltas = self._release()
+            self._is_complete |= not self._answer.is_empty  # some end tool calls without a finish_reason
+            return deltas
+        if not data:
+            return []
+        document = parse_json(data)
+        if event.name == b"error":
+            return self._break(read_reported(document))
+        return self._take(document)
+
+    def _take(self, document: Any) -> list[Delta]:
+        """One event, or the whole document: they differ in few names."""
+        while isinstance(document, list) and document:
+            document = document[0]  # TGI wraps; only the first of several answers counts
+        if not isinstance(document, dict):
+            raise Unintelligible
+        if is_error(document):
+            return self._break(read_reported(document))
+        self._answer.count(document.get("usage"))
+        if "choices" in document:
+            return self._take_choices(document["choices"] or [])
+        return self._take_generated(document)
+
+    def _take_choices(self, choices: list[Any]) -> list[Delta]:
+        for choice in choices:
+            if isinstance(choice, dict) and not choice.get("index"):
+                return self._take_choice(choice)
+        return []
+
+    def _take_choice(self, choice: Mapping[str, Any]) -> list[Delta]:
+        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text beside its deltas."""
+        delta, message = choice.get("delta"), choice.get("message")
+        if not isinstance(delta, dict):
+            delta = {"content": choice.get("text")}
+            if isinstance(message, dict):
+                delta = message if self._answer.is_empty else {}
+        deltas = self._answer.add(_reasoning_of(delta), Segment.REASONING)
+        deltas += self._answer.add(_content_of(delta.get("content")))
+        self._answer.tool_calls.add(delta.get("tool_calls"))
+        self._answer.finish(choice.get("finish_reason"))
+        is_whole = self._form is _Form.WHOLE and (isinstance(message, dict) or isinstance(choice.get("text"), str))
+        self._is_complete |= is_whole or self._answer.finish_reason is not None
+        return deltas
+
+    def _take_generated(self, document: Mapping[str, Any]) -> list[Delta]:
+        """TGI's own shapes. The last event has the full text, and that can differ from the tokens joined (flan-t5: a
+        token " ", the text ""), so tokens are held back until it comes; only then are they handed out without it.
+        """
+        text, token, details = (document.get(name) for name in ("generated_text", "token", "details"))
+        if isinstance(details, dict):
+            self._answer.finish(details.get("finish_reason"))
+            self._answer.count_details(details)
+        if isinstance(text, str):
+            self._held.clear()
+            self._is_complete = self._is_over = True
+            return self._answer.add(text)
+        if isinstance(token, dict):
+            self._held.append("" if token.get("special") else _content_of(token.get("text")))
+        elif self._form is _Form.WHOLE:
+            raise Unintelligible
+        return []
+
+    def _finish_reading(self, cut: UpstreamError | None) -> list[Delta]:
+        if self._form is _Form.WHOLE:
+            return self._take_whole(cut)
+        deltas: list[Delta] = []
+        for event in self._splitter.flush(with_rest=cut is None):
+            try:
+                deltas += self._take_event(event)
+            except Unintelligible:
+                break  # the beginning of an event that never came whole
+        return deltas + self._release()
+
+    def _take_whole(self, cut: UpstreamError | None) -> list[Delta]:
+        if self._body.startswith(b"<"):
+            return self._break(WEB_PAGE)
+        try:
+            return self._take(parse_json(bytes(self._body)))
+        except Unintelligible:
+            return self._break(cut or GARBLED)
+
+    def _name_what_is_missing(self) -> UpstreamError:
+        """A whole document, an empty body and `[DONE]` alone had their end, only nothing before it."""
+        return EMPTY if self._is_over or self._form is not _Form.EVENTS else BROKEN_OFF
+
+    def _break(self, error: UpstreamError) -> list[Delta]:
+        self._error = error
+        self._is_over = True
+        return self._release()
+
+    def _release(self) -> list[Delta]:
+        """Hand out the tokens that were held back."""
+        text = "".join(self._held)
+        self._held.clear()
+        return self._answer.add(text)
+
+    def _with_start(self, deltas: list[Delta]) -> list[Started | Delta]:
+        if not deltas or self._has_started:
+            return [*deltas]
+        self._has_started = True
+        return [Started(self._model, self._provider), *deltas]
+
+    def _complete(self) -> list[Started | Delta | Completed | Failure]:
+        data = self._answer.as_data(provider=self._provider, is_partial=False)
+        completed = Completed(data, self._answer.usage, self._model)
+        return [completed] if self._has_started else [Started(self._model, self._provider), completed]
+
+    def _fail(self, error: UpstreamError) -> Failure:
+        if self._answer.is_empty:
+            return Failure(error, None, self._answer.usage, self._model)
+        data = self._answer.as_data(provider=self._provider, is_partial=True)
+        if self._has_started:
+            error = replace(error, is_transient=False, retry_after_s=None, is_model_missing=False)
+        return Failure(error, data, self._answer.usage, self._model)
+
+
+def _reasoning_of(delta: Mapping[str, Any]) -> str:
+    """Two names for one thing; where both are given they are the same."""
+    return _content_of(delta.get("reasoning_content")) or _content_of(delta.get("reasoning"))
+
+
+def _content_of(content: Any) -> str:
+    """Text, or the text parts of a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_content_of(part.get("text")) for part in content if isinstance(part, dict))
+    return ""

@@ -1,0 +1,261 @@
+"""Answers that are errors: seven shapes of body, one judgement. Shapes and statuses are those that were recorded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+from server.errors import Code
+from server.inference.events import Failed
+from server.inference.protocol.texts import Unintelligible, parse_json, to_words
+from server.model_request import Usage
+
+MAX_RETRY_AFTER_S = 600.0
+"""More than the default deadline helps nobody; values up to years were seen elsewhere."""
+
+TRANSIENT = frozenset({408, 424, 425, 429, 500, 502, 503, 504, *range(506, 600)})
+_WITH_RETRY_AFTER = frozenset({429, *range(500, 600)})
+"""Elsewhere the header means nothing: Together sends it with successes."""
+_MAX_RETRIES = {424: 1, 500: 2, 504: 1}
+_MODEL_GONE = frozenset({404, 410})
+_REDIRECTS = range(300, 400)
+_MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
+_TYPE_STATUS = {
+    "validation": 422,
+    "template_error": 422,
+    "missing_template_variable": 422,
+    "tool_error": 422,
+    "overloaded": 429,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "generation": 424,
+    "invalid_request_error": 400,
+    "invalid_request_body": 400,
+    "badrequesterror": 400,
+    "notfounderror": 404,
+    "model_not_found": 404,
+    "authentication_error": 401,
+}
+"""What an error without a status says of itself: `error_type` of TGI, `type`, `code` or `reason` of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamError:
+    """Why a try failed. `message` is one sentence or two, for the user of an app.
+
+    `is_model_missing`: another model of the chain may do. `max_retries`: fewer than are usual make sense.
+    `is_stale`: the connection had gone before a byte came back, as happens to one that was kept open too long.
+    """
+
+    message: str
+    status: int | None = None
+    is_transient: bool = False
+    retry_after_s: float | None = None
+    is_model_missing: bool = False
+    max_retries: int | None = None
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A try that failed, with the partial answer where there is any."""
+
+    error: UpstreamError
+    output_data: Mapping[str, Any] | None = None
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+
+    def as_event(self) -> Failed:
+        error = self.error
+        return Failed(
+            Code.MODEL_ERROR,
+            error.message,
+            transient=error.is_transient,
+            retry_after_s=error.retry_after_s,
+            output_data=self.output_data,
+            usage=self.usage,
+            model=self.model,
+        )
+
+
+def is_success(status: int) -> bool:
+    return 200 <= status < 300  # noqa: PLR2004 - the class of success, RFC 9110
+
+
+def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError:
+    """The error of an answer that is not a success. `headers` are in lower case."""
+    text = body.decode("utf-8", "replace")
+    document = _parsed(body)
+    # A JSON error as an event is what is left of one when the status was known before the stream began.
+    if document is None and text.startswith("data:"):
+        document = _parsed(body.removeprefix(b"data:").partition(b"\n")[0])
+    words = _find_words(document) if document is not None else to_words(text)
+    error = _judge(status, words or to_words(headers.get("x-error-message", "")), document)
+    if not error.is_transient:
+        return error
+    return replace(error, retry_after_s=_read_retry_after(status, headers, document, now))
+
+
+def read_reported(document: Any) -> UpstreamError:
+    """The error that a document reports under a status of success."""
+    return _judge(_reported_status(document), _find_words(document), document)
+
+
+def is_error(document: Mapping[str, Any]) -> bool:
+    """Whether a document that came with a success reports an error."""
+    if document.get("error") or document.get("object") == "error":
+        return True
+    is_answer = any(key in document for key in ("choices", "generated_text", "token"))
+    return not is_answer and bool(document.get("detail") or isinstance(document.get("message"), str))
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return parse_json(data)
+    except Unintelligible:
+        return None
+
+
+def _judge(status: int, words: str, document: Any) -> UpstreamError:
+    is_transient = status in TRANSIENT and not _is_input_fault(status, document)
+    return UpstreamError(
+        _sentence(status, words, is_transient=is_transient),
+        status=status,
+        is_transient=is_transient,
+        is_model_missing=_is_model_missing(status, words, document),
+        max_retries=_MAX_RETRIES.get(status),
+    )
+
+
+def _is_input_fault(status: int, document: Any) -> bool:
+    """hf-inference says 500 to an input that its pipeline cannot take; the warnings tell."""
+    return (
+        status == HTTPStatus.INTERNAL_SERVER_ERROR
+        and isinstance(document, dict)
+        and document.get("error") == "unknown error"
+        and bool(document.get("warnings"))
+    )
+
+
+def _is_model_missing(status: int, words: str, document: Any) -> bool:
+    if status in _MODEL_GONE:
+        return True
+    return status == HTTPStatus.BAD_REQUEST and (
+        not _MODEL_CODES.isdisjoint(_kinds(document)) or words.lower().startswith("model not supported by provider")
+    )
+
+
+def _sentence(status: int, words: str, *, is_transient: bool) -> str:
+    words = words or _phrase(status)
+    said = f": {words}" if words.endswith((".", "!", "?", "…")) else f": {words}."
+    match status:
+        case 401:
+            return f"The server's Hugging Face token was refused{said} The operator must set a valid HF_API_TOKEN."
+        case 402:
+            return (
+                f"The server's Hugging Face account has no credits left{said} "
+                "The operator must buy credits or wait for the next month's."
+            )
+        case 403:
+            return (
+                f"The server's Hugging Face token is not allowed to do this{said} The operator must give it the "
+                "permission 'Make calls to Inference Providers', or accept the terms of the model."
+            )
+    verdict = "cannot answer at the moment" if is_transient else "refused the request"
+    if status in _MODEL_GONE:
+        verdict = "does not have this model"
+    elif status in _REDIRECTS:
+        verdict = "sent the request elsewhere, where it is not taken"
+    return f"The model provider {verdict} ({status}){said}"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no reason given"
+
+
+def _find_words(document: Any) -> str:
+    """Upstream's own words, looked for in the order of the recorded shapes."""
+    while isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, dict):
+        return to_words(document) if isinstance(document, str) else ""
+    error = document.get("error")
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error.get("error")
+    for found in (error, document.get("detail"), document.get("message")):
+        if words := to_words(_joined(found)):
+            return _with_warning(words, document)
+    return ""
+
+
+def _joined(found: Any) -> str:
+    """A string, a list of strings, or FastAPI's list of `{loc, msg}`."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, dict):
+        where = ".".join(map(str, found["loc"])) if isinstance(found.get("loc"), list) else ""
+        what = found.get("msg") or found.get("message")
+        return ": ".join(part for part in (where, what) if isinstance(part, str) and part)
+    if isinstance(found, list):
+        return "; ".join(filter(None, (_joined(item) for item in found if not isinstance(item, list))))
+    return ""
+
+
+def _with_warning(words: str, document: Mapping[str, Any]) -> str:
+    warnings = document.get("warnings")
+    if words != "unknown error" or not isinstance(warnings, list) or not warnings:
+        return words
+    return to_words(f"{words} ({_joined(warnings[0])})")
+
+
+def _kinds(document: Any) -> list[str]:
+    """What a document calls its error, in lower case."""
+    if not isinstance(document, dict):
+        return []
+    inner = document.get("error")
+    places = [inner, document] if isinstance(inner, dict) else [document]
+    names = ("code", "type", "error_type", "reason")
+    return [str(place[name]).lower() for place in places for name in names if isinstance(place.get(name), (str, int))]
+
+
+def _reported_status(document: Any) -> int:
+    """The status that an error under 200 would have had; 500 where nothing tells."""
+    inner = document.get("error") if isinstance(document, dict) else None
+    for place in (inner, document):
+        if not isinstance(place, dict):
+            continue
+        for name in ("http_status_code", "status_code", "code", "status"):
+            value = place.get(name)
+            if str(value).isdecimal() and HTTPStatus.BAD_REQUEST <= int(str(value)[:9]) < 600:  # noqa: PLR2004
+                return int(str(value))
+    return next((_TYPE_STATUS[kind] for kind in _kinds(document) if kind in _TYPE_STATUS), 500)
+
+
+def _read_retry_after(status: int, headers: Mapping[str, str], document: Any, now: datetime) -> float | None:
+    """Seconds from `Retry-After` (a number or an HTTP date, RFC 9110 10.2.3), else from hf-inference's estimate."""
+    if status not in _WITH_RETRY_AFTER:
+        return None
+    found = _seconds_of(headers.get("retry-after", ""), now)
+    if found is None and isinstance(document, dict):
+        estimate = document.get("estimated_time")
+        found = float(estimate) if isinstance(estimate, (int, float)) and not isinstance(estimate, bool) else None
+    if found is None or not found >= 0:  # NaN included
+        return None
+    return min(found, MAX_RETRY_AFTER_S)
+
+
+def _seconds_of(value: str, now: datetime) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())

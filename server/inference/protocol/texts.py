@@ -1,0 +1,95 @@
+"""Text and JSON of strangers, made fit to keep: what Postgres cannot store, and what a user should not see, goes."""
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+MAX_WORDS = 500
+"""Characters of upstream's own words in an error message."""
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HIGH_SURROGATE = re.compile("[\ud800-\udbff]$")
+_HTML = re.compile(r"<(?:!doctype|/?(?:html|head|body|title|h\d|p|div|span|center|script|style|pre)\b)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SPACES = re.compile(r"\s+")
+_SECRETS = re.compile(
+    r"\bhf_(?:[a-z0-9]{16,}|(?=[a-z]*\d)[a-z0-9]{6,})"
+    r"|\bsk-[a-z0-9_-]{16,}|\bgsk_[a-z0-9]{16,}"
+    r"|\beyJ[a-z0-9_-]+\.[a-z0-9_-]+\.[a-z0-9_-]*"
+    r"|(?<=bearer )[a-z0-9._~+/=-]{12,}",
+    re.IGNORECASE,
+)
+_USER_NAME = re.compile(r"(?<=\bon behalf of user)\s+\S+", re.IGNORECASE)
+_lenient = json.JSONDecoder(strict=False)
+
+
+class Unintelligible(Exception):
+    """Not JSON, or JSON that nothing could be done with."""
+
+
+def parse_json(data: bytes) -> Any:
+    """Any JSON, that with lone surrogates, NaN, raw control characters and broken UTF-8 included.
+
+    Raises `Unintelligible`.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return _lenient.decode(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise Unintelligible from None
+
+
+def clean(text: str) -> str:
+    """`text` with U+FFFD for each NUL and each lone surrogate; halves that belong together are joined."""
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.replace("\0", REPLACEMENT)
+
+
+class Cleaner:
+    """`clean` for a text that comes in pieces, between which a pair of surrogates may be split."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self.did_replace = False
+
+    def feed(self, piece: str) -> str:
+        piece = self._held + piece
+        self._held = ""
+        if _HIGH_SURROGATE.search(piece):
+            piece, self._held = piece[:-1], piece[-1]
+        return self._clean(piece)
+
+    def whole(self, text: str) -> str:
+        """A text that comes in one piece."""
+        return self.feed(text) + self.flush()
+
+    def flush(self) -> str:
+        """What was held back for its other half."""
+        piece, self._held = self._held, ""
+        return self._clean(piece)
+
+    def _clean(self, piece: str) -> str:
+        cleaned = clean(piece)
+        self.did_replace |= cleaned.count(REPLACEMENT) != piece.count(REPLACEMENT)
+        return cleaned
+
+
+def is_html(text: str) -> bool:
+    return _HTML.search(text) is not None
+
+
+def to_words(text: str) -> str:
+    """Upstream's text as part of a sentence for users: one line, at most `MAX_WORDS`, without secrets; "" for HTML."""
+    if is_html(text):
+        return ""
+    text = _SPACES.sub(" ", _CONTROL.sub(" ", clean(text[: 8 * MAX_WORDS]))).strip()
+    text = _USER_NAME.sub("", _SECRETS.sub("[redacted]", text))
+    return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 1].rstrip() + "…"
