@@ -24,7 +24,7 @@ async def prepare_database(
                 "DATABASE_URL is a Supabase project whose Auth owns the accounts, but SUPABASE_URL is not set: "
                 "set SUPABASE_URL and SUPABASE_ANON_KEY, or use a database without Supabase's roles."
             )
-        for migration in await migrate(connection, load_migrations(directory), queries):
+        for migration in await migrate(connection, load_migrations(directory), queries, connect=database.connect):
             log.info("migration_applied", name=migration.name)
     except MigrationError as error:
         raise CannotStart(f"The database cannot be migrated: {error.message}") from error

@@ -10,6 +10,7 @@ import asyncpg
 from server.inference.backends import create_upstream
 from server.inference.events import Fault as UpstreamFault
 from server.settings import Backend, Settings
+from server.storage.data_folder import DataFolderInUse
 from server.storage.database import Database, explain_refusal
 from server.storage.embedded_postgres import EmbeddedPostgres
 from server.storage.ephemeral import is_ephemeral
@@ -72,6 +73,8 @@ async def _examine_database(settings: Settings) -> Finding:
     try:
         async with EmbeddedPostgres(settings.data_dir) as postgres:
             return await _examine_url(postgres.url, "embedded Postgres")
+    except DataFolderInUse:
+        return Finding("database", "embedded Postgres: a running server has it open.")
     except EmbeddedPostgresError as error:
         return Finding("database", str(error), Exit.DATABASE)
 

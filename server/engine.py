@@ -15,6 +15,7 @@ from server.actors.sweeper import Sweeper
 from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
+from server.errors import Unavailable
 from server.inference.events import Check, Upstream
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest
@@ -120,34 +121,36 @@ class Engine:
 
         Raises `CannotStart` when waiting will not help, `ActorFailed` (in a group) when an actor keeps crashing.
         """
-        await self._prepare_patiently()
-        if self._predecessor is not None:
-            await self._heartbeat.bury(self._predecessor)
-            self._sweeper.expect_orphans_of(self._predecessor)
-        await self._heartbeat.register()
+        await self._begin_patiently()
         self._lifecycle.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._supervisor.run(), name="supervisor")
             if self._checks_upstream:
                 group.create_task(self._check_upstream(), name="upstream-check")
 
-    async def _prepare_patiently(self) -> None:
+    async def _begin(self) -> None:
+        """The schema, then our place among the instances; what a dead predecessor left need not wait for its lease."""
+        await self._prepare()
+        if self._predecessor is not None:
+            await self._heartbeat.bury(self._predecessor)
+            self._sweeper.expect_orphans_of(self._predecessor)
+        await self._heartbeat.register()
+
+    async def _begin_patiently(self) -> None:
         tries = 0
         while True:
             try:
-                await self._prepare()
+                await self._begin()
                 return
-            except (DatabaseAway, OSError, TimeoutError) as error:
-                reason: Exception = error
             except Exception as error:
                 if (refusal := explain_refusal(error)) is not None:
                     raise CannotStart(refusal) from error
-                if classify(error) is not Fault.AWAY:
+                if not isinstance(error, (DatabaseAway, Unavailable)) and classify(error) is not Fault.AWAY:
                     raise
-                reason = error
+                reason = f"{type(error).__name__}: {error}"
             tries += 1
             self._lifecycle.reason = "the database cannot be reached yet"
-            log.warning("database_not_ready", reason=f"{type(reason).__name__}: {reason}", tries=tries)
+            log.warning("database_not_ready", reason=reason, tries=tries)
             await asyncio.sleep(random.uniform(0.5, 1) * min(_PREPARE_BACKOFF_CAP_S, 0.1 * 2**tries))  # noqa: S311
 
     async def _check_upstream(self) -> None:

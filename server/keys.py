@@ -31,4 +31,4 @@ AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
-VERDICT = web.RequestKey("verdict", Verdict)
+VERDICT: web.RequestKey[Verdict | None] = web.RequestKey("verdict")

@@ -42,7 +42,7 @@ class _Bucket(AsyncLimiter):
 
     def pour(self, amount: float) -> None:
         """Add without waiting. Callers await nothing since they looked at the level, so it is still the same."""
-        self._level = max(0.0, self.level + amount)
+        self._level = self.level + amount
 
 
 class RateLimiter:
@@ -75,6 +75,13 @@ class RateLimiter:
             return self._refusal(self._until_room_s(bucket))
         bucket.pour(1)
         return self._permission(bucket.level)
+
+    def look(self, key: str) -> Verdict | None:
+        """What is left for `key`, without counting anything; None when there is no limit."""
+        if not self._limit:
+            return None
+        bucket = self._bucket(key)
+        return self._permission(bucket.level) if bucket.has_capacity() else self._refusal(self._until_room_s(bucket))
 
     def put_off(self, key: str) -> float:
         """Count one beyond the rate: seconds until it may start, each one interval after the one before.

@@ -122,7 +122,9 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Per user for reads, per client address for accounts; creates are judged by their own handler, which may queue."""
     principal = request.get(keys.PRINCIPAL)
     verdict = None
-    if principal is not None and request.method in {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_DELETE}:
+    if principal is not None and request.method == hdrs.METH_POST and "/auth/" not in request.path:
+        request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(principal.user_id))
+    elif principal is not None and request.method in {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_DELETE}:
         verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
     elif "/auth/" in request.path and request.method == hdrs.METH_POST:
         settings = request.app[keys.SETTINGS]
@@ -137,7 +139,7 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def show_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Say on every answer, errors included, what is left of the limit that was applied."""
+    """Say on every answer, errors included, what is left of the limit that applies."""
     response = await handler(request)
     verdict = request.get(keys.VERDICT)
     if verdict is not None and not response.prepared:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import validate_email
 
 from server.errors import FieldError, Invalid
 
@@ -17,8 +17,8 @@ _MESSAGE = f"must be an e-mail address such as alice@example.com, at most {MAX_E
 def normalise_email(text: str) -> str:
     """The address in lower case, its domain in ASCII. Raises `Invalid` for anything that is not one.
 
-    The length is checked before any pattern sees the text. Only ASCII is taken before the @, after compatibility
-    normalisation: letters that look alike would make accounts that look alike.
+    The length is checked before any pattern sees the text (and by the library again, of the ASCII form). Only ASCII is
+    taken before the @, after compatibility normalisation: letters that look alike would make accounts that look alike.
     """
     problem = Invalid(f"email: {_MESSAGE}.", errors=[FieldError("email", _MESSAGE)])
     if len(text) > MAX_EMAIL_LENGTH:
@@ -30,14 +30,9 @@ def normalise_email(text: str) -> str:
             test_environment=True,  # takes the .test domains that examples and test suites use
             strict=True,  # at most 64 characters before the @
         )
-    except (EmailNotValidError, ValueError):
+    except ValueError:
         raise problem from None
-    address = f"{checked.local_part.lower()}@{checked.ascii_domain.lower()}"
-    if not _is_canonical(address):
+    local, domain = checked.local_part.lower(), checked.ascii_domain.lower()
+    if not _ASCII_LOCAL_PART.fullmatch(local) or "." not in domain:
         raise problem
-    return address
-
-
-def _is_canonical(address: str) -> bool:
-    local, _, domain = address.partition("@")
-    return bool(_ASCII_LOCAL_PART.fullmatch(local)) and "." in domain and len(address) <= MAX_EMAIL_LENGTH
+    return f"{local}@{domain}"

@@ -112,8 +112,8 @@ class TokenVerifier:
         """Claims are judged here, where types are strict: PyJWT takes a numeric string for `exp`, and 10**400."""
         now = self._clock()
         expires_at, issued_at = _seconds(claims["exp"]), _seconds(claims["iat"])
-        not_before = _seconds(claims["nbf"]) if "nbf" in claims else issued_at
-        if not (issued_at - LEEWAY_S <= now < expires_at + LEEWAY_S and not_before - LEEWAY_S <= now):
+        starts_at = max(issued_at, _seconds(claims.get("nbf", issued_at)))
+        if not starts_at - LEEWAY_S <= now < expires_at + LEEWAY_S:
             raise Unauthenticated
         if expires_at - issued_at > MAX_LIFETIME_S or claims.get("role") != "authenticated":
             raise Unauthenticated

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from server import keys
 from server.actors.switchboard import View, Watch
-from server.admission import Draft
+from server.admission import Admitted, Draft
 from server.bodies import read_json
 from server.errors import BadSyntax, FieldError, NotFound, Problem, RateLimited
 from server.history import Filters
@@ -41,7 +41,7 @@ async def create(request: web.Request) -> web.Response:
     draft = await _read_draft(request)
     delay_s = _judge_rate(request, draft.user_id, waiting)
     with request.app[keys.SWITCHBOARD].watch(draft.id) as watch:
-        admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
+        admitted = await _admit(request, draft, delay_s)
         if admitted.is_replayed:
             return await _answer_replay(request, admitted.request_id, waiting)
         if admitted.running is not None:
@@ -131,6 +131,18 @@ def _object_response(
     prefix = "/api" if request.path.startswith("/api/") else ""
     headers |= {hdrs.LOCATION: f"{prefix}/requests/{request_id}", hdrs.RETRY_AFTER: _POLL_AGAIN_S}
     return raw_json_response(view.body or b"", status=202, headers=headers)
+
+
+async def _admit(request: web.Request, draft: Draft, delay_s: float) -> Admitted:
+    """Take it in; a start that was put off and then not needed is returned to its user."""
+    is_new = False
+    try:
+        admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
+        is_new = not admitted.is_replayed
+        return admitted
+    finally:
+        if delay_s > 0 and not is_new:
+            request.app[keys.CREATE_LIMITER].give_back(str(draft.user_id))
 
 
 def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> float:

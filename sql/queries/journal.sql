@@ -37,7 +37,7 @@ SELECT
     CASE WHEN owner IS NULL THEN 0 ELSE 1 END,
     CASE WHEN owner IS NULL THEN NULL ELSE now() END,
     now() + make_interval(secs => delay_s),
-    now() + make_interval(secs => deadline_s)
+    now() + make_interval(secs => delay_s + deadline_s)
 FROM incoming
 WHERE key IS NULL OR id IN (SELECT request_id FROM won)
 ORDER BY id

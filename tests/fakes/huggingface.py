@@ -70,10 +70,18 @@ Respond = Callable[[Received], Answer]
 class FakeHuggingFace:
     """An async context manager. Calls take the queued answers in turn, then what `default` makes of the request."""
 
-    def __init__(self, *answers: Answer, default: Respond | None = None, models: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        *answers: Answer,
+        default: Respond | None = None,
+        models: list[str] | None = None,
+        listing: Answer | None = None,
+    ) -> None:
         self.queue = deque(answers)
         self.default = default
         self.models = models
+        self.listing = listing
+        """In place of the list of models, where it is given."""
         self.received: list[Received] = []
         self.called = asyncio.Event()
         self.abandoned = asyncio.Event()
@@ -108,7 +116,7 @@ class FakeHuggingFace:
         assert request.transport is not None
         self.connections.add(id(request.transport))
         if request.method == hdrs.METH_GET and request.path.endswith("/models"):
-            return self._list_models()
+            return self._list_models() if self.listing is None else await _play(request, self.listing)
         self.called.set()
         try:
             return await _play(request, self._choose(received))

@@ -36,12 +36,13 @@ class ServerProcess:
         """Start and wait for the line that says it is ready; returns the seconds that took."""
         environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         environment |= {"DATA_DIR": str(self.data_dir), "PORT": str(self.port), "HOST": "127.0.0.1"} | self.settings
+        environment["PYTHONPATH"] = str(PROJECT)
         began = time.monotonic()
         with self.log.open("ab") as output:
             offset = output.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server", "serve"],
-                cwd=PROJECT,
+                cwd=self.data_dir.parent,  # not the project, whose `.env` is a person's own
                 env=environment,
                 stdout=output,
                 stderr=output,

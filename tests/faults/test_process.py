@@ -158,3 +158,38 @@ def _run(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         timeout=30,
         check=False,
     )
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    settings = {
+        "DATABASE_URL": "postgresql://nobody:canary@127.0.0.1:1/nothing",
+        "INFERENCE_BACKEND": "offline",
+        "PORT": str(port),
+        "HOST": "127.0.0.1",
+        "DATA_DIR": str(tmp_path / "data"),
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server"], cwd=PROJECT, env=settings, stdout=output, stderr=output
+        )
+    server = ServerProcess(tmp_path / "data", process=process, port=port)
+    try:
+        until(lambda: log.read_text().count("database_not_ready") >= 2)
+        assert server.call("GET", "/health/live")[0] == 200
+        assert server.call("GET", "/health")[0] == 503
+        status, body = server.create()
+        assert (status, body["code"]) == (503, "SERVER_ERROR")
+        assert "canary" not in log.read_text()
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_refused_password_is_named_and_ends_the_start(tmp_path: Path, postgres_18: str) -> None:
+    wrong = postgres_18.replace(postgres_18.split(":")[2].split("@", maxsplit=1)[0], "wrong-canary")
+    refused = _run("serve", DATABASE_URL=wrong, INFERENCE_BACKEND="offline", PORT="0", DATA_DIR=str(tmp_path / "data"))
+    assert refused.returncode == 2
+    assert "password" in refused.stderr
+    assert "canary" not in refused.stderr + refused.stdout

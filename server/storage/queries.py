@@ -1,0 +1,90 @@
+"""Loads the SQL of this program: every statement has a name and lives in a file under `sql/queries`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+_HEADER = re.compile(r"--\s*name:\s*(?P<name>.*?)\s*")
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
+
+
+class BadQueryFile(Exception):
+    """A query file breaks the rules: the message names the file, the line and the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queries(Mapping[str, str]):
+    """Statements by name, without their header and purpose comment, ready to be sent."""
+
+    texts: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> str:
+        return self.texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def sql_directory() -> Path:
+    """The `sql` folder, which lies beside the `server` package in a checkout and in an installed wheel alike."""
+    return Path(__file__).parents[2] / "sql"
+
+
+def load_queries(directory: Path) -> Queries:
+    """Every statement of every `*.sql` file of a folder.
+
+    A statement begins with `-- name: verb_object`, then at least one comment line with its purpose, then one statement.
+    Raises `BadQueryFile` for a statement without a name or purpose, an empty one, two of one name, or an empty folder.
+    """
+    texts: dict[str, str] = {}
+    for path in sorted(directory.glob("*.sql")):
+        for query in _parse(path):
+            if query.name in texts:
+                raise BadQueryFile(f"{query.place}: the name {query.name!r} is taken by another query.")
+            texts[query.name] = query.statement()
+    if not texts:
+        raise BadQueryFile(f"{directory}: no query found. Is the sql folder installed beside the server package?")
+    return Queries(MappingProxyType(texts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The lines under one header, as they stand in the file."""
+
+    name: str
+    place: str
+    lines: list[str]
+
+    def statement(self) -> str:
+        """The text to send: comments before the statement left out, the final semicolon as well."""
+        body = [line for line in self.lines if line.strip()]
+        purpose = next((number for number, line in enumerate(body) if not line.startswith("--")), len(body))
+        if purpose == 0:
+            raise BadQueryFile(f"{self.place}: {self.name!r} needs a comment line that says what it is for.")
+        text = "\n".join(body[purpose:]).strip()
+        if not text:
+            raise BadQueryFile(f"{self.place}: {self.name!r} has no statement.")
+        if any(line.rstrip().endswith(";") for line in body[purpose:-1]):
+            raise BadQueryFile(f"{self.place}: a second statement follows {self.name!r}; give it a name of its own.")
+        return text.removesuffix(";")
+
+
+def _parse(path: Path) -> list[_Block]:
+    """Cut a file at its headers. Before the first one only comments may stand."""
+    blocks: list[_Block] = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        place = f"{path.name}:{number}"
+        if header := _HEADER.fullmatch(line):
+            if not _NAME.fullmatch(header["name"]):
+                raise BadQueryFile(f"{place}: {header['name']!r} is not a name such as claim_pending.")
+            blocks.append(_Block(header["name"], place, []))
+        elif blocks:
+            blocks[-1].lines.append(line)
+        elif line.strip() and not line.startswith("--"):
+            raise BadQueryFile(f"{place}: a statement without a name; put '-- name: verb_object' above it.")
+    return blocks

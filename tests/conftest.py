@@ -1,0 +1,85 @@
+"""Databases for tests, as URLs. The clusters start when a test first asks for one and end with the test session."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from server.storage.postgres_binaries import Binaries
+from tests.postgres import DEBIAN_15, Cluster, running_cluster
+
+
+@pytest.fixture(scope="session")
+def cluster_18() -> Iterator[Cluster]:
+    with running_cluster(Binaries.find()) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster_15() -> Iterator[Cluster]:
+    if not (DEBIAN_15 / "postgres").exists():
+        pytest.skip("Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)")
+    with running_cluster(Binaries.at(DEBIAN_15)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session", params=["postgres_18", "postgres_15"])
+def any_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """Both versions, one after the other."""
+    cluster: Cluster = request.getfixturevalue(request.param.replace("postgres", "cluster"))
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def template_18(cluster_18: Cluster) -> str:
+    return cluster_18.create_template()
+
+
+@pytest.fixture(scope="session")
+def template_15(cluster_15: Cluster) -> str:
+    return cluster_15.create_template()
+
+
+@pytest.fixture(scope="session")
+def postgres_18(cluster_18: Cluster) -> str:
+    """The superuser's URL of database `postgres` on the embedded version."""
+    return cluster_18.url()
+
+
+@pytest.fixture(scope="session")
+def postgres_15(cluster_15: Cluster) -> str:
+    """The superuser's URL of database `postgres` on Debian's PostgreSQL 15."""
+    return cluster_15.url()
+
+
+@pytest.fixture(scope="session")
+def any_postgres(any_cluster: Cluster) -> str:
+    """The superuser's URL of database `postgres`, on both versions."""
+    return any_cluster.url()
+
+
+@pytest.fixture
+def database(cluster_18: Cluster, template_18: str) -> Iterator[str]:
+    """A fresh database with all migrations, on the embedded version."""
+    with cluster_18.database(template_18) as url:
+        yield url
+
+
+@pytest.fixture
+def database_15(cluster_15: Cluster, template_15: str) -> Iterator[str]:
+    """A fresh database with all migrations, on Debian's PostgreSQL 15."""
+    with cluster_15.database(template_15) as url:
+        yield url
+
+
+@pytest.fixture(params=["database", "database_15"])
+def any_database(request: pytest.FixtureRequest) -> str:
+    """A fresh database with all migrations, on both versions."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def empty_database(any_cluster: Cluster) -> Iterator[str]:
+    """A fresh database with nothing in it, on both versions."""
+    with any_cluster.database() as url:
+        yield url
