@@ -12,7 +12,7 @@ FROM python:3.13-slim-bookworm
 # The embedded Postgres wants a user with a name and refuses to run as root. A data folder that exists and belongs to
 # that user lets a volume mounted on it inherit the owner.
 RUN python -m pip uninstall --yes --quiet --root-user-action ignore pip \
- && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
+ && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
  && install --directory --owner app --group app --mode 0700 /data
 
 COPY --from=packages /opt/venv /opt/venv

@@ -26,6 +26,7 @@ from server.storage.faults import Fault, classify
 _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
+_STOP_TIMEOUT_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ class Engine:
         self._lifecycle.stop()
         if self.task is not None:
             self.task.cancel()
-            await asyncio.wait({self.task})
+            await asyncio.wait({self.task}, timeout=_STOP_TIMEOUT_S)
         for line in self._lines.values():
             line.terminate()
 

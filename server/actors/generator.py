@@ -28,6 +28,7 @@ from server.schemas import render_final
 MAX_OUTAGE_PAUSE_S = 30.0
 _OUTAGE_PAUSE_S = 4.0
 _MIN_OUTAGE_PAUSE_S = 1.0
+_CLOSE_TIMEOUT_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -115,8 +116,10 @@ class Generator:
         try:
             return await generation
         except asyncio.CancelledError:
-            if not generation.cancelled() or running.stop_reason is None:
+            this_actor = asyncio.current_task()
+            if running.stop_reason is None or (this_actor is not None and this_actor.cancelling()):
                 generation.cancel()
+                await asyncio.wait({generation}, timeout=_CLOSE_TIMEOUT_S)
                 raise
             return _stopped(running.stop_reason, transcript)
         except Exception:
@@ -169,7 +172,8 @@ class Generator:
                 )
             )
             log.info("request_released", id=str(model_request.id), fate=released.fate, reason=outcome.error_msg)
-            self._switchboard.publish(model_request.id, View(Status.PENDING, model_request.epoch))
+            status = Status.PENDING if released.completed_at is None else Status.CANCELLED
+            self._switchboard.publish(model_request.id, View(status, model_request.epoch))
             return
         recorded, outcome = await self._record(model_request, outcome, taken)
         log.info(

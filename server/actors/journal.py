@@ -84,7 +84,11 @@ class Journal:
         """
         if len(self._accepts) >= MAX_WAITING_ACCEPTS:
             raise Unavailable("The server is overloaded; nothing was accepted.", retry_after_s=2)
-        if self._away_since is not None and time.monotonic() - self._away_since > PATIENCE_S:
+        if (
+            not self._settled.is_set()
+            and self._away_since is not None
+            and time.monotonic() - self._away_since > PATIENCE_S
+        ):
             raise Unavailable("The database is not available; try again.", retry_after_s=2)
         entry = _Entry[NewRequest, Accepted | Replayed](row, asyncio.get_running_loop().create_future())
         self._accepts.append(entry)

@@ -16,7 +16,7 @@ from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.workload import Workload
 from server.errors import Code
-from server.model_request import Failed, InstanceId, ModelRequest
+from server.model_request import Failed, InstanceId, ModelRequest, RequestId
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
@@ -67,6 +67,7 @@ class Sweeper:
         self._due: dict[str, float] = {}
         self._last_user = _BEFORE_ALL_USERS
         self.is_stopped = False
+        self._suspect: RequestId | None = None
         slots.watch(self._slot_came_free)
         backlog.watch(self._wake.set)
 
@@ -105,6 +106,8 @@ class Sweeper:
             return
         mark = self._backlog.mark()
         [survey] = await self._line.fetch(self._queries["survey_backlog"], SUSPECT_ATTEMPTS)
+        if self._suspect is not None and self._suspect in self._workload:
+            return  # it runs alone until its outcome is committed
         if survey["has_suspects"]:
             await self._claim_suspect()
             return
@@ -143,6 +146,7 @@ class Sweeper:
         rows = await self._line.fetch(self._queries["claim_suspect"], self._lease.instance_id, SUSPECT_ATTEMPTS)
         self._slots.used += len(rows)
         self._enqueue(rows)
+        self._suspect = rows[0]["id"] if rows else None
 
     async def rescue(self) -> None:
         """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""

@@ -59,6 +59,8 @@ class Workload:
         running = self._running.get(request_id)
         if running is None or running.stop_reason is not None:
             return False
+        if running.generation is not None and running.generation.done():
+            return False  # it waits for its outcome to be committed
         running.stop_reason = reason
         if running.generation is not None:
             running.generation.cancel()

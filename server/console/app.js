@@ -7,6 +7,7 @@ const PROMPT_SHOWN = 120;
 
 const element = (id) => document.getElementById(id);
 let shownId = null;
+let session = new AbortController(); // signing out ends every call under way
 
 class ApiError extends Error {
   constructor(status, body) {
@@ -15,18 +16,20 @@ class ApiError extends Error {
   }
 }
 
-async function call(method, path, body) {
+async function call(method, path, body, signal = session.signal) {
   const headers = { Accept: "application/json" };
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  } catch {
+    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new ApiError(0, { error: "The server cannot be reached", detail: "is it running?" });
   }
   const data = await response.json().catch(() => ({}));
+  if (signal) signal.throwIfAborted();
   if (!response.ok) throw new ApiError(response.status, data);
   return data;
 }
@@ -44,6 +47,7 @@ async function attempt(form, action) {
   try {
     await action();
   } catch (error) {
+    if (error.name === "AbortError") return;
     if (error.status === 401 && sessionStorage.getItem(TOKEN)) signOut();
     say("problem", error.message);
   } finally {
@@ -59,11 +63,12 @@ function showView() {
 }
 
 function signOut() {
+  session.abort();
+  session = new AbortController();
   sessionStorage.removeItem(TOKEN);
   element("history").replaceChildren();
-  element("answer").textContent = "";
-  element("answer-about").textContent = "Nothing asked yet.";
-  shownId = null;
+  element("prompt").value = "";
+  blank("Nothing asked yet.");
   showView();
   element("email").focus();
 }
@@ -71,13 +76,13 @@ function signOut() {
 async function enter(kind) {
   const path = kind === "signup" ? "/api/auth/signup" : "/auth/signin";
   const credentials = { email: element("email").value.trim(), password: element("password").value };
-  const session = await call("POST", path, credentials);
+  const answer = await call("POST", path, credentials);
   element("password").value = "";
-  if (!session.token) {
-    say("problem", session.message);
+  if (!answer.token) {
+    say("problem", answer.message);
     return;
   }
-  sessionStorage.setItem(TOKEN, session.token);
+  sessionStorage.setItem(TOKEN, answer.token);
   showView();
   element("prompt").focus();
   await showHistory();
@@ -85,9 +90,7 @@ async function enter(kind) {
 
 async function ask() {
   const body = { model_type: "text2text", input_data: { prompt: element("prompt").value } };
-  shownId = null;
-  element("answer").textContent = "";
-  element("answer-about").textContent = "Working…";
+  blank("Working…");
   try {
     let request = await call("POST", "/api/requests", body);
     show(request);
@@ -96,19 +99,30 @@ async function ask() {
       if (shownId === request.id) show(request);
     }
   } catch (error) {
-    element("answer-about").textContent = "No answer.";
+    if (error.name !== "AbortError") blank("No answer.");
     throw error;
   }
   await showHistory();
 }
 
+function blank(about) {
+  shownId = null;
+  element("answer").textContent = "";
+  element("answer-about").textContent = about;
+  element("answer-about").classList.remove("failed");
+  say("question", "");
+}
+
 function show(request) {
   shownId = request.id;
+  say("question", promptOf(request));
+  markShown();
   const about = [request.status, request.model];
   if (request.queue_position != null) about.push(`${request.queue_position} ahead`);
   if (request.token_count != null) about.push(`${request.token_count} tokens`);
   if (request.processing_time != null) about.push(`${request.processing_time.toFixed(1)} s`);
   element("answer-about").textContent = about.filter(Boolean).join(" · ");
+  element("answer-about").classList.toggle("failed", request.status === "failed");
   const output = (request.output_data && request.output_data.output) || "";
   element("answer").textContent = [output, request.error_msg].filter(Boolean).join("\n\n");
 }
@@ -116,17 +130,27 @@ function show(request) {
 async function showHistory() {
   const requests = await call("GET", "/api/requests?limit=20");
   element("history").replaceChildren(...requests.map(historyItem));
+  markShown();
+}
+
+function markShown() {
+  for (const button of element("history").querySelectorAll("button")) {
+    if (button.dataset.id === shownId) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  }
 }
 
 function historyItem(request) {
   const status = document.createElement("span");
   status.className = "about";
+  status.classList.toggle("failed", request.status === "failed");
   status.textContent = request.status;
   const prompt = document.createElement("span");
   prompt.className = "prompt";
   prompt.textContent = promptOf(request).slice(0, PROMPT_SHOWN);
   const button = document.createElement("button");
   button.type = "button";
+  button.dataset.id = request.id;
   button.append(status, prompt);
   button.addEventListener("click", () => {
     show(request);
@@ -165,7 +189,7 @@ element("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) element("ask").requestSubmit();
 });
 element("sign-out").addEventListener("click", () => {
-  call("POST", "/auth/signout").catch(() => {});
+  call("POST", "/auth/signout", undefined, null).catch(() => {});
   signOut();
 });
 

@@ -10,6 +10,8 @@ function node(tag, attributes, ...children) {
 }
 
 const code = (text) => node("code", {}, text);
+// A description, with what stands between backticks as code.
+const prose = (text) => node("span", {}, ...(text || "").split("`").map((part, index) => (index % 2 ? code(part) : part)));
 const json = (value) => node("pre", { tabIndex: 0 }, JSON.stringify(value, null, 2));
 
 // Follows a reference inside the document.
@@ -41,16 +43,22 @@ function bounds(schema) {
   const found = [];
   const low = schema.minimum ?? schema.minLength ?? schema.exclusiveMinimum;
   const high = schema.maximum ?? schema.maxLength ?? schema.exclusiveMaximum;
-  if (low !== undefined || high !== undefined) found.push(`${low ?? ""} … ${high ?? ""}`);
+  if (low !== undefined && high !== undefined) found.push(`${low} … ${high}`);
+  else if (low !== undefined) found.push(`at least ${low}`);
+  else if (high !== undefined) found.push(`at most ${high}`);
   if (schema.default !== undefined && schema.default !== null) found.push(`default ${JSON.stringify(schema.default)}`);
   return found;
 }
 
+// A table without its empty columns. The last column is prose.
 function table(caption, heads, rows) {
   if (!rows.length) return "";
-  const head = node("tr", {}, ...heads.map((text) => node("th", { scope: "col" }, text)));
-  const body = rows.map((cells) => node("tr", {}, ...cells.map((cell) => node("td", {}, cell ?? ""))));
-  return node("div", {}, node("h3", {}, caption), node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
+  const isUsed = heads.map((_, column) => rows.some((cells) => cells[column]));
+  const used = (cells) => cells.filter((_, column) => isUsed[column]);
+  const head = node("tr", {}, ...used(heads).map((text) => node("th", { scope: "col" }, text)));
+  const cellsOf = (cells) => used([...cells.slice(0, -1), prose(cells.at(-1))]);
+  const body = rows.map((cells) => node("tr", {}, ...cellsOf(cells).map((cell) => node("td", {}, cell ?? ""))));
+  return node("div", { className: "wide" }, node("h3", {}, caption), node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
 }
 
 function fieldsTable(doc, schema, caption) {
@@ -97,7 +105,7 @@ function operationPart(doc, path, method, operation, aliases) {
     { id: operation.operationId },
     node("summary", {}, node("span", { className: "method" }, method.toUpperCase()), code(path), ` ${operation.summary}`),
     node("p", { className: "about" }, [access, ...aliases.map((alias) => `also at ${alias}`)].join(" · ")),
-    operation.description ? node("p", {}, operation.description) : "",
+    operation.description ? node("p", {}, prose(operation.description)) : "",
     table("Parameters", ["name", "in", "type", "meaning"], parameters),
     bodyPart(doc, operation),
     node("h3", {}, "Answers"),
@@ -114,7 +122,7 @@ function show(doc) {
   });
   const objects = ["ModelRequest", "Message", "Problem", "Session"].map((name) => fieldsTable(doc, doc.components.schemas[name], name));
   document.getElementById("content").replaceChildren(
-    node("p", {}, doc.info.description),
+    node("p", {}, prose(doc.info.description)),
     ...sections,
     node("section", { className: "card" }, node("h2", {}, "Objects"), ...objects),
   );

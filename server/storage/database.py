@@ -120,10 +120,9 @@ class Line:
         if self._connection is None or self._connection.is_closed():
             try:
                 self._connection = await self._connect()
-            except Exception as error:
-                if classify(error) is Fault.AWAY:
-                    raise DatabaseAway(type(error).__name__) from error
-                raise
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+                # Whatever refuses the connection (a rotated password, say), a person can mend it while we wait.
+                raise DatabaseAway(type(error).__name__) from error
         return self._connection
 
     def terminate(self) -> None:

@@ -17,7 +17,7 @@ class Fault(StrEnum):
 
 
 _CONTENTION = frozenset({"40001", "40P01", "55P03"})
-_AWAY_CLASSES = ("08", "53", "57", "58")
+_AWAY_CLASSES = ("08", "53", "57", "58", "XX")
 _REJECTED_CLASSES = ("22", "23", "54")
 
 

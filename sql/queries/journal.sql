@@ -91,15 +91,15 @@ SET status = CASE WHEN row.cancel_requested THEN 'cancelled' ELSE 'pending' END,
     attempt = greatest(row.attempt - 1, 0),
     started_at = NULL,
     run_at = clock_timestamp() + make_interval(secs => released.delay_s),
-    error_code = released.error_code,
-    error_msg = released.error_msg
+    error_code = CASE WHEN NOT row.cancel_requested THEN released.error_code END,
+    error_msg = CASE WHEN NOT row.cancel_requested THEN released.error_msg END
 FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::float8[], $5::text[], $6::text[])
     AS released (id, owner, epoch, delay_s, error_code, error_msg)
 WHERE row.id = released.id
     AND row.owner = released.owner
     AND row.epoch = released.epoch
     AND row.status = 'processing'
-RETURNING row.id, NULL::timestamptz AS completed_at;
+RETURNING row.id, row.completed_at;
 
 -- name: classify_outcomes
 -- Why an outcome matched nothing. A statement of its own: within the update it would see the old snapshot.

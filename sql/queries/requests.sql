@@ -18,7 +18,7 @@ WITH page AS MATERIALIZED (
     SELECT *
     FROM public.model_requests
     WHERE user_id = $1
-        AND ($2::uuid IS NULL OR id < $2)
+        AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         AND ($3::text IS NULL OR status = $3)
         AND ($4::text IS NULL OR model_type = $4)
         AND ($5::timestamptz IS NULL OR created_at > $5)

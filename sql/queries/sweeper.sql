@@ -4,7 +4,7 @@ WITH RECURSIVE waiting AS (
     (
         SELECT user_id, 1 AS ordinal
         FROM public.model_requests
-        WHERE status = 'pending' AND user_id > $3
+        WHERE status = 'pending' AND user_id > $3 AND run_at <= clock_timestamp() AND attempt < $4 AND NOT cancel_requested
         ORDER BY user_id
         LIMIT 1
     )
@@ -14,7 +14,7 @@ WITH RECURSIVE waiting AS (
     CROSS JOIN LATERAL (
         SELECT row.user_id
         FROM public.model_requests AS row
-        WHERE row.status = 'pending' AND row.user_id > waiting.user_id
+        WHERE row.status = 'pending' AND row.user_id > waiting.user_id AND row.run_at <= clock_timestamp() AND row.attempt < $4 AND NOT row.cancel_requested
         ORDER BY row.user_id
         LIMIT 1
     ) AS next_user
@@ -60,7 +60,7 @@ WITH picked AS MATERIALIZED (
         AND attempt >= $2
         AND run_at <= clock_timestamp()
         AND NOT cancel_requested
-    ORDER BY id
+    ORDER BY created_at, id
     LIMIT 1
     FOR UPDATE SKIP LOCKED
 )
@@ -107,7 +107,7 @@ WITH orphaned AS MATERIALIZED (
                 )
             )
         )
-    ORDER BY row.id
+    ORDER BY row.created_at, row.id
     LIMIT $5
     FOR UPDATE OF row SKIP LOCKED
 )
@@ -137,13 +137,14 @@ WITH overdue AS MATERIALIZED (
     FROM public.model_requests
     WHERE (status = 'pending' AND deadline_at <= clock_timestamp())
         OR (status = 'processing' AND deadline_at <= clock_timestamp() - make_interval(secs => $1))
-    ORDER BY id
+    ORDER BY created_at, id
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 )
 UPDATE public.model_requests AS row
 SET status = 'failed',
     completed_at = clock_timestamp(),
+    owner = NULL,
     error_code = coalesce(row.error_code, 'SERVER_ERROR'),
     error_msg = CASE
         WHEN row.error_msg IS NOT NULL THEN 'Not finished by its deadline. ' || row.error_msg
@@ -160,7 +161,7 @@ WITH asked AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
     WHERE status = 'pending' AND cancel_requested
-    ORDER BY id
+    ORDER BY created_at, id
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
@@ -180,7 +181,7 @@ WITH forgotten AS MATERIALIZED (
         AND owner = $1
         AND id <> ALL ($2::uuid[])
         AND started_at < clock_timestamp() - make_interval(secs => $3)
-    ORDER BY id
+    ORDER BY created_at, id
     LIMIT $4
     FOR UPDATE SKIP LOCKED
 )

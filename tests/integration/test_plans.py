@@ -1,0 +1,137 @@
+"""The hot statements find their rows by index, however long the history is and however their plan was made."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests.postgres import Cluster, run
+from tests.rows import connected, queries
+
+BY_STATUS = "idx_model_requests_status"
+BY_USER = "idx_model_requests_user_id"
+BY_ID = "model_requests_pkey"
+
+USER = UUID(int=7)
+ME = UUID(int=1000)
+ROW = UUID(int=9_000)
+DEEP = UUID(int=2_000)
+
+# 20,000 rows of 40 users: a long history with answers of 1 kB, and at its end 400 that wait and 100 that run.
+_FILL = """
+INSERT INTO auth.users (id, email, encrypted_password)
+SELECT lpad(to_hex(number), 32, '0')::uuid, number || '@example.com', '-'
+FROM generate_series(0, 39) AS number;
+
+INSERT INTO public.model_requests (id, user_id, status, model_type, input_data, output_data, owner, completed_at)
+SELECT
+    lpad(to_hex(number), 32, '0')::uuid,
+    lpad(to_hex(number % 40), 32, '0')::uuid,
+    CASE WHEN number <= 19500 THEN 'completed' WHEN number % 5 = 0 THEN 'processing' ELSE 'pending' END,
+    'text2text',
+    '{"prompt": "hello"}',
+    CASE WHEN number <= 19500 THEN jsonb_build_object('output', repeat('answer', 170)) END,
+    lpad('3e8', 32, '0')::uuid,
+    CASE WHEN number <= 19500 THEN now() END
+FROM generate_series(1, 20000) AS number;
+
+INSERT INTO public.instances (id, lease_until, host, pid)
+VALUES (lpad('3e8', 32, '0')::uuid, now() + interval '1 hour', 'test', 1);
+"""
+_ANALYZE = "ANALYZE public.model_requests, public.instances, auth.users"
+
+
+@pytest.fixture(scope="module", params=["18", "15"])
+def filled(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database with a history, made once: the tests here only look."""
+    cluster: Cluster = request.getfixturevalue(f"cluster_{request.param}")
+    with cluster.database(request.getfixturevalue(f"template_{request.param}")) as url:
+        run(_fill(url))
+        yield url
+
+
+async def _fill(url: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute(_FILL)
+        await connection.execute(_ANALYZE)
+
+
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+async def planner(filled: str, request: pytest.FixtureRequest) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection whose plans know the arguments, and one whose plans must do for all arguments."""
+    async with connected(filled) as connection:
+        await connection.execute(f"SET plan_cache_mode = {request.param}")
+        yield connection
+
+
+def _literal(value: object) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case bool() | int() | float():
+            return str(value)
+        case list():
+            return f"'{{{', '.join(map(str, value))}}}'"
+        case _:
+            return f"'{value}'"
+
+
+async def _scans(planner: "asyncpg.Connection[Any]", query: str, *args: object) -> list[dict[str, Any]]:
+    """The nodes of the plan that read `model_requests`."""
+    await planner.execute(f"PREPARE planned AS {queries()[query]}")
+    arguments = ", ".join(_literal(value) for value in args)
+    plan = await planner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned ({arguments})")
+    return [
+        node
+        for node in _nodes(json.loads(plan)[0]["Plan"])
+        if node.get("Relation Name") == "model_requests" and node["Node Type"] != "ModifyTable"
+    ]
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    children = plan.get("Plans", [])
+    for child in children:
+        # The index of a bitmap scan stands one level below the node that names the table.
+        if child["Node Type"] == "Bitmap Index Scan":
+            plan |= {key: child[key] for key in ("Index Name", "Index Cond") if key in child}
+    yield plan
+    for child in children:
+        yield from _nodes(child)
+
+
+@pytest.mark.parametrize(
+    ("query", "args", "indexes"),
+    [
+        ("claim_pending", (ME, 16, UUID(int=0), 2), {BY_STATUS, BY_ID}),
+        ("claim_suspect", (ME, 2), {BY_STATUS, BY_ID}),
+        ("survey_backlog", (2,), {BY_STATUS}),
+        ("rescue_orphans", ([ME], True, 15.0, 5, 500), {BY_STATUS, BY_ID}),
+        ("adopt_own", (ME, [ROW], 10.0, 16), {BY_STATUS, BY_ID}),
+        ("expire_requests", (30.0, 500), {BY_STATUS, BY_ID}),
+        ("finalise_cancelled", (500,), {BY_STATUS, BY_ID}),
+        ("get_request", (ROW, USER), {BY_STATUS, BY_ID}),
+        ("list_requests", (USER, None, None, None, None, None, 20), {BY_USER, BY_STATUS}),
+        ("list_requests", (USER, DEEP, None, None, None, None, 20), {BY_USER, BY_STATUS}),
+        ("count_backlog", (USER, 10_000, 100), {BY_STATUS}),
+        ("running_requests_of_user", (USER,), {BY_STATUS}),
+        ("purge_instances", (3600.0,), {BY_STATUS}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_no_hot_statement_reads_the_whole_table(
+    planner: "asyncpg.Connection[Any]", query: str, args: tuple[object, ...], indexes: set[str]
+) -> None:
+    scans = await _scans(planner, query, *args)
+    assert scans
+    assert {scan.get("Index Name", scan["Node Type"]) for scan in scans} <= indexes
+    # The primary key is good for one row at a time, never for a walk through the history in order of id.
+    assert all("id = " in scan.get("Index Cond", "") for scan in scans if scan.get("Index Name") == BY_ID)
+
+
+async def test_a_deep_page_of_the_history_begins_at_its_cursor(planner: "asyncpg.Connection[Any]") -> None:
+    scans = await _scans(planner, "list_requests", USER, DEEP, None, None, None, None, 20)
+    [page] = [scan for scan in scans if scan.get("Index Name") == BY_USER]
+    assert "id <" in page["Index Cond"].replace("user_id", "")

@@ -1,0 +1,263 @@
+"""The schema on both versions, on a new database and on one that the earlier server filled."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from server.storage.migrations import Migration, load_migrations, migrate
+from server.storage.queries import sql_directory
+from tests.rows import add_user, connected, queries
+
+# What Supabase has of its own where the earlier server ran, as far as it matters here.
+_SUPABASE = """
+CREATE SCHEMA auth;
+CREATE TABLE auth.users (id uuid PRIMARY KEY);
+CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE
+    AS $$ SELECT nullif(current_setting('request.jwt.claim.sub', true), '')::uuid $$;
+"""
+
+# Verbatim from the documentation of the earlier server.
+_EARLIER_TABLE = """
+CREATE TABLE model_requests (
+    id UUID PRIMARY KEY,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT NOW(),
+    completed_at TIMESTAMP WITH TIME ZONE,
+    user_id UUID REFERENCES auth.users(id),
+    status TEXT,
+    input_data JSONB,
+    output_data JSONB,
+    error_msg TEXT,
+    token_used INTEGER,
+    token_count INTEGER,
+    processing_time INTERVAL,
+    model_type TEXT
+);
+CREATE INDEX idx_model_requests_user_id ON model_requests(user_id);
+CREATE INDEX idx_model_requests_status ON model_requests(status);
+"""
+
+_EARLIER_ROW = """
+INSERT INTO model_requests
+    (id, created_at, completed_at, user_id, status, input_data, output_data, token_used, token_count, model_type)
+VALUES (
+    $1, '2024-05-01 10:00:00+00',
+    CASE WHEN $3 IN ('completed', 'failed') THEN '2024-05-01 10:00:07+00'::timestamptz END,
+    $2, $3, '{"prompt": "old"}', CASE WHEN $3 = 'completed' THEN '{"output": "answer"}'::jsonb END, 30, 20, 'text2text'
+)
+"""
+
+_EARLIER_COLUMNS = (
+    "id, created_at, completed_at, user_id, input_data, output_data, error_msg, token_used, token_count,"
+    " processing_time, model_type"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A database of the earlier server: one row for each status that it wrote, NULL among them."""
+
+    connection: "asyncpg.Connection[Any]"
+    user_id: UUID
+    ids: dict[str | None, UUID]
+
+    async def content(self) -> list[tuple[Any, ...]]:
+        """Every column that the earlier server knew, except the status."""
+        rows = await self.connection.fetch(f"SELECT {_EARLIER_COLUMNS} FROM model_requests ORDER BY id")  # noqa: S608
+        return [tuple(row) for row in rows]
+
+    async def statuses(self) -> dict[str | None, str | None]:
+        """The status of each row now, by the status that it had."""
+        rows = await self.connection.fetch("SELECT id, status FROM model_requests")
+        now = {row["id"]: row["status"] for row in rows}
+        return {before: now[request_id] for before, request_id in self.ids.items()}
+
+    async def usage(self) -> list[tuple[Any, ...]]:
+        rows = await self.connection.fetch(
+            "SELECT user_id, day, completed, failed, cancelled, token_used, token_count FROM usage_daily ORDER BY 1, 2"
+        )
+        return [tuple(row) for row in rows]
+
+
+@pytest.fixture
+async def earlier(empty_database: str) -> AsyncIterator[Earlier]:
+    async with connected(empty_database) as connection:
+        await connection.execute(_SUPABASE)
+        await connection.execute(_EARLIER_TABLE)
+        user_id = uuid4()
+        await connection.execute("INSERT INTO auth.users VALUES ($1)", user_id)
+        ids: dict[str | None, UUID] = {}
+        for status in ("pending", "processing", "completed", "failed", None):
+            ids[status] = uuid4()
+            await connection.execute(_EARLIER_ROW, ids[status], user_id, status)
+        yield Earlier(connection, user_id, ids)
+
+
+def migrations() -> tuple[Migration, ...]:
+    return load_migrations(sql_directory() / "migrations")
+
+
+async def test_every_query_can_be_prepared(any_database: str) -> None:
+    async with connected(any_database) as connection:
+        for name, text in queries().items():
+            try:
+                await connection.prepare(text)
+            except asyncpg.PostgresError as error:
+                pytest.fail(f"{name}: {error}")
+
+
+async def test_migrations_run_once(empty_database: str) -> None:
+    async with connected(empty_database) as connection:
+        assert await migrate(connection, migrations(), queries()) == list(migrations())
+        assert await migrate(connection, migrations(), queries()) == []
+
+
+async def test_rows_of_the_earlier_server_are_kept(earlier: Earlier) -> None:
+    before = await earlier.content()
+    await migrate(earlier.connection, migrations(), queries())
+    assert await earlier.content() == before
+
+
+async def test_a_row_that_the_earlier_server_was_running_is_run_again_and_the_others_stay(earlier: Earlier) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    assert await earlier.statuses() == {
+        "pending": "pending",
+        "processing": "pending",
+        "completed": "completed",
+        "failed": "failed",
+        None: None,
+    }
+
+
+async def test_unfinished_rows_of_the_earlier_server_can_be_claimed(earlier: Earlier) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    claimed = await earlier.connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
+    assert {row["id"] for row in claimed} == {earlier.ids["pending"], earlier.ids["processing"]}
+    assert all(row["deadline_left_s"] > 0 for row in claimed)
+
+
+async def test_the_earlier_table_gets_the_same_columns_and_indexes_as_a_new_one(
+    earlier: Earlier, any_database: str
+) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    async with connected(any_database) as fresh:
+        assert await _columns(earlier.connection) == await _columns(fresh)
+        assert await _indexes(earlier.connection) == await _indexes(fresh)
+
+
+async def _columns(connection: "asyncpg.Connection[Any]") -> list[tuple[Any, ...]]:
+    rows = await connection.fetch(
+        """
+        SELECT column_name, data_type, is_nullable, column_default
+        FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name = 'model_requests'
+        ORDER BY column_name
+        """
+    )
+    return [tuple(row) for row in rows]
+
+
+async def _indexes(connection: "asyncpg.Connection[Any]") -> list[str]:
+    rows = await connection.fetch(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'model_requests' ORDER BY 1"
+    )
+    return [row["indexdef"] for row in rows]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+async def test_a_final_row_of_the_earlier_server_cannot_change(earlier: Earlier, status: str) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="is final"):
+        await earlier.connection.execute(
+            "UPDATE model_requests SET output_data = '{}' WHERE id = $1", earlier.ids[status]
+        )
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="is final"):
+        await earlier.connection.execute(
+            "UPDATE model_requests SET status = 'pending', completed_at = NULL WHERE id = $1", earlier.ids[status]
+        )
+
+
+async def test_an_update_that_changes_nothing_of_a_final_row_is_allowed(earlier: Earlier) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    done = await earlier.connection.execute("UPDATE model_requests SET status = status")
+    assert done == "UPDATE 5"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'unknown'",
+        "status = 'processing', owner = NULL",
+        "status = 'completed', completed_at = NULL",
+        "status = 'pending', completed_at = now()",
+    ],
+)
+async def test_a_row_that_makes_no_sense_is_refused(earlier: Earlier, change: str) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    with pytest.raises(asyncpg.CheckViolationError):
+        await earlier.connection.execute(
+            f"UPDATE model_requests SET {change} WHERE id = $1",  # noqa: S608 - the parameters of this test
+            earlier.ids["pending"],
+        )
+
+
+async def test_usage_counts_each_final_transition_once(earlier: Earlier) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    assert await earlier.usage() == []  # what ended under the earlier server is not counted anew
+    finish = """
+        UPDATE model_requests
+        SET status = CASE WHEN id = $1 THEN 'completed' ELSE 'cancelled' END,
+            completed_at = '2024-06-01 23:59:59+00'
+        WHERE status = 'pending'
+    """
+    await earlier.connection.execute("UPDATE model_requests SET attempt = 1 WHERE status = 'pending'")
+    assert await earlier.usage() == []
+    await earlier.connection.execute(finish, earlier.ids["pending"])
+    once = [(earlier.user_id, datetime(2024, 6, 1, tzinfo=UTC).date(), 1, 0, 1, 60, 40)]
+    assert await earlier.usage() == once
+    await earlier.connection.execute(finish, earlier.ids["pending"])
+    await earlier.connection.execute("UPDATE model_requests SET status = status")
+    assert await earlier.usage() == once
+
+
+async def test_usage_of_several_users_and_days_is_added_to_what_was_there(any_database: str) -> None:
+    async with connected(any_database) as connection:
+        users = sorted([await add_user(connection), await add_user(connection)])
+        for _ in range(2):
+            for user_id in users:
+                for day in (1, 2):
+                    await connection.execute(
+                        """
+                        INSERT INTO model_requests (id, user_id, status, token_used, created_at)
+                        VALUES (gen_random_uuid(), $1, 'pending', 3, make_timestamptz(2026, 1, $2, 12, 0, 0))
+                        """,
+                        user_id,
+                        day,
+                    )
+            await connection.execute(
+                "UPDATE model_requests SET status = 'failed', completed_at = created_at WHERE status = 'pending'"
+            )
+        rows = await connection.fetch("SELECT user_id, day, failed, token_used FROM usage_daily ORDER BY 1, 2")
+    assert [(row["user_id"], row["day"].day, row["failed"], row["token_used"]) for row in rows] == [
+        (user_id, day, 2, 6) for user_id in users for day in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("table", ["model_requests", "usage_daily", "idempotency_keys"])
+async def test_an_account_takes_everything_of_its_own_with_it(earlier: Earlier, table: str) -> None:
+    await migrate(earlier.connection, migrations(), queries())
+    await earlier.connection.execute(
+        "INSERT INTO idempotency_keys (user_id, key, fingerprint, request_id) VALUES ($1, 'k', '', $2)",
+        earlier.user_id,
+        earlier.ids["completed"],
+    )
+    await earlier.connection.execute(
+        "UPDATE model_requests SET status = 'cancelled', completed_at = now() WHERE status = 'pending'"
+    )
+    assert await earlier.connection.fetchval(f"SELECT count(*) FROM {table}") > 0  # noqa: S608 - a parameter of this test
+    await earlier.connection.execute("DELETE FROM auth.users WHERE id = $1", earlier.user_id)
+    assert await earlier.connection.fetchval(f"SELECT count(*) FROM {table}") == 0  # noqa: S608
