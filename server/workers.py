@@ -57,6 +57,8 @@ class Workers:
             )
         finally:
             os.close(writing)
+        if self._is_stopping:  # asked to stop while it was being made
+            self._children[number].send_signal(signal.SIGTERM)
         await _read_one_byte(reading)
 
     async def keep(self, number: int) -> int:
@@ -64,6 +66,7 @@ class Workers:
         while True:
             code = await self._children[number].wait()
             if self._is_stopping:
+                log.info("worker_ended", worker=number, code=code)
                 return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
             log.error("worker_died", worker=number, code=code)
             now = time.monotonic()

@@ -1,5 +1,6 @@
 """What a server process does when it is killed, stopped, or started twice."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -142,9 +143,14 @@ def test_a_server_at_rest_stays_small(tmp_path: Path) -> None:
 
 
 def _workers_of(server: ServerProcess) -> list[psutil.Process]:
+    """The children that serve; one that was just killed does not count."""
     assert server.process is not None
-    children = psutil.Process(server.process.pid).children()
-    return [child for child in children if "worker" in child.cmdline()]
+    workers = []
+    for child in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "worker" in child.cmdline():
+                workers.append(child)
+    return workers
 
 
 def _run(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
