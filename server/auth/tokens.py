@@ -1,7 +1,9 @@
 """Access tokens: minted for our own accounts, verified for every request, with the claims of Supabase Auth."""
 
+import hashlib
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -18,6 +20,8 @@ ACCESS_TOKEN_S = 3600
 MAX_TOKEN_BYTES = 8192
 MAX_LIFETIME_S = 86_400
 LEEWAY_S = 10
+MAX_KNOWN_TOKENS = 10_000
+"""About 5 MB; the oldest is forgotten first, and merely verified again."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _BEARER = re.compile(r"bearer +(\S+)", re.ASCII | re.IGNORECASE)
@@ -84,17 +88,32 @@ class TokenMinter:
 
 
 class TokenVerifier:
-    """Verifies by one key and the one algorithm that belongs to it, never by what the token says of itself."""
+    """Verifies by one key and the one algorithm that belongs to it, never by what the token says of itself.
+
+    What has been verified is remembered until it expires, by the hash of the whole token: a client sends the same one
+    with every call, and the check costs more than the rest of a small answer.
+    """
 
     def __init__(self, key: SigningKey, *, clock: Callable[[], float] = time.time) -> None:
         self._key = key
         self._clock = clock
+        self._known: OrderedDict[bytes, tuple[Principal, int]] = OrderedDict()
 
     def verify(self, token: str) -> Principal:
         """Whom the token speaks for. Raises `Unauthenticated`, and nothing else, for anything wrong with it."""
         # Shape first: PyJWT raises UnicodeEncodeError for non-ASCII, and spends time on what is huge.
         if len(token) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token):
             raise Unauthenticated
+        fingerprint = hashlib.sha256(token.encode()).digest()
+        if (known := self._known.get(fingerprint)) is not None and self._clock() < known[1] + LEEWAY_S:
+            return known[0]
+        principal, expires_at = self._verify(token)
+        self._known[fingerprint] = principal, expires_at
+        if len(self._known) > MAX_KNOWN_TOKENS:
+            self._known.popitem(last=False)
+        return principal
+
+    def _verify(self, token: str) -> tuple[Principal, int]:
         try:
             claims = jwt.decode(
                 token,
@@ -104,7 +123,7 @@ class TokenVerifier:
                 issuer=ISSUER,
                 options={"require": list(_REQUIRED), "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
-            return self._principal(claims)
+            return self._principal(claims), claims["exp"]
         except Exception:  # noqa: BLE001 - a token is hostile input: whatever it breaks, the answer is 401
             raise Unauthenticated from None
 

@@ -5,13 +5,14 @@ import hashlib
 import hmac
 import json
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.auth import tokens
 from server.auth.principal import Principal
 from server.auth.tokens import (
     ACCESS_TOKEN_S,
@@ -302,6 +303,31 @@ def test_a_minted_token_is_taken_until_it_expires() -> None:
     now = expires_at + LEEWAY_S
     with pytest.raises(Unauthenticated):
         verifier.verify(token)
+
+
+def test_a_token_is_verified_once_and_remembered_by_the_whole_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [float(NOW)]
+    key = SigningKey(SECRET)
+    verifier = TokenVerifier(key, clock=lambda: clock[0])
+    token, expires_at = TokenMinter(key, clock=lambda: clock[0]).mint(UserId(uuid4()), "a@example.com", uuid4())
+    principal = verifier.verify(token)
+    monkeypatch.setattr(jwt, "decode", None)
+    assert verifier.verify(token) == principal
+    with pytest.raises(Unauthenticated):
+        verifier.verify(token[:-1] + ("A" if token[-1] != "A" else "B"))
+    clock[0] = expires_at + LEEWAY_S
+    with pytest.raises(Unauthenticated):
+        verifier.verify(token)
+
+
+def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_KNOWN_TOKENS", 3)
+    key = SigningKey(SECRET)
+    verifier = TokenVerifier(key, clock=lambda: NOW)
+    minter = TokenMinter(key, clock=lambda: NOW)
+    for _ in range(10):
+        verifier.verify(minter.mint(UserId(uuid4()), "a@example.com", uuid4())[0])
+    assert len(verifier._known) == 3
 
 
 def test_before_the_key_is_known_no_token_is_valid_and_afterwards_it_is() -> None:
