@@ -15,11 +15,13 @@ from server.actors.capacity import Backlog, Slots
 from server.actors.entries import Accepted, NewRequest, Replayed
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
+from server.actors.switchboard import View
 from server.actors.workload import Workload
 from server.encoding import dumps
 from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
+from server.schemas import render_pending, render_running
 from server.storage.reader import Reader
 
 _BACKLOG_RETRY_S = 15.0
@@ -40,20 +42,25 @@ class Draft:
     parameters: Mapping[str, Any]
     deadline_s: float
     key: str | None = None
+    fingerprint: bytes | None = None
+    """Of the body as it was sent, without what settings filled in; given with a key."""
 
-    def fingerprint(self) -> bytes:
-        """The same for every spelling of the same body."""
-        body = [self.model_type, self.model, self.input_data, self.parameters, self.deadline_s]
-        return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+def fingerprint_of(body: Any) -> bytes:
+    """The same for every spelling of the same JSON body."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Durable. `running` is given when it started at once; else the row waits in the backlog, or is `replayed`."""
+    """Durable. `view` is how it stands, in memory's words; None for an earlier request that the key stands for."""
 
     request_id: RequestId
-    running: ModelRequest | None = None
-    is_replayed: bool = False
+    view: View | None
+
+    @property
+    def is_replayed(self) -> bool:
+        return self.view is None
 
 
 class Admission:
@@ -84,6 +91,14 @@ class Admission:
         self._max_backlog = max_backlog
         self._max_backlog_per_user = max_backlog_per_user
 
+    async def find_earlier(self, user_id: UserId, key: str, fingerprint: bytes) -> Admitted | None:
+        """The request that this key stands for already, so that a retry is answered whatever the limits say now.
+
+        Raises `KeyReused` when the body was another one.
+        """
+        row = await self._reader.fetch_row("find_idempotency_key", user_id, key)
+        return None if row is None else _replay(Replayed(row["request_id"], row["fingerprint"] == fingerprint))
+
     async def admit(self, draft: Draft, *, delay_s: float = 0.0) -> Admitted:
         """Store the request and get it started, or waiting.
 
@@ -107,7 +122,7 @@ class Admission:
             self._workload.add(model_request)
             self._queue.put_nowait(model_request)
             handed_over = True
-            return Admitted(draft.id, running=model_request)
+            return Admitted(draft.id, View(Status.PROCESSING, model_request.epoch, render_running(model_request)))
         finally:
             if not handed_over:
                 self._slots.release()
@@ -119,7 +134,7 @@ class Admission:
             return _replay(accepted)
         if delay_s <= 0:
             self._backlog.hint()
-        return Admitted(draft.id)
+        return Admitted(draft.id, View(Status.PENDING, 0, render_pending(_fields(draft, accepted))))
 
     async def _require_room(self, user_id: UserId) -> None:
         """Counted in the database, so that the limits hold over all instances; creates in flight may exceed them."""
@@ -148,7 +163,7 @@ class Admission:
             deadline_s=draft.deadline_s,
             delay_s=delay_s,
             key=draft.key,
-            fingerprint=draft.fingerprint() if draft.key is not None else None,
+            fingerprint=draft.fingerprint,
         )
         try:
             accepted = await self._journal.accept(row)
@@ -163,7 +178,19 @@ class Admission:
 def _replay(replayed: Replayed) -> Admitted:
     if not replayed.is_same_body:
         raise KeyReused("This Idempotency-Key was used with another body; use a new key for a new request.")
-    return Admitted(replayed.request_id, is_replayed=True)
+    return Admitted(replayed.request_id, None)
+
+
+def _fields(draft: Draft, accepted: Accepted) -> dict[str, Any]:
+    return {
+        "id": draft.id,
+        "user_id": draft.user_id,
+        "model_type": draft.model_type,
+        "model": draft.model,
+        "input_data": draft.input_data,
+        "created_at": accepted.created_at,
+        "deadline_at": accepted.deadline_at,
+    }
 
 
 def _newborn(draft: Draft, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:

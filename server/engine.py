@@ -8,7 +8,7 @@ import structlog
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.generator import Generator
-from server.actors.heartbeat import Heartbeat, Lease
+from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
 from server.actors.journal import Journal
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
@@ -19,6 +19,7 @@ from server.errors import Unavailable
 from server.inference.events import Check, Upstream
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest
+from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify
@@ -31,10 +32,6 @@ _STOP_TIMEOUT_S = 5.0
 log = structlog.get_logger(__name__)
 
 Preparation = Callable[[], Awaitable[None]]
-
-
-class CannotStart(Exception):
-    """The server cannot work as it is configured; the message is one line with the fix."""
 
 
 class Engine:
@@ -54,6 +51,7 @@ class Engine:
         instance_id: InstanceId | None = None,
     ) -> None:
         self._lifecycle = lifecycle
+        self._queries = queries
         self._prepare = prepare
         self._predecessor = predecessor
         self._upstream = upstream
@@ -68,7 +66,8 @@ class Engine:
         self.lease = Lease(instance_id)
 
         # A line of its own for each actor: none waits for another's statement.
-        self._lines = {name: Line(database.connect) for name in ("journal", "heartbeat", "sweeper", "switchboard")}
+        self._lines = {name: Line(database.connect) for name in ("journal", "sweeper", "switchboard", "resignation")}
+        self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S)
         self.journal = Journal(self._lines["journal"], queries)
         self.switchboard = Switchboard(self._lines["switchboard"], queries)
         self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)
@@ -171,7 +170,7 @@ class Engine:
         self._lifecycle.drain()
         self._sweeper.is_stopped = True
         log.info("draining", running=len(self.workload), waiting=len(self.switchboard), timeout_s=timeout_s)
-        idle = asyncio.create_task(self.workload.wait_idle(), name="drain-idle")
+        idle = asyncio.create_task(self.slots.wait_idle(), name="drain-idle")
         hurried = asyncio.create_task(hurry.wait(), name="drain-hurry")
         try:
             await asyncio.wait({idle, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -181,19 +180,23 @@ class Engine:
         self.switchboard.close()
         if handed_back := self.workload.stop_all(StopReason.SHUTDOWN):
             log.info("handing_back", requests=handed_back)
+        self._sweeper.let_go()
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
-                await self.workload.wait_idle()
+                await self.slots.wait_idle()
                 await self.journal.wait_flushed()
         except TimeoutError:
-            log.warning("not_flushed", running=len(self.workload))
+            log.warning("not_flushed", running=self.slots.used)
             return False
         return True
 
     async def resign(self) -> None:
-        """Give up the lease, so that others need not wait for it to run out."""
+        """Give up the lease, so that others need not wait for it to run out; nothing to give up is fine."""
+        self._heartbeat.has_resigned = True
+        if self.lease.held_since is None:
+            return
         try:
             async with asyncio.timeout(_RESIGN_TIMEOUT_S):
-                await self._heartbeat.resign()
+                await self._lines["resignation"].fetch(self._queries["delete_instance"], self.lease.instance_id)
         except (DatabaseAway, TimeoutError):
             log.info("lease_left_to_expire")

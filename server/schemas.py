@@ -1,5 +1,6 @@
 """Request bodies in, public objects out."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,21 @@ from server.model_request import FinalOutcome, ModelRequest, Status
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEADLINE_S = 86_400.0
 MAX_FIELD_ERRORS = 50
+
+_WORDS = {
+    "extra_forbidden": "is not a known field",
+    "missing": "is required",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be an array",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+}
+"""What pydantic's kinds of error are called here, where its own words speak of Python."""
+_SUBJECT = re.compile(r"(?:Input|String|List|Dictionary) should ")
+_ASIDE = re.compile(r" after validation, not \d+")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,14 +78,10 @@ def invalid(errors: list[FieldError]) -> Invalid:
 
 
 def _words(kind: str, message: str) -> str:
-    match kind:
-        case "extra_forbidden":
-            return "is not a known field"
-        case "missing":
-            return "is required"
-        case _:
-            message = message.removeprefix("Value error, ").removeprefix("Input ")
-            return (message[:1].lower() + message[1:]).rstrip(".")
+    """What follows the name of the field: `must …` or `is …`."""
+    if kind in _WORDS:
+        return _WORDS[kind]
+    return _ASIDE.sub("", _SUBJECT.sub("must ", message.removeprefix("Value error, ")))
 
 
 def render_final(
@@ -89,6 +101,11 @@ def render_final(
             "processing_time": processing_time,
         }
     )
+
+
+def render_pending(fields: Mapping[str, Any]) -> bytes:
+    """The public object of a request that has just gone to the backlog; its place there is not known yet."""
+    return _render({**fields, "status": Status.PENDING, "attempt": 0})
 
 
 def render_running(model_request: ModelRequest) -> bytes:

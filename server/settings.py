@@ -1,24 +1,22 @@
 """All settings: one frozen object, read once from the environment and `.env`, checked as a whole before any start."""
 
+import contextlib
+import re
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.refusal import CannotStart
 
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
-
-
-class BadSettings(Exception):
-    """What is configured cannot work. `faults` has one line for each reason, without any secret in it."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+DEFAULT_WAIT_S = 85.0
+_ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
 class Backend(StrEnum):
@@ -75,7 +73,7 @@ class Settings(BaseSettings):
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
 
-    default_wait_s: float = Field(85, ge=0, le=3600)
+    default_wait_s: float = Field(DEFAULT_WAIT_S, ge=0, le=3600)
     max_wait_s: float = Field(90, ge=0, le=3600)
     deadline_s: float = Field(600, ge=1, le=86_400)
     drain_s: float = Field(20, ge=0, le=600)
@@ -91,8 +89,17 @@ class Settings(BaseSettings):
     max_retries: int = Field(3, ge=0, le=10)
     retention_days: int = Field(0, ge=0)
 
-    log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")
+    log_level: str = "info"
     log_format: LogFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_within_the_cap(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A lower cap lowers the default with it, unless somebody asked for both."""
+        if "default_wait_s" not in values and "max_wait_s" in values:
+            with contextlib.suppress(TypeError, ValueError):
+                return values | {"default_wait_s": min(DEFAULT_WAIT_S, float(values["max_wait_s"]))}
+        return values
 
     @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod
@@ -112,9 +119,34 @@ class Settings(BaseSettings):
     @field_validator("database_url", "listen_database_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in {"postgres", "postgresql"}:
-            raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
+        if value is None:
+            return None
+        parts = urlsplit(value.get_secret_value())
+        try:
+            has_port = parts.port is None or parts.port > 0
+        except ValueError:
+            has_port = False
+        if parts.scheme not in {"postgres", "postgresql"} or not has_port:
+            raise ValueError(
+                "must be a URL such as postgresql://user:password@host:5432/database; "
+                "write / ? # @ and : in the password as %2F %3F %23 %40 and %3A"
+            )
         return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(item.rstrip("/") for item in value)
+        if not all(_ORIGIN.fullmatch(item) for item in origins):
+            raise ValueError("must be origins such as https://app.example, without a path, separated by commas")
+        return origins
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.lower() not in {"debug", "info", "warning", "error"}:
+            raise ValueError("must be debug, info, warning or error")
+        return value.lower()
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -151,6 +183,17 @@ class Settings(BaseSettings):
     def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(item, strict=False) for item in self.trusted_proxies)
 
+    def without_effect(self) -> list[str]:
+        """Names of what is set and not used by this version: it is there for those who come from an earlier server."""
+        names = (
+            "listen_database_url",
+            "supabase_anon_key",
+            "supabase_service_role_key",
+            "storage_url",
+            "storage_bucket",
+        )
+        return [name.upper() for name in names if getattr(self, name) is not None]
+
     def faults(self) -> list[str]:
         """What is set and cannot work together, a line for each."""
         lines = []
@@ -172,18 +215,20 @@ class Settings(BaseSettings):
                 "or INFERENCE_BACKEND=offline to answer from the test double on purpose."
             )
         if self.default_wait_s > self.max_wait_s:
-            lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: a create would wait longer than allowed.")
+            lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
         return lines
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Read and check everything; raises `BadSettings` with all faults at once."""
+        """Read and check everything; raises `CannotStart` with all faults at once."""
         try:
             settings = cls(**overrides)
+        except (OSError, UnicodeError):
+            raise CannotStart(".env cannot be read: make it a UTF-8 file that this user may read.") from None
         except ValidationError as error:
-            raise BadSettings([_line(item) for item in error.errors(include_input=False, include_url=False)]) from None
+            raise CannotStart(*(_line(item) for item in error.errors(include_input=False, include_url=False))) from None
         if faults := settings.faults():
-            raise BadSettings(faults)
+            raise CannotStart(*faults)
         return settings
 
 

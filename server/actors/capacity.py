@@ -1,5 +1,6 @@
 """What this instance can take: its slots, and whether older work is waiting for them."""
 
+import asyncio
 from collections.abc import Callable
 
 
@@ -16,6 +17,7 @@ class Slots:
         self.is_closed = False
         """Set while a request must run alone: what runs may end, nothing new starts."""
         self._on_free: Callable[[], None] = lambda: None
+        self._idle = asyncio.Event()
 
     @property
     def free(self) -> int:
@@ -34,7 +36,19 @@ class Slots:
     def release(self, count: int = 1) -> None:
         if count:
             self.used -= count
+            if self.used == 0:
+                self._idle.set()
             self._on_free()
+
+    def reserve_beyond(self) -> None:
+        """Take a slot although the slots are closed: for the one request for which they were."""
+        self.used += 1
+
+    async def wait_idle(self) -> None:
+        """Return once no slot is held: nothing runs, and nothing is on its way in."""
+        while self.used:
+            self._idle.clear()
+            await self._idle.wait()
 
 
 class Backlog:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from server.model_request import InstanceId, RequestId, UserId
+
+_ROW_OVERHEAD = 200
+"""About what ids, times and names of a row weigh on the wire, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,11 @@ class NewRequest:
     delay_s: float = 0.0
     key: str | None = None
     fingerprint: bytes | None = None
+    epoch: ClassVar[int] = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.input_data) + len(self.parameters) + _ROW_OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,10 @@ class FinalRow:
     processing_time: timedelta
     model: str | None
 
+    @property
+    def size(self) -> int:
+        return len(self.output_data or b"") + len(self.error_msg or "") + _ROW_OVERHEAD
+
 
 @dataclass(frozen=True, slots=True)
 class ReleasedRow:
@@ -67,6 +80,10 @@ class ReleasedRow:
     delay_s: float
     error_code: str | None
     error_msg: str | None
+
+    @property
+    def size(self) -> int:
+        return len(self.error_msg or "") + _ROW_OVERHEAD
 
 
 class Fate(StrEnum):

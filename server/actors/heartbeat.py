@@ -15,6 +15,8 @@ from server.model_request import InstanceId, RequestId
 from server.storage.database import DatabaseAway, Line
 
 RENEW_INTERVAL_S = 5.0
+RENEW_TIMEOUT_S = 3.0
+"""One renewal that is not answered must leave time for the next before the lease runs out."""
 LEASE_TTL_S = 15.0
 _MARGIN_S = 2.0
 _RETRY_INTERVAL_S = 1.0
@@ -69,6 +71,8 @@ class Heartbeat:
         self._queries = queries
         self._lease = lease
         self._workload = workload
+        self.has_resigned = False
+        """Set at an orderly stop: a lease that was given up is not taken again."""
 
     async def register(self) -> None:
         """Take the first lease under the current id."""
@@ -79,7 +83,7 @@ class Heartbeat:
         self._lease.renewed(sent_at)
 
     async def run(self) -> None:
-        while True:
+        while not self.has_resigned:
             try:
                 await self.beat()
             except DatabaseAway as error:
@@ -87,6 +91,7 @@ class Heartbeat:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
                 await asyncio.sleep(RENEW_INTERVAL_S)
+        await asyncio.Event().wait()  # until cancelled
 
     async def beat(self) -> None:
         """Renew once; stop what was cancelled or taken over."""
@@ -99,7 +104,7 @@ class Heartbeat:
             [request_id for request_id, _ in claims],
             [epoch for _, epoch in claims],
         )
-        if not news["is_renewed"]:
+        if not news["is_renewed"] and not self.has_resigned:
             log.warning("lease_lost", instance=str(self._lease.instance_id))
             self._lease.replace()
             await self.register()
@@ -113,10 +118,6 @@ class Heartbeat:
         for request_id in ids:
             if self._workload.stop(RequestId(request_id), reason):
                 log.info("generation_stopped", id=str(request_id), reason=reason)
-
-    async def resign(self) -> None:
-        """Give the lease up, at the end of an orderly stop."""
-        await self.bury(self._lease.instance_id)
 
     async def bury(self, instance_id: Any) -> None:
         """Remove an instance that is known to be dead."""

@@ -5,25 +5,29 @@ is sent again with the same ids, so every statement here is safe to repeat.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from enum import Enum, auto
+from typing import Any
 
 import asyncpg
 import structlog
 
 from server.actors.entries import Accepted, Fate, FinalRow, NewRequest, Recorded, ReleasedRow, Replayed
+from server.actors.lanes import Entry, Lane
 from server.errors import Unavailable
 from server.model_request import RequestId, UserId
 from server.storage.database import DatabaseAway, Line
 from server.storage.faults import Fault, classify
 
-MAX_BATCH = 500
-MAX_WAITING_ACCEPTS = 5000
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Accepts in memory while the database is slow; beyond that newcomers are told to come back."""
 ACCEPT_TIMEOUT_S = 10.0
 PATIENCE_S = 2.0
 """A restart of the database is waited for; once it is away for longer, newcomers are told so at once."""
+RETRY_PARKED_S = 5.0
 _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
@@ -31,30 +35,15 @@ _BACKOFF_CAP_S = 1.0
 
 log = structlog.get_logger(__name__)
 
-
-Row = TypeVar("Row")
-Reply = TypeVar("Reply")
+Write = Callable[[Sequence[Any]], Awaitable[None]]
 
 
-class _Entry(Generic[Row, Reply]):
-    __slots__ = ("reply", "row")
-
-    def __init__(self, row: Row, reply: "asyncio.Future[Reply]") -> None:
-        self.row = row
-        self.reply = reply
-
-    def resolve(self, reply: Reply) -> None:
-        if not self.reply.done():
-            self.reply.set_result(reply)
-
-    def reject(self, error: BaseException) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-
-
-_Accepts = Sequence[_Entry[NewRequest, Accepted | Replayed]]
-_Finals = Sequence[_Entry[FinalRow, Recorded]]
-_Releases = Sequence[_Entry[ReleasedRow, Recorded]]
+class _Next(Enum):
+    REPEAT = auto()
+    HALVE = auto()
+    SET_ASIDE = auto()
+    """A fault of the database that a person can mend while the row waits."""
+    GIVE_UP = auto()
 
 
 class Journal:
@@ -63,9 +52,9 @@ class Journal:
     def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
         self._line = line
         self._queries = queries
-        self._accepts: list[_Entry[NewRequest, Accepted | Replayed]] = []
-        self._finals: list[_Entry[FinalRow, Recorded]] = []
-        self._releases: list[_Entry[ReleasedRow, Recorded]] = []
+        self._finals = Lane[FinalRow, Recorded](is_patient=True)
+        self._releases = Lane[ReleasedRow, Recorded](is_patient=True)
+        self._accepts = Lane[NewRequest, Accepted | Replayed](is_patient=False)
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -82,16 +71,11 @@ class Journal:
         Raises `Unavailable` when the database does not take it in time (it is dropped from the journal; should it have
         been committed with its reply lost, it is found and run). Raises asyncpg's error when the row itself is refused.
         """
-        if len(self._accepts) >= MAX_WAITING_ACCEPTS:
+        if self._accepts.size > MAX_WAITING_BYTES:
             raise Unavailable("The server is overloaded; nothing was accepted.", retry_after_s=2)
-        if (
-            not self._settled.is_set()
-            and self._away_since is not None
-            and time.monotonic() - self._away_since > PATIENCE_S
-        ):
+        if self._away_since is not None and time.monotonic() - self._away_since > PATIENCE_S:
             raise Unavailable("The database is not available; try again.", retry_after_s=2)
-        entry = _Entry[NewRequest, Accepted | Replayed](row, asyncio.get_running_loop().create_future())
-        self._accepts.append(entry)
+        entry = self._accepts.add(row)
         self._wake()
         try:
             async with asyncio.timeout(ACCEPT_TIMEOUT_S):
@@ -101,15 +85,13 @@ class Journal:
 
     async def record(self, row: FinalRow) -> Recorded:
         """Write a final state; waits as long as it takes. Raises asyncpg's error when the row itself is refused."""
-        entry = _Entry[FinalRow, Recorded](row, asyncio.get_running_loop().create_future())
-        self._finals.append(entry)
+        entry = self._finals.add(row)
         self._wake()
         return await entry.reply
 
     async def release(self, row: ReleasedRow) -> Recorded:
         """Give a row back to the backlog; waits as long as it takes."""
-        entry = _Entry[ReleasedRow, Recorded](row, asyncio.get_running_loop().create_future())
-        self._releases.append(entry)
+        entry = self._releases.add(row)
         self._wake()
         return await entry.reply
 
@@ -120,13 +102,26 @@ class Journal:
     async def run(self) -> None:
         try:
             while True:
-                await self._work.wait()
-                self._work.clear()
-                while self._accepts or self._finals or self._releases:
+                while self._finals or self._releases or self._accepts:
                     await self._flush()
-                self._settled.set()
+                await self._rest()
         finally:
             self._line.terminate()
+
+    async def _rest(self) -> None:
+        """Wait for more to write, or for the time to try again what was set aside."""
+        self._work.clear()
+        lanes: tuple[Lane[Any, Any], ...] = (self._finals, self._releases)
+        if not any(lane.has_parked for lane in lanes):
+            self._settled.set()
+            self._away_since = None  # everyone gave up: the next to come finds out how things stand
+            await self._work.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_PARKED_S):
+                await self._work.wait()
+        for lane in lanes:
+            lane.unpark()
 
     def _wake(self) -> None:
         self._settled.clear()
@@ -134,62 +129,62 @@ class Journal:
 
     async def _flush(self) -> None:
         """One round: what ends first (it frees slots), then what begins."""
-        finals, self._finals = self._finals[:MAX_BATCH], self._finals[MAX_BATCH:]
-        releases, self._releases = self._releases[:MAX_BATCH], self._releases[MAX_BATCH:]
-        accepts, self._accepts = self._accepts[:MAX_BATCH], self._accepts[MAX_BATCH:]
+        await self._write_batch(self._finals, self._write_finals)
+        await self._write_batch(self._releases, self._write_releases)
+        await self._write_batch(self._accepts, self._write_accepts)
+
+    async def _write_batch(self, lane: Lane[Any, Any], write: Write) -> None:
+        batch = lane.take_batch()
         try:
-            await self._persist(finals, self._write_finals)
-            await self._persist(releases, self._write_releases)
-            await self._persist(accepts, self._write_accepts, drop_abandoned=True)
+            await self._persist(batch, lane, write)
         except BaseException:
-            # Stopped in the middle: what was not written is put back, for a successor of this run to write.
-            self._finals[:0] = [entry for entry in finals if not entry.reply.done()]
-            self._releases[:0] = [entry for entry in releases if not entry.reply.done()]
-            self._accepts[:0] = [entry for entry in accepts if not entry.reply.done()]
+            lane.put_back(batch)  # stopped in the middle: a successor of this run writes it
             self._wake()
             raise
 
-    async def _persist(
-        self,
-        entries: Sequence[Any],
-        write: Callable[[Sequence[Any]], Awaitable[None]],
-        *,
-        drop_abandoned: bool = False,
-    ) -> None:
-        """Write a batch until it is written; only rows that the database refuses for what they hold are given up."""
+    async def _persist(self, entries: Sequence[Any], lane: Lane[Any, Any], write: Write) -> None:
+        """Write a batch until it is written. What is in doubt is sent again; what is refused is isolated by halving."""
         tries = 0
-        while entries := [entry for entry in entries if not (drop_abandoned and entry.reply.done())]:
+        while entries := lane.wanted(entries):
             try:
-                await write(sorted(entries, key=lambda entry: entry.row.id))
-            except DatabaseAway as error:
+                await write(sorted(entries, key=lambda entry: (entry.row.id, entry.row.epoch)))
+            except (DatabaseAway, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 tries += 1
-                self._note_away(error, len(entries))
-                await asyncio.sleep(random.uniform(0.5, 1) * min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**tries))  # noqa: S311
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                fault = classify(error)
-                if fault is Fault.BROKEN and not drop_abandoned:
-                    # An outcome is never given up for a fault that a person can mend while this process waits.
-                    tries += 1
-                    self._note_away(error, len(entries))
-                    await asyncio.sleep(_BACKOFF_CAP_S)
-                elif fault is Fault.CONTENTION and tries < _CONTENTION_TRIES:
-                    tries += 1
-                    await asyncio.sleep(_CONTENTION_PAUSE_S)
-                elif len(entries) > 1:
-                    middle = len(entries) // 2
-                    await self._persist(entries[:middle], write, drop_abandoned=drop_abandoned)
-                    await self._persist(entries[middle:], write, drop_abandoned=drop_abandoned)
-                    return
-                else:
-                    if fault is not Fault.REJECTED:
-                        log.exception("journal_write_failed", id=str(entries[0].row.id))
-                    entries[0].reject(error)
-                    return
+                match self._judge(error, tries, len(entries), lane):
+                    case _Next.REPEAT:
+                        await asyncio.sleep(_pause_s(error, tries))
+                    case _Next.HALVE:
+                        middle = len(entries) // 2
+                        await self._persist(entries[:middle], lane, write)
+                        await self._persist(entries[middle:], lane, write)
+                        return
+                    case _Next.SET_ASIDE:
+                        lane.park(entries[0])
+                        return
+                    case _Next.GIVE_UP:
+                        entries[0].reject(error)
+                        return
             else:
                 self._note_back()
                 return
 
-    async def _write_accepts(self, entries: _Accepts) -> None:
+    def _judge(self, error: Exception, tries: int, count: int, lane: Lane[Any, Any]) -> "_Next":
+        """What to do about a failed write. An outcome is only ever given up for what it holds."""
+        if isinstance(error, DatabaseAway):
+            self._note_away(error, count)
+            return _Next.HALVE if error.is_slow and count > 1 else _Next.REPEAT  # too much for a slow line, perhaps
+        fault = classify(error)
+        if fault is Fault.CONTENTION and (lane.is_patient or tries < _CONTENTION_TRIES):
+            if tries >= _CONTENTION_TRIES:
+                self._note_away(error, count)
+            return _Next.REPEAT
+        if count > 1:
+            return _Next.HALVE
+        if fault is not Fault.REJECTED:
+            log.error("journal_write_failed", exc_info=error)
+        return _Next.SET_ASIDE if lane.is_patient and fault is Fault.BROKEN else _Next.GIVE_UP
+
+    async def _write_accepts(self, entries: Sequence[Entry[NewRequest, Accepted | Replayed]]) -> None:
         rows = [entry.row for entry in entries]
         inserted = await self._line.fetch(
             self._queries["accept_requests"],
@@ -231,7 +226,7 @@ class Journal:
                 replies[row_id] = Accepted(record["created_at"], record["deadline_at"])
         return replies
 
-    async def _write_finals(self, entries: _Finals) -> None:
+    async def _write_finals(self, entries: Sequence[Entry[FinalRow, Recorded]]) -> None:
         await self._write_fenced(
             entries,
             "record_outcomes",
@@ -245,20 +240,24 @@ class Journal:
             "model",
         )
 
-    async def _write_releases(self, entries: _Releases) -> None:
+    async def _write_releases(self, entries: Sequence[Entry[ReleasedRow, Recorded]]) -> None:
         await self._write_fenced(entries, "release_requests", "delay_s", "error_code", "error_msg")
 
-    async def _write_fenced(self, entries: _Finals | _Releases, query: str, *names: str) -> None:
+    async def _write_fenced(self, entries: Sequence[Entry[Any, Recorded]], query: str, *names: str) -> None:
         rows = [entry.row for entry in entries]
         written = await self._line.fetch(self._queries[query], *_columns(rows, "id", "owner", "epoch", *names))
-        replies = {record["id"]: Recorded(Fate.WRITTEN, record["completed_at"]) for record in written}
-        if unmatched := [row for row in rows if row.id not in replies]:
+        # By id and epoch: a row that was claimed again may stand here twice, and only one of them counts.
+        replies = {
+            (record["id"], record["epoch"]): Recorded(Fate.WRITTEN, record["completed_at"]) for record in written
+        }
+        if unmatched := [row for row in rows if (row.id, row.epoch) not in replies]:
             for record in await self._line.fetch(
                 self._queries["classify_outcomes"], *_columns(unmatched, "id", "owner", "epoch")
             ):
-                replies[record["id"]] = Recorded(Fate(record["fate"]), record["completed_at"])
+                reply = Recorded(Fate(record["fate"]), record["completed_at"])
+                replies[record["id"], record["epoch"]] = reply
         for entry in entries:
-            entry.resolve(replies[entry.row.id])
+            entry.resolve(replies[entry.row.id, entry.row.epoch])
 
     def _note_away(self, error: Exception, waiting: int) -> None:
         if self._away_since is None:
@@ -269,6 +268,13 @@ class Journal:
         if self._away_since is not None:
             log.info("database_back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
+
+
+def _pause_s(error: Exception, tries: int) -> float:
+    if not isinstance(error, DatabaseAway) and tries < _CONTENTION_TRIES:
+        return _CONTENTION_PAUSE_S
+    cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * float(2 ** min(tries, 10)))
+    return random.uniform(0.5, 1) * cap_s  # noqa: S311
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:

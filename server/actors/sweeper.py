@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.workload import Workload
 from server.errors import Code
-from server.model_request import Failed, InstanceId, ModelRequest, RequestId
+from server.model_request import Failed, InstanceId, ModelRequest, Status
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
@@ -30,7 +30,6 @@ SUSPECT_ATTEMPTS = 2
 
 _CLAIM_BATCH = 100
 _SWEEP_BATCH = 500
-_PURGE_ROUNDS = 20
 _ADOPT_MIN_AGE_S = 10.0
 _EXPIRY_GRACE_S = 30.0
 _DEAD_LEASE_KEPT_S = 3600.0
@@ -67,7 +66,8 @@ class Sweeper:
         self._due: dict[str, float] = {}
         self._last_user = _BEFORE_ALL_USERS
         self.is_stopped = False
-        self._suspect: RequestId | None = None
+        self._suspect: ModelRequest | None = None
+        self._is_suspect_started = False
         slots.watch(self._slot_came_free)
         backlog.watch(self._wake.set)
 
@@ -101,52 +101,75 @@ class Sweeper:
             await self.purge()
 
     async def claim(self) -> None:
-        """Fill the free slots from the backlog, fairly between users; suspects first and alone."""
-        if self.is_stopped or not self._lease.is_trusted:
+        """Fill the free slots from the backlog, fairly between users; a suspect waits until it is alone."""
+        if self.is_stopped or not self._lease.is_trusted or self._suspect_goes_on():
             return
         mark = self._backlog.mark()
         [survey] = await self._line.fetch(self._queries["survey_backlog"], SUSPECT_ATTEMPTS)
-        if self._suspect is not None and self._suspect in self._workload:
-            return  # it runs alone until its outcome is committed
-        if survey["has_suspects"]:
-            await self._claim_suspect()
+        if survey["has_suspects"] and await self._claim_suspect():
             return
-        self._slots.is_closed = False
         if not survey["has_due"]:
             self._backlog.found_empty(mark)
             return
         self._backlog.is_empty = False
-        while reserved := self._slots.reserve(_CLAIM_BATCH):
+        while not self.is_stopped and (reserved := self._slots.reserve(_CLAIM_BATCH)):
             mark = self._backlog.mark()
-            try:
-                rows = await self._line.fetch(
-                    self._queries["claim_pending"],
-                    self._lease.instance_id,
-                    reserved,
-                    self._last_user,
-                    SUSPECT_ATTEMPTS,
-                )
-            except BaseException:
-                self._slots.release(reserved)
-                raise
-            is_end = not rows and self._last_user == _BEFORE_ALL_USERS
-            self._last_user = max((row["user_id"] for row in rows), default=_BEFORE_ALL_USERS)
-            self._enqueue(rows)
-            if is_end:
+            rows = await self._fill(
+                reserved, "claim_pending", self._lease.instance_id, reserved, self._last_user, SUSPECT_ATTEMPTS
+            )
+            if not rows and self._last_user == _BEFORE_ALL_USERS:
                 self._backlog.found_empty(mark)
-            self._slots.release(reserved - len(rows))
-            if is_end:
                 return
+            self._last_user = max((row["user_id"] for row in rows), default=_BEFORE_ALL_USERS)
 
-    async def _claim_suspect(self) -> None:
+    async def _fill(self, reserved: int, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run a claiming statement for slots that were reserved, and return those that nothing came for."""
+        enqueued = 0
+        try:
+            rows = await self._line.fetch(self._queries[query], *args)
+            for row in rows:
+                if row["status"] == Status.PROCESSING:
+                    self._enqueue(_model_request_of(row))
+                    enqueued += 1
+            return rows
+        finally:
+            self._slots.release(reserved - enqueued)
+
+    async def _claim_suspect(self) -> bool:
+        """Take one over, if no other instance was faster, and close the slots for it."""
+        rows = await self._line.fetch(self._queries["claim_suspect"], self._lease.instance_id, SUSPECT_ATTEMPTS)
+        if not rows:
+            return False
+        self._suspect = _model_request_of(rows[0])
+        self._workload.add(self._suspect)
         self._backlog.is_empty = False
         self._slots.is_closed = True
-        if self._slots.used:
-            return  # what runs may end; the last slot that comes free wakes this actor again
-        rows = await self._line.fetch(self._queries["claim_suspect"], self._lease.instance_id, SUSPECT_ATTEMPTS)
-        self._slots.used += len(rows)
-        self._enqueue(rows)
-        self._suspect = rows[0]["id"] if rows else None
+        self._suspect_goes_on()
+        return True
+
+    def _suspect_goes_on(self) -> bool:
+        """Start the suspect once nothing else runs; open the slots again when it has ended. True while there is one.
+
+        Until it starts, whatever comes free wakes this actor again.
+        """
+        if self._suspect is None:
+            return False
+        if not self._is_suspect_started:
+            if self._slots.used == 0:
+                self.let_go()
+            return True
+        if self._suspect.id in self._workload:
+            return True
+        self._suspect, self._is_suspect_started = None, False
+        self._slots.is_closed = False
+        return False
+
+    def let_go(self) -> None:
+        """Hand a suspect that waits to the generators, to be run, or given back at a stop."""
+        if self._suspect is not None and not self._is_suspect_started:
+            self._is_suspect_started = True
+            self._slots.reserve_beyond()
+            self._queue.put_nowait(self._suspect)
 
     async def rescue(self) -> None:
         """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""
@@ -176,40 +199,29 @@ class Sweeper:
         """Run what the database says is ours and memory does not hold: an accept or a claim whose reply was lost."""
         if self.is_stopped or not (reserved := self._slots.reserve(_CLAIM_BATCH)):
             return
-        rows: Sequence[asyncpg.Record] = ()
-        try:
-            rows = await self._line.fetch(
-                self._queries["adopt_own"],
-                self._lease.instance_id,
-                [request_id for request_id, _ in self._workload.claims()],
-                _ADOPT_MIN_AGE_S,
-                reserved,
-            )
-            for row in rows:
-                log.warning("request_adopted", id=str(row["id"]))
-            self._enqueue(rows)
-        finally:
-            self._slots.release(reserved - len(rows))
+        held = [request_id for request_id, _ in self._workload.claims()]
+        rows = await self._fill(
+            reserved, "adopt_own", self._lease.instance_id, held, _ADOPT_MIN_AGE_S, SUSPECT_ATTEMPTS, reserved
+        )
+        for row in rows:
+            log.warning("request_adopted", id=str(row["id"]))
 
     async def purge(self) -> None:
-        """Forget old keys, dead instances and, where the operator says so, old final rows; in small batches."""
+        """Forget old keys, dead instances and, where the operator says so, old final rows; a small batch at a time."""
         await self._line.fetch(self._queries["purge_instances"], _DEAD_LEASE_KEPT_S)
-        await self._purge("purge_idempotency_keys", _SWEEP_BATCH)
+        purged = await self._line.fetch(self._queries["purge_idempotency_keys"], _SWEEP_BATCH)
+        has_more = len(purged) == _SWEEP_BATCH
         if self._retention_days:
-            await self._purge("purge_requests", _first_id_of(self._retention_days), _SWEEP_BATCH)
+            oldest = _first_id_of(self._retention_days)
+            purged = await self._line.fetch(self._queries["purge_requests"], oldest, _SWEEP_BATCH)
+            has_more = has_more or len(purged) == _SWEEP_BATCH
+        if has_more:
+            self._due["purge"] = 0.0  # at the next tick: claims come in between
 
-    async def _purge(self, query: str, *args: Any) -> None:
-        for _ in range(_PURGE_ROUNDS):
-            if len(await self._line.fetch(self._queries[query], *args)) < _SWEEP_BATCH:
-                return
-            await asyncio.sleep(0.1)  # leave room for the others on a small database
-
-    def _enqueue(self, rows: Sequence[asyncpg.Record]) -> None:
-        for row in rows:
-            model_request = _model_request_of(row)
-            self._workload.add(model_request)
-            self._queue.put_nowait(model_request)
-            log.info("request_claimed", id=str(model_request.id), attempt=model_request.attempt, epoch=row["epoch"])
+    def _enqueue(self, model_request: ModelRequest) -> None:
+        self._workload.add(model_request)
+        self._queue.put_nowait(model_request)
+        log.info("request_claimed", id=str(model_request.id), attempt=model_request.attempt, epoch=model_request.epoch)
 
     def _slot_came_free(self) -> None:
         if not self._backlog.is_empty:
@@ -237,10 +249,16 @@ def _model_request_of(row: asyncpg.Record) -> ModelRequest:
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
         deadline_left_s=row["deadline_left_s"],
-        last_error=Failed(Code(row["error_code"]), row["error_msg"])
-        if row["error_code"] and row["error_msg"]
-        else None,
+        last_error=_last_error_of(row),
     )
+
+
+def _last_error_of(row: asyncpg.Record) -> Failed | None:
+    """Total: a code of a later version must not keep a row from being run."""
+    if row["error_msg"] is None:
+        return None
+    code = Code(row["error_code"]) if row["error_code"] in set(Code) else Code.SERVER_ERROR
+    return Failed(code, row["error_msg"])
 
 
 def _first_id_of(days_ago: int) -> UUID:

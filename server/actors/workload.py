@@ -28,7 +28,7 @@ class Workload:
     """Every model request that holds a slot here, from the claim to the committed outcome."""
 
     _running: dict[RequestId, Running] = field(default_factory=dict)
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _stops_all: StopReason | None = None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -37,8 +37,7 @@ class Workload:
         return request_id in self._running
 
     def add(self, model_request: ModelRequest) -> Running:
-        running = self._running[model_request.id] = Running(model_request)
-        self._idle.clear()
+        running = self._running[model_request.id] = Running(model_request, stop_reason=self._stops_all)
         return running
 
     def get(self, request_id: RequestId) -> Running | None:
@@ -47,8 +46,6 @@ class Workload:
     def remove(self, running: Running) -> None:
         if self._running.get(running.model_request.id) is running:
             del self._running[running.model_request.id]
-        if not self._running:
-            self._idle.set()
 
     def claims(self) -> list[tuple[RequestId, int]]:
         """Id and epoch of everything held, for the heartbeat to compare with the database."""
@@ -67,9 +64,6 @@ class Workload:
         return True
 
     def stop_all(self, reason: StopReason) -> int:
+        """Interrupt everything, what is still to come as well; returns how many were running."""
+        self._stops_all = reason
         return sum(self.stop(request_id, reason) for request_id in list(self._running))
-
-    async def wait_idle(self) -> None:
-        """Return once nothing is held."""
-        if self._running:
-            await self._idle.wait()

@@ -1,5 +1,6 @@
 """Model requests over HTTP: create, list, get, and wait for either."""
 
+import math
 import re
 from datetime import datetime
 from typing import Any, Final
@@ -10,16 +11,15 @@ from aiohttp import hdrs, web
 
 from server import keys
 from server.actors.switchboard import View, Watch
-from server.admission import Admitted, Draft
+from server.admission import Admitted, Draft, fingerprint_of
 from server.bodies import read_json
-from server.errors import BadSyntax, FieldError, NotFound, Problem, RateLimited
+from server.errors import BadSyntax, FieldError, NotFound, RateLimited, Unavailable
 from server.history import Filters
 from server.model_request import RequestId, Status, UserId, mint_id
 from server.preferences import Waiting, read_preferences, read_wait_parameter
 from server.responses import raw_json_response
-from server.schemas import MAX_BODY_BYTES, CreateRequest, invalid, parse, render_running
+from server.schemas import MAX_BODY_BYTES, CreateRequest, invalid, parse
 
-_POLL_AGAIN_S = "1"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
 _MAX_PAGE: Final = 1000
@@ -38,15 +38,17 @@ async def create(request: web.Request) -> web.Response:
     waiting = read_preferences(
         request.headers.getall("Prefer", []), default_s=settings.default_wait_s, max_s=settings.max_wait_s
     )
+    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(request[keys.PRINCIPAL].user_id))
     draft = await _read_draft(request)
+    if (earlier := await _find_earlier(request, draft)) is not None:
+        return await _answer_replay(request, earlier.request_id, waiting)
     delay_s = _judge_rate(request, draft.user_id, waiting)
     with request.app[keys.SWITCHBOARD].watch(draft.id) as watch:
         admitted = await _admit(request, draft, delay_s)
         if admitted.is_replayed:
             return await _answer_replay(request, admitted.request_id, waiting)
-        if admitted.running is not None:
-            watch.seen = View(Status.PROCESSING, 1, render_running(admitted.running))
-        return await _answer(request, watch, waiting)
+        watch.seen = admitted.view
+        return await _answer(request, watch, waiting, delay_s=delay_s)
 
 
 async def get(request: web.Request) -> web.Response:
@@ -82,15 +84,14 @@ async def list_requests(request: web.Request) -> web.Response:
     return raw_json_response(b"[" + b",".join(page.objects) + b"]", headers=headers)
 
 
-async def _answer(request: web.Request, watch: Watch, waiting: Waiting) -> web.Response:
+async def _answer(request: web.Request, watch: Watch, waiting: Waiting, *, delay_s: float) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
-    told = await watch.wait(waiting.seconds) if waiting.seconds > 0 else None
-    view = told if told is not None and told.body is not None else None
-    if view is None and waiting.seconds <= 0:
+    view = await watch.wait(waiting.seconds) if waiting.seconds > 0 else None
+    if view is None and waiting.seconds <= 0 and watch.seen is not None and watch.seen.status is Status.PROCESSING:
         view = watch.seen
-    if view is None:
+    if view is None or view.body is None:
         view = await _last_known(request, watch)
-    return _object_response(request, watch.request_id, view, waiting)
+    return _object_response(request, watch.request_id, view, waiting, poll_after_s=delay_s)
 
 
 async def _answer_replay(request: web.Request, request_id: RequestId, waiting: Waiting) -> web.Response:
@@ -107,7 +108,7 @@ async def _last_known(request: web.Request, watch: Watch) -> View:
     """The row as it stands; while the database is away, what was last seen of it: it was accepted in any case."""
     try:
         return await _current(request, watch.request_id)
-    except Problem:
+    except Unavailable:
         if watch.seen is None:
             raise
         return watch.seen
@@ -121,7 +122,13 @@ async def _current(request: web.Request, request_id: RequestId) -> View:
 
 
 def _object_response(
-    request: web.Request, request_id: RequestId, view: View, waiting: Waiting, *, replayed: bool = False
+    request: web.Request,
+    request_id: RequestId,
+    view: View,
+    waiting: Waiting,
+    *,
+    replayed: bool = False,
+    poll_after_s: float = 0.0,
 ) -> web.Response:
     headers = {hdrs.ETAG: _etag(view)} | waiting.headers
     if replayed:
@@ -129,8 +136,18 @@ def _object_response(
     if view.status.is_final:
         return raw_json_response(view.body or b"", headers=headers)
     prefix = "/api" if request.path.startswith("/api/") else ""
-    headers |= {hdrs.LOCATION: f"{prefix}/requests/{request_id}", hdrs.RETRY_AFTER: _POLL_AGAIN_S}
+    headers |= {
+        hdrs.LOCATION: f"{prefix}/requests/{request_id}",
+        hdrs.RETRY_AFTER: str(max(1, math.ceil(poll_after_s))),
+    }
     return raw_json_response(view.body or b"", status=202, headers=headers)
+
+
+async def _find_earlier(request: web.Request, draft: Draft) -> Admitted | None:
+    """A retry is answered before any limit is asked: its request is there already, and costs nothing more."""
+    if draft.key is None or draft.fingerprint is None:
+        return None
+    return await request.app[keys.ADMISSION].find_earlier(draft.user_id, draft.key, draft.fingerprint)
 
 
 async def _admit(request: web.Request, draft: Draft, delay_s: float) -> Admitted:
@@ -164,7 +181,8 @@ def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> floa
 
 async def _read_draft(request: web.Request) -> Draft:
     key = _read_idempotency_key(request)
-    body = parse(CreateRequest, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES)
+    body = parse(CreateRequest, data)
     input_data, parameters, model = request.app[keys.CATALOG].check(
         body.model_type, body.input_data, body.parameters, body.model
     )
@@ -177,6 +195,7 @@ async def _read_draft(request: web.Request) -> Draft:
         parameters=parameters,
         deadline_s=body.deadline_s or request.app[keys.SETTINGS].deadline_s,
         key=key,
+        fingerprint=None if key is None else fingerprint_of(data),
     )
 
 

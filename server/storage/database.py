@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from traceback import walk_tb
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,7 +21,11 @@ _JSONB_VERSION = b"\x01"
 
 
 class DatabaseAway(Exception):
-    """The statement was not answered; whether it took effect is unknown."""
+    """The statement was not answered; whether it took effect is unknown. `is_slow`: for want of time, not of a line."""
+
+    def __init__(self, reason: str, *, is_slow: bool = False) -> None:
+        super().__init__(reason)
+        self.is_slow = is_slow
 
 
 async def prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
@@ -47,10 +52,14 @@ class Database:
     @property
     def place(self) -> str:
         """Host, port and database for people to read; never a password."""
-        parts = urlsplit(self._url)
+        try:
+            parts = urlsplit(self._url)
+            port = parts.port
+        except ValueError:
+            return "DATABASE_URL"
         options = dict(parse_qsl(parts.query))
         host = parts.hostname or options.get("host", "local socket")
-        return f"{host}:{parts.port or options.get('port', 5432)}{parts.path}"
+        return f"{host}:{port or options.get('port', 5432)}{parts.path}"
 
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of one's own, within `CONNECT_TIMEOUT_S`."""
@@ -105,7 +114,7 @@ class Line:
         try:
             await asyncio.wait({call}, timeout=self._timeout_s)
             if not call.done():
-                raise DatabaseAway(f"no answer within {self._timeout_s:g} s")
+                raise DatabaseAway(f"no answer within {self._timeout_s:g} s", is_slow=True)
             return call.result()
         except BaseException as error:
             if classify(error) in {Fault.REJECTED, Fault.CONTENTION}:
@@ -150,4 +159,29 @@ def explain_refusal(error: BaseException) -> str | None:
         case ssl.SSLCertVerificationError():
             return "DATABASE_URL: the server's certificate is not trusted. Add sslrootcert=/path/to/ca.crt to the URL."
         case _:
+            return _explain_url(error)
+
+
+def _explain_url(error: BaseException) -> str | None:
+    """The same for a URL that asyncpg cannot make sense of. Its own words are not used: they may quote the URL."""
+    match error:
+        case OSError() if _is_of_the_url(error):
+            return "DATABASE_URL: a file that it names cannot be used. Check sslrootcert, sslcert, sslkey and sslcrl."
+        case asyncpg.ClientConfigurationError():
+            return (
+                "DATABASE_URL: one of its options cannot work. Check sslmode (disable, allow, prefer, require, "
+                "or verify-ca and verify-full, which need sslrootcert) and what else follows the question mark."
+            )
+        case Exception() if _is_of_the_url(error):
+            return "DATABASE_URL: cannot be read. It looks like postgresql://user:password@host:5432/database."
+        case _:
             return None
+
+
+def _is_of_the_url(error: BaseException) -> bool:
+    """Whether asyncpg was still reading the URL and the files it names, and had not tried to connect.
+
+    Nothing else tells a certificate that is not there from the socket of a server that is not running: both are a
+    `FileNotFoundError` without a file name.
+    """
+    return any(frame.f_code.co_name == "_parse_connect_arguments" for frame, _ in walk_tb(error.__traceback__))

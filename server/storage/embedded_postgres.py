@@ -36,7 +36,6 @@ _SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "shared_buffers": "32MB",
-    "max_connections": "40",
     "max_wal_size": "256MB",
     "max_logical_replication_workers": "0",
     "jit": "off",
@@ -69,12 +68,14 @@ class EmbeddedPostgres:
         data_dir: Path,
         *,
         binaries: Binaries | None = None,
+        max_connections: int = 40,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._data_dir = data_dir.absolute()
         self._cluster = ClusterFolder(self._data_dir / "postgres")
         self._sockets = self._cluster.home
         self._binaries = binaries
+        self._max_connections = max_connections
         self._sleep = sleep
         self._password = ""
         self._command: list[str] = []
@@ -126,6 +127,7 @@ class EmbeddedPostgres:
             *self._account.prefix,
             *(binaries.path("postgres"), "-D", str(self._cluster.data), "-k", str(self._sockets)),
             *(f"--{name}={value}" for name, value in _settings(major).items()),
+            f"--max_connections={self._max_connections}",
         ]
         await stop_leftovers(self._cluster.data, locks=self._cluster.locks)
         process = await self._start()

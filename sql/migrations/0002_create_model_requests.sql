@@ -66,6 +66,16 @@ UPDATE public.model_requests
 SET status = 'pending'
 WHERE status = 'processing' AND owner IS NULL;
 
+-- Ids are in order of time from here on (UUIDv7), and the history is read in their order. Those of an earlier server are
+-- random: each is made anew from the time of its row. Its API never took an id, so nobody holds one.
+UPDATE public.model_requests
+SET id = (
+    lpad(to_hex((extract(epoch FROM coalesce(created_at, completed_at, to_timestamp(0))) * 1000)::bigint), 12, '0')
+    || '7' || substr(md5(id::text), 1, 3)
+    || '8' || substr(md5(id::text), 4, 15)
+)::uuid
+WHERE substr(id::text, 15, 1) <> '7';
+
 DROP INDEX IF EXISTS public.idx_model_requests_user_id;
 DROP INDEX IF EXISTS public.idx_model_requests_status;
 

@@ -57,6 +57,12 @@ LEFT JOIN public.idempotency_keys AS taken
     ON taken.user_id = incoming.user_id AND taken.key = incoming.key
 LEFT JOIN public.model_requests AS mine ON mine.id = incoming.id;
 
+-- name: find_idempotency_key
+-- The request that a key stands for, while it does.
+SELECT request_id, fingerprint
+FROM public.idempotency_keys
+WHERE user_id = $1 AND key = $2 AND created_at >= now() - interval '24 hours';
+
 -- name: record_outcomes
 -- Write a batch of outcomes, each fenced by the owner and the epoch under which its row was claimed.
 UPDATE public.model_requests AS row
@@ -80,7 +86,7 @@ WHERE row.id = outcome.id
     AND row.owner = outcome.owner
     AND row.epoch = outcome.epoch
     AND row.status = 'processing'
-RETURNING row.id, row.completed_at;
+RETURNING row.id, row.epoch, row.completed_at;
 
 -- name: release_requests
 -- Give rows back to the backlog, their attempt returned, their epoch kept; a cancelled one ends here instead.
@@ -99,12 +105,13 @@ WHERE row.id = released.id
     AND row.owner = released.owner
     AND row.epoch = released.epoch
     AND row.status = 'processing'
-RETURNING row.id, row.completed_at;
+RETURNING row.id, row.epoch, row.completed_at;
 
 -- name: classify_outcomes
 -- Why an outcome matched nothing. A statement of its own: within the update it would see the old snapshot.
 SELECT
     held.id,
+    held.epoch,
     row.completed_at,
     CASE
         WHEN row.id IS NULL THEN 'gone'

@@ -47,7 +47,7 @@ SET status = 'processing',
 FROM picked
 WHERE row.id = picked.id
 RETURNING
-    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
@@ -73,7 +73,7 @@ SET status = 'processing',
 FROM picked
 WHERE row.id = picked.id
 RETURNING
-    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
@@ -82,11 +82,11 @@ RETURNING
 SELECT
     EXISTS (
         SELECT FROM public.model_requests
-        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt < $1
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt < $1 AND NOT cancel_requested
     ) AS has_due,
     EXISTS (
         SELECT FROM public.model_requests
-        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= $1
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= $1 AND NOT cancel_requested
     ) AS has_suspects;
 
 -- name: rescue_orphans
@@ -173,7 +173,7 @@ RETURNING row.id;
 
 -- name: adopt_own
 -- Take up rows which the database says this instance runs and its memory ($2) does not hold: an accept or a claim whose reply
--- was lost. Claims younger than $3 seconds may still be on their way.
+-- was lost. Claims younger than $3 seconds may still be on their way. What must run alone ($4) goes back to the backlog.
 WITH forgotten AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -182,16 +182,19 @@ WITH forgotten AS MATERIALIZED (
         AND id <> ALL ($2::uuid[])
         AND started_at < clock_timestamp() - make_interval(secs => $3)
     ORDER BY created_at, id
-    LIMIT $4
+    LIMIT $5
     FOR UPDATE SKIP LOCKED
 )
 UPDATE public.model_requests AS row
-SET epoch = row.epoch + 1,
+SET status = CASE WHEN row.attempt > $4 THEN 'pending' ELSE row.status END,
+    owner = CASE WHEN row.attempt > $4 THEN NULL ELSE row.owner END,
+    attempt = CASE WHEN row.attempt > $4 THEN row.attempt - 1 ELSE row.attempt END,
+    epoch = row.epoch + 1,
     started_at = clock_timestamp()
 FROM forgotten
 WHERE row.id = forgotten.id
 RETURNING
-    row.id, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 

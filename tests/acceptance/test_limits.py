@@ -90,3 +90,28 @@ async def test_a_trusted_proxy_speaks_for_its_clients(start: Start) -> None:
 
 async def test_health_is_not_limited(api: Api) -> None:
     assert {(await api.get("/health")).status for _ in range(50)} == {200}
+
+
+async def test_a_retry_is_answered_whatever_the_limits_say(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=2)).sign_up()
+    headers = {"Idempotency-Key": "retried"}
+    first = await api.create(headers=headers)
+    assert [(await api.create()).status for _ in range(2)] == [200, 429]
+    again = await api.create(headers=headers)
+    assert (again.status, again.json) == (200, first.json)
+
+
+async def test_a_retry_is_the_same_request_after_a_change_of_settings(start: Start) -> None:
+    before, after = await start(deadline_s=600), await start(deadline_s=500)
+    user = await before.sign_up()
+    headers = {"Idempotency-Key": "over a deploy"}
+    first = await user.create(headers=headers)
+    again = await Api(after.client, after.app, user.token).create(headers=headers)
+    assert (again.status, again.json["id"]) == (200, first.json["id"])
+
+
+async def test_a_start_that_was_put_off_says_when_to_look(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=6)).sign_up()
+    replies = [await api.create_async() for _ in range(9)]
+    assert [reply.status for reply in replies] == [202] * 9
+    assert int(replies[-1].headers["Retry-After"]) > 20

@@ -42,7 +42,7 @@ async def test_the_backlog_is_shared_out_and_each_request_runs_once(start: Start
     assert {reply.json["status"] for reply in replies} == {"completed"}
     assert {reply.json["attempt"] for reply in replies} == {1}
     async with asyncio.timeout(10):
-        await there.app[keys.ENGINE].workload.wait_idle()
+        await there.app[keys.ENGINE].slots.wait_idle()
 
 
 async def test_a_key_used_at_both_makes_one_request(start: Start) -> None:
@@ -62,7 +62,7 @@ async def test_deleting_an_account_at_one_stops_its_work_at_the_other(start: Sta
     await user.create_async(model="offline/slow-20s")
     assert (await _at(there, user).send("DELETE", "/auth/user")).status == 204
     async with asyncio.timeout(10):
-        await here.app[keys.ENGINE].workload.wait_idle()
+        await here.app[keys.ENGINE].slots.wait_idle()
 
 
 def test_a_lease_is_judged_by_when_its_renewal_was_sent() -> None:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from server.actors import journal as journal_module
+from server.actors import lanes
 from server.actors.entries import Accepted, Fate, NewRequest, Replayed
 from server.actors.journal import Journal
 from server.errors import Unavailable
@@ -52,7 +53,7 @@ async def test_what_comes_during_a_flush_is_one_batch(desk: Desk) -> None:
 
 
 async def test_a_batch_has_a_limit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "MAX_BATCH", 4)
+    monkeypatch.setattr(lanes, "MAX_BATCH_ROWS", 4)
     await _all_at_once(desk, *(desk.new() for _ in range(10)))
     assert desk.wire.batches("accept_requests") == [4, 4, 2]
 
@@ -173,7 +174,7 @@ async def test_two_instances_race_for_a_key_and_one_wins(database: str, desk: De
 
 
 async def test_too_many_accepts_are_refused_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "MAX_WAITING_ACCEPTS", 3)
+    monkeypatch.setattr(journal_module, "MAX_WAITING_BYTES", 2 * desk.new().size)
     desk.wire.hold()
     in_flight = _accept(desk, desk.new())
     await desk.wire.wait_sent(1)

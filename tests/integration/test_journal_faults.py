@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 
 from server.actors import journal as journal_module
+from server.actors import lanes
 from server.actors.entries import Accepted, Fate
 from server.errors import Unavailable
+from server.storage.database import DatabaseAway
+from tests.fakes.wire import Wire
 from tests.integration.journals import Desk, final, open_desk, released, run_journal, settle
 from tests.rows import Row, add_row
 
@@ -71,7 +76,6 @@ async def test_accepts_give_up_while_the_database_is_away(desk: Desk, monkeypatc
     with pytest.raises(Unavailable, match="does not answer") as refusal:
         await desk.journal.accept(desk.new())
     assert refusal.value.headers == {"Retry-After": "2"}
-    assert desk.journal.is_away
 
 
 async def test_newcomers_are_refused_at_once_when_the_database_has_been_away_for_long(
@@ -231,3 +235,72 @@ async def test_a_run_that_ends_after_half_a_flush_sends_only_the_rest_again(idle
         "read_back_accepts",
     ]
     assert await idle.count() == 2
+
+
+async def test_a_batch_too_large_for_a_slow_line_passes_in_parts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement with more than two rows is never answered in time; each half of it is sent on its own."""
+    transmit = Wire.transmit
+
+    async def slow(wire: Wire, connection: Any, text: str, args: tuple[Any, ...]) -> Any:
+        if len(args[0]) > 2:
+            raise DatabaseAway("no answer within 10 s", is_slow=True)
+        return await transmit(wire, connection, text, args)
+
+    monkeypatch.setattr(Wire, "transmit", slow)
+    rows = [desk.new() for _ in range(9)]
+    replies = await asyncio.gather(*(desk.journal.accept(row) for row in rows))
+    assert all(isinstance(reply, Accepted) for reply in replies)
+    assert await desk.count() == 9
+
+
+async def test_a_batch_is_bounded_in_bytes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MAX_BATCH_BYTES", 1000)
+    big = b'{"prompt": "' + b"x" * 900 + b'"}'
+    await asyncio.gather(*(desk.journal.accept(desk.new(input_data=big)) for _ in range(4)))
+    assert desk.wire.batches("accept_requests") == [1, 1, 1, 1]
+
+
+async def test_a_long_lock_never_costs_an_outcome(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_CONTENTION_TRIES", 2)
+    monkeypatch.setattr(journal_module, "_BACKOFF_CAP_S", 0.01)
+    ended = await desk.running()
+    tries = 0
+    transmit = Wire.transmit
+
+    async def locked(wire: Wire, connection: Any, text: str, args: tuple[Any, ...]) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 6:
+            raise asyncpg.LockNotAvailableError("lock timeout")
+        return await transmit(wire, connection, text, args)
+
+    monkeypatch.setattr(Wire, "transmit", locked)
+    assert (await desk.journal.record(final(ended))).counts
+    assert await desk.status(ended) == "completed"
+
+
+async def test_one_outcome_that_cannot_be_written_now_holds_up_nobody(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "RETRY_PARKED_S", 0.01)
+    bad, good = await desk.running(), await desk.running()
+    await desk.connection.execute(f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF NEW.id = '{bad}' THEN RAISE EXCEPTION 'not now'; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON model_requests FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    waiting = asyncio.create_task(desk.journal.record(final(bad)))
+    assert (await desk.journal.record(final(good))).counts
+    assert isinstance(await desk.journal.accept(desk.new()), Accepted)
+    assert not waiting.done()
+    await desk.connection.execute("DROP TRIGGER refuse ON model_requests")
+    assert (await waiting).counts
+
+
+async def test_one_row_under_two_epochs_in_one_batch_counts_once(desk: Desk) -> None:
+    request_id = await desk.running()
+    await desk.connection.execute("UPDATE model_requests SET epoch = 2 WHERE id = $1", request_id)
+    stale, current = await asyncio.gather(
+        desk.journal.record(final(request_id)), desk.journal.record(final(request_id, epoch=2))
+    )
+    assert (stale.counts, current.counts) == (False, True)

@@ -109,7 +109,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("claim_suspect", (ME, 2), {BY_STATUS, BY_ID}),
         ("survey_backlog", (2,), {BY_STATUS}),
         ("rescue_orphans", ([ME], True, 15.0, 5, 500), {BY_STATUS, BY_ID}),
-        ("adopt_own", (ME, [ROW], 10.0, 16), {BY_STATUS, BY_ID}),
+        ("adopt_own", (ME, [ROW], 10.0, 2, 16), {BY_STATUS, BY_ID}),
         ("expire_requests", (30.0, 500), {BY_STATUS, BY_ID}),
         ("finalise_cancelled", (500,), {BY_STATUS, BY_ID}),
         ("get_request", (ROW, USER), {BY_STATUS, BY_ID}),

@@ -10,6 +10,7 @@ import pytest
 from server.actors import sweeper as sweeper_module
 from server.actors.heartbeat import LEASE_TTL_S
 from server.actors.sweeper import MAX_ATTEMPTS
+from server.actors.workload import StopReason
 from server.model_request import mint_id
 from server.storage.database import DatabaseAway
 from tests.integration.sweepers import CAPACITY, SUSPECT, Instance, open_instance
@@ -262,3 +263,28 @@ async def test_a_free_slot_or_a_hint_wakes_the_sweeper(instance: Instance, monke
     finally:
         run.cancel()
         await asyncio.wait({run})
+
+
+async def test_a_row_with_a_code_of_a_later_version_is_run_all_the_same(instance: Instance) -> None:
+    request_id = await instance.add(Row(error_code="LATER_ERROR", error_msg="unheard of"))
+    await instance.sweeper.claim()
+    [taken] = instance.take()
+    assert taken.id == request_id
+    assert taken.last_error is not None
+    assert taken.last_error.error_code == "SERVER_ERROR"
+    assert instance.slots.used == 1
+
+
+async def test_a_suspect_that_waits_is_given_back_at_a_stop(instance: Instance) -> None:
+    await instance.add()
+    await instance.sweeper.claim()
+    instance.take()
+    suspect = await instance.add(SUSPECT)
+    await instance.sweeper.claim()
+    instance.workload.stop_all(StopReason.SHUTDOWN)
+    instance.sweeper.let_go()
+    [handed] = instance.take()
+    running = instance.workload.get(suspect)
+    assert handed.id == suspect
+    assert running is not None
+    assert running.stop_reason is StopReason.SHUTDOWN

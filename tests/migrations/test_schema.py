@@ -1,5 +1,6 @@
 """The schema on both versions, on a new database and on one that the earlier server filled."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from server.model_request import mint_id
 from server.storage.migrations import Migration, load_migrations, migrate
 from server.storage.queries import sql_directory
 from tests.rows import add_user, connected, queries
@@ -52,7 +54,7 @@ VALUES (
 """
 
 _EARLIER_COLUMNS = (
-    "id, created_at, completed_at, user_id, input_data, output_data, error_msg, token_used, token_count,"
+    "created_at, completed_at, user_id, input_data, output_data, error_msg, token_used, token_count,"
     " processing_time, model_type"
 )
 
@@ -66,15 +68,23 @@ class Earlier:
     ids: dict[str | None, UUID]
 
     async def content(self) -> list[tuple[Any, ...]]:
-        """Every column that the earlier server knew, except the status."""
-        rows = await self.connection.fetch(f"SELECT {_EARLIER_COLUMNS} FROM model_requests ORDER BY id")  # noqa: S608
-        return [tuple(row) for row in rows]
+        """Every column that the earlier server knew, except the status and the id, which the migration makes anew."""
+        rows = await self.connection.fetch(f"SELECT {_EARLIER_COLUMNS} FROM model_requests")  # noqa: S608
+        return sorted((tuple(row) for row in rows), key=repr)
 
     async def statuses(self) -> dict[str | None, str | None]:
         """The status of each row now, by the status that it had."""
         rows = await self.connection.fetch("SELECT id, status FROM model_requests")
         now = {row["id"]: row["status"] for row in rows}
         return {before: now[request_id] for before, request_id in self.ids.items()}
+
+    async def bring_forward(self) -> None:
+        """Migrate, and learn the new ids."""
+        await migrate(self.connection, migrations(), queries())
+        for row in await self.connection.fetch("SELECT id, created_at FROM model_requests"):
+            for status, old in self.ids.items():
+                if row["id"] == _id_in_order_of_time(old, row["created_at"]):
+                    self.ids[status] = row["id"]
 
     async def usage(self) -> list[tuple[Any, ...]]:
         rows = await self.connection.fetch(
@@ -101,6 +111,21 @@ def migrations() -> tuple[Migration, ...]:
     return load_migrations(sql_directory() / "migrations")
 
 
+def _id_in_order_of_time(old: UUID, created_at: datetime) -> UUID:
+    """A UUIDv7 of the time of the row, its random part from the old id."""
+    digest = hashlib.md5(str(old).encode(), usedforsecurity=False).hexdigest()
+    return UUID(f"{int(created_at.timestamp() * 1000):012x}7{digest[:3]}8{digest[3:18]}")
+
+
+async def test_ids_of_the_earlier_server_come_into_the_order_of_time(earlier: Earlier) -> None:
+    old = set(earlier.ids.values())
+    await earlier.bring_forward()
+    now = set(earlier.ids.values())
+    assert not old & now
+    assert {request_id.version for request_id in now} == {7}
+    assert max(now) < mint_id()
+
+
 async def test_every_query_can_be_prepared(any_database: str) -> None:
     async with connected(any_database) as connection:
         for name, text in queries().items():
@@ -118,12 +143,12 @@ async def test_migrations_run_once(empty_database: str) -> None:
 
 async def test_rows_of_the_earlier_server_are_kept(earlier: Earlier) -> None:
     before = await earlier.content()
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     assert await earlier.content() == before
 
 
 async def test_a_row_that_the_earlier_server_was_running_is_run_again_and_the_others_stay(earlier: Earlier) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     assert await earlier.statuses() == {
         "pending": "pending",
         "processing": "pending",
@@ -134,7 +159,7 @@ async def test_a_row_that_the_earlier_server_was_running_is_run_again_and_the_ot
 
 
 async def test_unfinished_rows_of_the_earlier_server_can_be_claimed(earlier: Earlier) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     claimed = await earlier.connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
     assert {row["id"] for row in claimed} == {earlier.ids["pending"], earlier.ids["processing"]}
     assert all(row["deadline_left_s"] > 0 for row in claimed)
@@ -143,7 +168,7 @@ async def test_unfinished_rows_of_the_earlier_server_can_be_claimed(earlier: Ear
 async def test_the_earlier_table_gets_the_same_columns_and_indexes_as_a_new_one(
     earlier: Earlier, any_database: str
 ) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     async with connected(any_database) as fresh:
         assert await _columns(earlier.connection) == await _columns(fresh)
         assert await _indexes(earlier.connection) == await _indexes(fresh)
@@ -170,7 +195,7 @@ async def _indexes(connection: "asyncpg.Connection[Any]") -> list[str]:
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
 async def test_a_final_row_of_the_earlier_server_cannot_change(earlier: Earlier, status: str) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="is final"):
         await earlier.connection.execute(
             "UPDATE model_requests SET output_data = '{}' WHERE id = $1", earlier.ids[status]
@@ -182,7 +207,7 @@ async def test_a_final_row_of_the_earlier_server_cannot_change(earlier: Earlier,
 
 
 async def test_an_update_that_changes_nothing_of_a_final_row_is_allowed(earlier: Earlier) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     done = await earlier.connection.execute("UPDATE model_requests SET status = status")
     assert done == "UPDATE 5"
 
@@ -197,7 +222,7 @@ async def test_an_update_that_changes_nothing_of_a_final_row_is_allowed(earlier:
     ],
 )
 async def test_a_row_that_makes_no_sense_is_refused(earlier: Earlier, change: str) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     with pytest.raises(asyncpg.CheckViolationError):
         await earlier.connection.execute(
             f"UPDATE model_requests SET {change} WHERE id = $1",  # noqa: S608 - the parameters of this test
@@ -206,7 +231,7 @@ async def test_a_row_that_makes_no_sense_is_refused(earlier: Earlier, change: st
 
 
 async def test_usage_counts_each_final_transition_once(earlier: Earlier) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     assert await earlier.usage() == []  # what ended under the earlier server is not counted anew
     finish = """
         UPDATE model_requests
@@ -249,7 +274,7 @@ async def test_usage_of_several_users_and_days_is_added_to_what_was_there(any_da
 
 @pytest.mark.parametrize("table", ["model_requests", "usage_daily", "idempotency_keys"])
 async def test_an_account_takes_everything_of_its_own_with_it(earlier: Earlier, table: str) -> None:
-    await migrate(earlier.connection, migrations(), queries())
+    await earlier.bring_forward()
     await earlier.connection.execute(
         "INSERT INTO idempotency_keys (user_id, key, fingerprint, request_id) VALUES ($1, 'k', '', $2)",
         earlier.user_id,

@@ -1,5 +1,7 @@
 """Slots and the backlog: counters, without a wait anywhere."""
 
+import asyncio
+
 import pytest
 
 from server.actors.capacity import Backlog, Slots
@@ -72,3 +74,17 @@ def test_a_hint_during_a_claim_outweighs_that_it_found_nothing() -> None:
     assert not backlog.is_empty
     backlog.found_empty(backlog.mark())
     assert backlog.is_empty
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_idle_means_that_no_slot_is_held_any_more(rounds: int) -> None:
+    slots = Slots(2)
+    await slots.wait_idle()  # nothing was ever held
+    for _ in range(rounds):
+        slots.reserve(2)
+        idle = asyncio.create_task(slots.wait_idle())
+        for _ in range(2):
+            await asyncio.sleep(0)
+            assert not idle.done()
+            slots.release()
+        await idle

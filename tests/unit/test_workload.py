@@ -4,8 +4,6 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-import pytest
-
 from server.actors.workload import StopReason, Workload
 from server.model_request import InstanceId, ModelRequest, RequestId, UserId, mint_id
 
@@ -103,15 +101,7 @@ async def test_stop_all_says_how_many_it_stopped() -> None:
     ]
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-async def test_idle_means_that_nothing_is_held_any_more(rounds: int) -> None:
+def test_what_comes_after_everything_was_stopped_is_stopped_from_the_start() -> None:
     workload = Workload()
-    await workload.wait_idle()  # nothing was ever held
-    for _ in range(rounds):
-        held = [workload.add(model_request()) for _ in range(2)]
-        idle = asyncio.create_task(workload.wait_idle())
-        for running in held:
-            await asyncio.sleep(0)
-            assert not idle.done()
-            workload.remove(running)
-        await idle
+    workload.stop_all(StopReason.SHUTDOWN)
+    assert workload.add(model_request()).stop_reason is StopReason.SHUTDOWN
