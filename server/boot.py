@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import structlog
 
-from server.engine import CannotStart
+from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.database import Database
 from server.storage.migrations import MigrationError, load_migrations, migrate
+
+OLDEST_POSTGRES = 15
 
 log = structlog.get_logger(__name__)
 
@@ -19,14 +23,22 @@ async def prepare_database(
     """Migrate over a connection of its own. Raises `CannotStart` when a person has to do something first."""
     connection = await database.connect()
     try:
-        if await connection.fetchval(queries["is_supabase"]) and not settings.supabase_url:
-            raise CannotStart(
-                "DATABASE_URL is a Supabase project whose Auth owns the accounts, but SUPABASE_URL is not set: "
-                "set SUPABASE_URL and SUPABASE_ANON_KEY, or use a database without Supabase's roles."
-            )
+        await require_usable(connection, settings, queries)
         for migration in await migrate(connection, load_migrations(directory), queries, connect=database.connect):
             log.info("migration_applied", name=migration.name)
     except MigrationError as error:
         raise CannotStart(f"The database cannot be migrated: {error.message}") from error
     finally:
         connection.terminate()
+
+
+async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings, queries: Mapping[str, str]) -> None:
+    """Raises `CannotStart` for a Postgres that is too old, and for one whose accounts are Supabase's."""
+    major = connection.get_server_version().major
+    if major < OLDEST_POSTGRES:
+        raise CannotStart(f"DATABASE_URL: Postgres {major} is too old: {OLDEST_POSTGRES} or newer is needed.")
+    if await connection.fetchval(queries["is_supabase"]) and not settings.supabase_url:
+        raise CannotStart(
+            "DATABASE_URL is a Supabase project, whose Auth owns the accounts; this version keeps accounts of its own: "
+            "use a database without Supabase's roles."
+        )

@@ -1,7 +1,7 @@
 """What can be asked for: model types, their tasks and models, and what input and parameters each takes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from server.errors import FieldError
+from server.errors import FieldError, Invalid
 from server.inference.events import Task
-from server.schemas import Body, field_errors, invalid
+from server.schemas import Body, CreateRequest, field_errors, invalid, parse
 from server.settings import Backend, Settings
 
 ROUTER_CHAT_MODELS = (
@@ -82,7 +82,7 @@ class TextInput(Body):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
+            raise ValueError("must have either prompt or messages")
         return self
 
 
@@ -196,6 +196,31 @@ class Catalog:
             return True
         pattern = _OWN_MODEL if self._settings.has_own_base_url else _ROUTER_MODEL
         return "*" in self._settings.allowed_models and pattern.fullmatch(model) is not None
+
+
+def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, Any], dict[str, Any], str | None]:
+    """The body of a create, with its input, parameters and model as `Catalog.check` gives them.
+
+    Raises `Invalid` with everything that is wrong: what stands around the input does not hide what is wrong in it.
+    """
+    try:
+        body = parse(CreateRequest, data)
+    except Invalid as problem:
+        raise invalid([*problem.errors, *_faults_inside(catalog, data, problem.errors)]) from None
+    return body, *catalog.check(body.model_type, body.input_data, body.parameters, body.model)
+
+
+def _faults_inside(catalog: Catalog, data: Any, known: Sequence[FieldError]) -> list[FieldError]:
+    """What is wrong within those fields of a create that are not wrong as a whole."""
+    wrong = {error.field for error in known}
+    if not isinstance(data, dict) or "model_type" in wrong:
+        return []
+    sound = {name: value for name, value in data.items() if name not in wrong}
+    try:
+        catalog.check(sound["model_type"], sound.get("input_data", {}), sound.get("parameters", {}), sound.get("model"))
+    except Invalid as problem:
+        return [error for error in problem.errors if error.field.partition(".")[0] not in wrong]
+    return []
 
 
 def _validated(body: type[Body], data: Mapping[str, Any], prefix: str, errors: list[FieldError]) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 from enum import IntEnum
 
-import asyncpg
-
+from server.boot import require_usable
 from server.inference.backends import create_upstream
 from server.inference.events import Fault as UpstreamFault
+from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.data_folder import DataFolderInUse
 from server.storage.database import Database, explain_refusal
@@ -18,7 +18,6 @@ from server.storage.migrations import MigrationError, Standing, load_migrations,
 from server.storage.postgres_binaries import EmbeddedPostgresError
 from server.storage.queries import load_queries, sql_directory
 
-OLDEST_POSTGRES = 15
 _CHECK_TIMEOUT_S = 15.0
 
 
@@ -69,21 +68,21 @@ async def _examine_data_dir(settings: Settings) -> Finding:
 
 async def _examine_database(settings: Settings) -> Finding:
     if settings.database_url is not None:
-        return await _examine_url(settings.database_url.get_secret_value(), "DATABASE_URL")
+        return await _examine_url(settings, settings.database_url.get_secret_value(), "DATABASE_URL")
     try:
         async with EmbeddedPostgres(settings.data_dir) as postgres:
-            return await _examine_url(postgres.url, "embedded Postgres")
+            return await _examine_url(settings, postgres.url, "embedded Postgres")
     except DataFolderInUse:
         return Finding("database", "embedded Postgres: a running server has it open.")
     except EmbeddedPostgresError as error:
         return Finding("database", str(error), Exit.DATABASE)
 
 
-async def _examine_url(url: str, name: str) -> Finding:
+async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
     database = Database(url)
     try:
         connection = await database.connect()
-    except (asyncpg.PostgresError, OSError, TimeoutError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever keeps us out is the finding
         advice = explain_refusal(error) or (
             f"{name}: {database.place} cannot be reached ({type(error).__name__}). "
             "Is the host right, is it running, does a firewall stand between?"
@@ -91,10 +90,11 @@ async def _examine_url(url: str, name: str) -> Finding:
         return Finding("database", advice, Exit.DATABASE)
     try:
         version = connection.get_server_version()
-        if version.major < OLDEST_POSTGRES:
-            return Finding("database", f"Postgres {version.major} is too old: 15 or newer is needed.", Exit.DATABASE)
         queries = load_queries(sql_directory() / "queries")
+        await require_usable(connection, settings, queries)
         entries = await status(connection, load_migrations(sql_directory() / "migrations"), queries)
+    except CannotStart as error:
+        return Finding("database", " ".join(error.faults), Exit.DATABASE)
     except MigrationError as error:
         return Finding("database", error.message, Exit.DATABASE)
     finally:

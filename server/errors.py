@@ -109,7 +109,11 @@ class Unauthenticated(Problem):
     title = "Authentication failed"
 
     def __init__(self, detail: str = "Send a valid access token as 'Authorization: Bearer <token>'.") -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+    def blame_token(self) -> None:
+        """Say that the token that was sent is at fault; to who sent none, that would be untrue (RFC 6750, 3.1)."""
+        self.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
 
 
 class Forbidden(Problem):
@@ -150,6 +154,11 @@ class RateLimited(_Delayed):
 
 class ServerFault(Problem):
     title = "Internal server error"
+
+    def __init__(
+        self, detail: str = "Something went wrong on our side; quote the request_id when you report it."
+    ) -> None:
+        super().__init__(detail)
 
 
 class Unavailable(_Delayed):

@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 
 from server.errors import BadSyntax, Problem, ServerFault
-from server.middlewares import SERVER_NAME, problem_body
+from server.middlewares import SECURE_HEADERS, SERVER_NAME, problem_body
 from server.responses import json_response
 
 KEEPALIVE_S = 75.0
@@ -64,11 +64,11 @@ class JsonErrorHandler(RequestHandler):
             problem: Problem = BadSyntax("This is not a valid HTTP/1.1 request.")
         else:
             log.error("request_failed", request_id=request_id, exc_info=exc)
-            problem = ServerFault("Something went wrong on our side; quote the request_id when you report it.")
+            problem = ServerFault()
         response = json_response(
             problem_body(problem, request_id),
             status=problem.status,
-            headers={"X-Request-Id": request_id, "Server": SERVER_NAME},
+            headers={"X-Request-Id": request_id, "Server": SERVER_NAME, **SECURE_HEADERS},
         )
         response.force_close()
         return response

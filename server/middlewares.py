@@ -23,6 +23,7 @@ from server.errors import (
     Problem,
     RateLimited,
     ServerFault,
+    Unauthenticated,
     Unavailable,
 )
 from server.lifecycle import Phase
@@ -40,6 +41,9 @@ SERVER_NAME = "ai-sdk-server"
 """In place of aiohttp's own, which names versions."""
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
+_BY_ADDRESS = "_is_limited_by_address"
+SECURE_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
+"""On every answer that does not say otherwise."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +57,12 @@ def public(handler: AnyHandler) -> AnyHandler:
 def always_up(handler: AnyHandler) -> AnyHandler:
     """Mark a handler that works without the database: health, documentation, the console."""
     setattr(handler, _ALWAYS_UP, True)
+    return public(handler)
+
+
+def limited_by_address(handler: AnyHandler) -> AnyHandler:
+    """Mark a handler that takes passwords or refresh tokens: public, and limited per client address."""
+    setattr(handler, _BY_ADDRESS, True)
     return public(handler)
 
 
@@ -98,10 +108,11 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
         response = _translate_database(request, error)
     except Exception:
         log.exception("request_failed", request_id=request[keys.REQUEST_ID])
-        response = problem_response(request, _unexpected())
+        response = problem_response(request, ServerFault())
     if not response.prepared:
-        response.headers.setdefault("Cache-Control", "no-store")
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        for name, value in SECURE_HEADERS.items():
+            response.headers.setdefault(name, value)
+        _vary_by_origin(request, response)
     return response
 
 
@@ -111,22 +122,30 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     target = request.match_info.handler
     if request.app[keys.LIFECYCLE].phase is Phase.STARTING and not hasattr(target, _ALWAYS_UP):
         raise Unavailable(f"Starting: {request.app[keys.LIFECYCLE].reason}.", retry_after_s=2)
-    if not hasattr(target, _PUBLIC) and request.match_info.http_exception is None and not _is_preflight(request):
-        token = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
-        request[keys.PRINCIPAL] = request.app[keys.VERIFIER].verify(token)
-    return await handler(request)
+    is_open = hasattr(target, _PUBLIC) or request.method == hdrs.METH_OPTIONS
+    if is_open or request.match_info.http_exception is not None:
+        return await handler(request)
+    credentials = request.headers.getall(hdrs.AUTHORIZATION, [])
+    try:
+        request[keys.PRINCIPAL] = request.app[keys.VERIFIER].verify(bearer_token(credentials))
+        return await handler(request)
+    except Unauthenticated as problem:
+        if any(value.lower().startswith("bearer ") for value in credentials):
+            problem.blame_token()
+        raise
 
 
 @web.middleware
 async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Per user for reads, per client address for accounts; creates are judged by their own handler, which may queue."""
+    """Per user for whatever they do, per client address where credentials are tried.
+
+    Creates have a lower limit of their own, which their handler judges, as it may queue what is beyond it.
+    """
     principal = request.get(keys.PRINCIPAL)
     verdict = None
-    if principal is not None and request.method == hdrs.METH_POST and "/auth/" not in request.path:
-        request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(principal.user_id))
-    elif principal is not None and request.method in {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_DELETE}:
+    if principal is not None:
         verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
-    elif "/auth/" in request.path and request.method == hdrs.METH_POST:
+    elif hasattr(request.match_info.handler, _BY_ADDRESS):
         settings = request.app[keys.SETTINGS]
         address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, settings.proxy_networks)
         verdict = request.app[keys.AUTH_LIMITER].check(address)
@@ -195,6 +214,8 @@ def _translate_http(request: web.Request, error: web.HTTPException) -> web.Strea
             return problem_response(request, MethodNotAllowed(f"This path answers to: {allowed}.", headers=headers))
         case status if status < HTTPStatus.BAD_REQUEST:
             return error
+        case HTTPStatus.FORBIDDEN if not _is_preflight(request):  # aiohttp-cors knows no other OPTIONS
+            return web.Response(status=HTTPStatus.NO_CONTENT, headers={hdrs.ALLOW: _methods(request)})
         case HTTPStatus.FORBIDDEN:  # aiohttp-cors refuses a preflight
             return problem_response(request, Forbidden("This origin, method or header is not allowed across origins."))
         case _:
@@ -211,13 +232,30 @@ def _translate_database(request: web.Request, error: Exception) -> web.Response:
             problem = Invalid("A value cannot be stored as it was sent.")
         case Fault.BROKEN:
             log.error("request_failed", request_id=request[keys.REQUEST_ID], exc_info=error)
-            problem = _unexpected()
+            problem = ServerFault()
     return problem_response(request, problem)
 
 
-def _unexpected() -> ServerFault:
-    return ServerFault("Something went wrong on our side; quote the request_id when you report it.")
-
-
 def _is_preflight(request: web.Request) -> bool:
-    return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+
+
+def _methods(request: web.Request) -> str:
+    """What the path answers to, as in the `Allow` of a 405."""
+    resource = request.match_info.route.resource
+    return ",".join(sorted(route.method for route in resource or ()))
+
+
+def _vary_by_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell caches that the answer may depend on the origin, and let an allowed one read a 404 or 405.
+
+    Those have no route, which is what aiohttp-cors goes by.
+    """
+    origins = request.app[keys.SETTINGS].allowed_origins
+    if not origins:
+        return
+    vary = response.headers.get(hdrs.VARY)
+    response.headers[hdrs.VARY] = hdrs.ORIGIN if vary is None else f"{vary}, {hdrs.ORIGIN}"
+    origin = request.headers.get(hdrs.ORIGIN)
+    if request.match_info.http_exception is not None and origin is not None and {origin, "*"} & set(origins):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin

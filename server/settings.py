@@ -6,7 +6,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -111,8 +111,14 @@ class Settings(BaseSettings):
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        parts = _split_url(value)
+        if (
+            parts is None
+            or parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.username
+            or parts.query
+        ):
             raise ValueError("must be an http(s) URL without credentials or query, such as http://localhost:11434/v1")
         return value.rstrip("/")
 
@@ -121,12 +127,8 @@ class Settings(BaseSettings):
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        parts = urlsplit(value.get_secret_value())
-        try:
-            has_port = parts.port is None or parts.port > 0
-        except ValueError:
-            has_port = False
-        if parts.scheme not in {"postgres", "postgresql"} or not has_port:
+        parts = _split_url(value.get_secret_value())
+        if parts is None or parts.scheme not in {"postgres", "postgresql"}:
             raise ValueError(
                 "must be a URL such as postgresql://user:password@host:5432/database; "
                 "write / ? # @ and : in the password as %2F %3F %23 %40 and %3A"
@@ -185,14 +187,9 @@ class Settings(BaseSettings):
 
     def without_effect(self) -> list[str]:
         """Names of what is set and not used by this version: it is there for those who come from an earlier server."""
-        names = (
-            "listen_database_url",
-            "supabase_anon_key",
-            "supabase_service_role_key",
-            "storage_url",
-            "storage_bucket",
-        )
-        return [name.upper() for name in names if getattr(self, name) is not None]
+        names = ("listen_database_url", "supabase_anon_key", "supabase_service_role_key")
+        storage = [name for name in type(self).model_fields if name.startswith("storage_")]
+        return [name.upper() for name in (*names, *storage) if getattr(self, name) is not None]
 
     def faults(self) -> list[str]:
         """What is set and cannot work together, a line for each."""
@@ -230,6 +227,15 @@ class Settings(BaseSettings):
         if faults := settings.faults():
             raise CannotStart(*faults)
         return settings
+
+
+def _split_url(text: str) -> SplitResult | None:
+    """Its parts, or None for what is no URL: the errors of urllib quote it, password and all."""
+    try:
+        parts = urlsplit(text)
+        return None if parts.port == 0 else parts
+    except ValueError:
+        return None
 
 
 def _line(item: Any) -> str:

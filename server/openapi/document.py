@@ -44,7 +44,9 @@ def build_document() -> dict[str, Any]:
         "components": {
             "schemas": component_schemas(),
             "headers": component_headers(),
-            "responses": component_responses(problem_classes()),
+            "responses": component_responses(
+                [*((problem,) for problem in problem_classes()), *(operation.problems for operation in OPERATIONS)]
+            ),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }

@@ -79,14 +79,14 @@ _DETAILS: dict[type[Problem], str] = {
     BodyTimeout: "The body did not arrive within 15 s.",
     BodyTooLarge: "The body may have at most 262144 bytes.",
     UnsupportedMedia: "Send JSON, with the header 'Content-Type: application/json'.",
-    Unauthenticated: "Send a valid access token as 'Authorization: Bearer <token>'.",
+    Unauthenticated: Unauthenticated().detail,
     Forbidden: "This account may not do that.",
     NotFound: "There is no model request of yours with this id.",
     MethodNotAllowed: "This path answers to: GET,HEAD,POST.",
     Conflict: "There is an account with this e-mail already; sign in instead.",
     KeyReused: "This Idempotency-Key was used with another body; use a new key for a new request.",
     RateLimited: "Too many requests; slow down.",
-    ServerFault: "Something went wrong on our side; quote the request_id when you report it.",
+    ServerFault: ServerFault().detail,
     Unavailable: "The database is not available; try again.",
 }
 

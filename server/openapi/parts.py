@@ -61,22 +61,31 @@ def empty_answer(description: str, *header_names: str) -> Schema:
     return {"description": description, "headers": headers(*header_names)}
 
 
-def component_responses(problems: Iterable[type[Problem]]) -> dict[str, Schema]:
-    """One response for each status that an error can have, with an example for each kind of error."""
-    by_status: dict[int, list[type[Problem]]] = {}
-    for problem in problems:
-        by_status.setdefault(problem.status, []).append(problem)
-    return {_response_name(status): _error_answer(status, kinds) for status, kinds in sorted(by_status.items())}
+def component_responses(every_set: Iterable[Iterable[type[Problem]]]) -> dict[str, Schema]:
+    """A response for each group of errors of one status in one of these sets, with an example for each of them."""
+    groups = {
+        (status, _response_name(kinds)): kinds for problems in every_set for status, kinds in _by_status(problems)
+    }
+    return {name: _error_answer(status, groups[status, name]) for status, name in sorted(groups)}
 
 
 def error_answers(problems: Iterable[type[Problem]]) -> dict[str, Schema]:
     """References to the responses of these errors, by status."""
-    statuses = sorted({problem.status for problem in problems})
-    return {str(status): {"$ref": f"#/components/responses/{_response_name(status)}"} for status in statuses}
+    return {
+        str(status): {"$ref": f"#/components/responses/{_response_name(kinds)}"}
+        for status, kinds in _by_status(problems)
+    }
 
 
-def _response_name(status: int) -> str:
-    return "Error" + str(status)
+def _by_status(problems: Iterable[type[Problem]]) -> list[tuple[int, list[type[Problem]]]]:
+    groups: dict[int, list[type[Problem]]] = {}
+    for problem in dict.fromkeys(problems):
+        groups.setdefault(problem.status, []).append(problem)
+    return sorted(groups.items())
+
+
+def _response_name(kinds: Iterable[type[Problem]]) -> str:
+    return "Or".join(kind.__name__ for kind in kinds)
 
 
 def _error_answer(status: int, kinds: list[type[Problem]]) -> Schema:

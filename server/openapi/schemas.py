@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server.auth.forms import Credentials, Recovery, Refresh, SignIn
+from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 from server.catalog import MODEL_TYPES
 from server.errors import Code
 from server.model_request import Status
@@ -25,6 +26,16 @@ _BODIES: tuple[type[BaseModel], ...] = (
     *{model: None for model_type in MODEL_TYPES for model in (model_type.input, model_type.parameters)},
 )
 
+_FIELDS = {
+    ("Credentials", "email"): "An address that could be real; no e-mail is sent to it. Kept in lower case.",
+    ("Credentials", "password"): f"{MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, whichever they are.",
+    ("SignIn", "email"): "The address of the account, in upper or lower case.",
+    ("SignIn", "password"): "The password of the account.",
+    ("Refresh", "refresh_token"): "The one that came with the last access token.",
+    ("Recovery", "email"): "The address of the account.",
+}
+"""What the fields of the account bodies are, for those who fill them in."""
+
 
 def ref(name: str) -> Schema:
     return {"$ref": REF + name}
@@ -34,6 +45,8 @@ def component_schemas() -> dict[str, Schema]:
     """Every named schema of the document."""
     _, generated = models_json_schema([(model, "validation") for model in _BODIES], ref_template=REF + "{model}")
     bodies = dict(generated["$defs"])
+    for (body, field), description in _FIELDS.items():
+        bodies[body]["properties"][field]["description"] = description
     plain_create = bodies.pop(CREATE)
     variants = {_variant_name(model_type.name): _variant(plain_create, model_type) for model_type in MODEL_TYPES}
     return bodies | variants | {CREATE: _create(variants)} | _PUBLIC
@@ -165,6 +178,7 @@ _HEALTH = _object(
         },
         "running": {"type": "integer", "description": "Generations running here."},
         "capacity": {"type": "integer", "description": "Generations that can run here at once."},
+        "instances": {"type": "integer", "description": "Processes alive on this database, as last seen."},
     },
 )
 

@@ -9,12 +9,13 @@ from server.openapi.schemas import ref
 _HEALTH_EXAMPLE = {
     "status": "ok",
     "version": __version__,
-    "checks": {"started": True, "lease": True, "database": True},
+    "checks": {"accepting": True, "lease": True, "database": True},
     "backend": "offline",
     "model": "offline/echo",
     "upstream": {"ok": True, "detail": "The offline test double is always there. It is not AI."},
     "running": 0,
     "capacity": 64,
+    "instances": 1,
 }
 
 SERVICE = (
@@ -92,7 +93,8 @@ SERVICE = (
                 },
                 header_names=("Vary",),
                 is_limited=False,
-            )
+            ),
+            "304": empty_answer("The page is unchanged.", "ETag", "Vary"),
         },
         problems=(ServerFault,),
         is_public=True,

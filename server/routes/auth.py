@@ -9,7 +9,7 @@ from server.actors.workload import StopReason
 from server.auth.accounts import Session, User
 from server.auth.forms import Credentials, Recovery, Refresh, SignIn
 from server.bodies import read_json
-from server.middlewares import public
+from server.middlewares import limited_by_address
 from server.model_request import RequestId
 from server.responses import json_response
 from server.schemas import parse
@@ -29,7 +29,7 @@ def add_routes(app: web.Application) -> None:
         app.router.add_delete(f"{prefix}/auth/user", delete_user)
 
 
-@public
+@limited_by_address
 async def sign_up(request: web.Request) -> web.Response:
     """Create an account; it is signed in at once, as no e-mail has to be confirmed."""
     form = parse(Credentials, await read_json(request, max_bytes=MAX_BODY_BYTES))
@@ -37,19 +37,19 @@ async def sign_up(request: web.Request) -> web.Response:
     return json_response({"message": "Account created.", **_session_body(session)}, status=201)
 
 
-@public
+@limited_by_address
 async def sign_in(request: web.Request) -> web.Response:
     form = parse(SignIn, await read_json(request, max_bytes=MAX_BODY_BYTES))
     return json_response(_session_body(await request.app[keys.ACCOUNTS].sign_in(form.email, form.password)))
 
 
-@public
+@limited_by_address
 async def refresh(request: web.Request) -> web.Response:
     form = parse(Refresh, await read_json(request, max_bytes=MAX_BODY_BYTES))
     return json_response(_session_body(await request.app[keys.ACCOUNTS].refresh(form.refresh_token)))
 
 
-@public
+@limited_by_address
 async def recover(request: web.Request) -> web.Response:
     form = parse(Recovery, await read_json(request, max_bytes=MAX_BODY_BYTES))
     return json_response({"message": await request.app[keys.ACCOUNTS].request_recovery(form.email)})

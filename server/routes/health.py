@@ -49,6 +49,7 @@ async def health(request: web.Request) -> web.Response:
         "upstream": None,
         "running": len(engine.workload),
         "capacity": engine.slots.capacity,
+        "instances": engine.lease.live_instances,
     }
     if engine.upstream_check is not None:
         body["upstream"] = {"ok": engine.upstream_check.is_ok, "detail": engine.upstream_check.detail}
@@ -58,7 +59,7 @@ async def health(request: web.Request) -> web.Response:
 def _checks(app: web.Application) -> dict[str, bool]:
     engine = app[keys.ENGINE]
     return {
-        "started": app[keys.LIFECYCLE].phase is Phase.READY,
+        "accepting": app[keys.LIFECYCLE].phase is Phase.READY,
         "lease": engine.lease.is_trusted,
         "database": not engine.journal.is_away,
     }

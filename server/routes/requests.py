@@ -13,12 +13,13 @@ from server import keys
 from server.actors.switchboard import View, Watch
 from server.admission import Admitted, Draft, fingerprint_of
 from server.bodies import read_json
+from server.catalog import read_create
 from server.errors import BadSyntax, FieldError, NotFound, RateLimited, Unavailable
 from server.history import Filters
 from server.model_request import RequestId, Status, UserId, mint_id
 from server.preferences import Waiting, read_preferences, read_wait_parameter
 from server.responses import raw_json_response
-from server.schemas import MAX_BODY_BYTES, CreateRequest, invalid, parse
+from server.schemas import MAX_BODY_BYTES, invalid
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
@@ -182,10 +183,7 @@ def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> floa
 async def _read_draft(request: web.Request) -> Draft:
     key = _read_idempotency_key(request)
     data = await read_json(request, max_bytes=MAX_BODY_BYTES)
-    body = parse(CreateRequest, data)
-    input_data, parameters, model = request.app[keys.CATALOG].check(
-        body.model_type, body.input_data, body.parameters, body.model
-    )
+    body, input_data, parameters, model = read_create(request.app[keys.CATALOG], data)
     return Draft(
         id=mint_id(),
         user_id=request[keys.PRINCIPAL].user_id,

@@ -29,9 +29,10 @@ def assert_problem(reply: Reply, status: int, code: str, *fields: str) -> None:
     assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
-def assert_unauthenticated(reply: Reply) -> None:
+def assert_unauthenticated(reply: Reply, *, blames_token: bool = False) -> None:
+    """RFC 6750, 3.1: the challenge names an error only where a token was sent."""
     assert_problem(reply, 401, "AUTH_ERROR")
-    assert reply.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    assert reply.headers["WWW-Authenticate"] == ('Bearer error="invalid_token"' if blames_token else "Bearer")
 
 
 async def raw(api: Api, *lines: bytes) -> bytes:
@@ -74,8 +75,8 @@ async def test_an_account_from_its_beginning_to_its_end(stranger: Api, prefix: s
     deleted = await alice.send("DELETE", f"{prefix}/user")
     assert (deleted.status, deleted.body) == (204, b"")
     assert_unauthenticated(await stranger.post(f"{prefix}/signin", CREDENTIALS))
-    assert_unauthenticated(await alice.get(f"{prefix}/user"))
-    assert_unauthenticated(await alice.create("hello"))
+    assert_unauthenticated(await alice.get(f"{prefix}/user"), blames_token=True)
+    assert_unauthenticated(await alice.create("hello"), blames_token=True)
 
 
 async def test_a_second_account_with_the_address_is_a_conflict(stranger: Api) -> None:
@@ -217,7 +218,8 @@ async def assert_closed(api: Api, method: str, path: str, *, good: str) -> None:
         f"Bearer {good}=", f"Bearer {good} {good}", "Bearer a.b.c", "Bearer sb_publishable_x", "Bearer " + "a" * 8000,
     ):  # fmt: skip
         headers = {} if value is None else {"Authorization": value}
-        assert_unauthenticated(await api.send(method, path, headers=headers))
+        sent = value is not None and value.strip().startswith("Bearer ")
+        assert_unauthenticated(await api.send(method, path, headers=headers), blames_token=sent)
     for elsewhere in (f"{path}?access_token={good}", f"{path}?token={good}"):
         assert_unauthenticated(await api.send(method, elsewhere))
     assert_unauthenticated(await api.send(method, path, headers={"X-Api-Key": good, "Cookie": f"token={good}"}))
@@ -273,7 +275,20 @@ async def test_beyond_the_rate_an_address_is_told_when_to_come_back(start: Start
         assert_unauthenticated(reply)
         assert reply.headers["RateLimit-Policy"] == '"auth";q=3;w=60'
         assert reply.headers["RateLimit"].startswith(f'"auth";r={left};t=')
+    for path in ("signup", "signin", "refresh", "recover"):
+        assert_problem(await api.post(f"/auth/{path}", CREDENTIALS), 429, "RATE_LIMITED")
     refused = await api.post("/auth/signup", CREDENTIALS)
-    assert_problem(refused, 429, "RATE_LIMITED")
     assert 1 <= int(refused.headers["Retry-After"]) <= 20
     assert refused.headers["RateLimit"] == f'"auth";r=0;t={refused.headers["Retry-After"]}'
+
+
+async def test_who_is_signed_in_is_limited_as_a_user_and_not_by_address(start: Start) -> None:
+    """Also in what fails before it is stored, whatever the method."""
+    api = await (await start(auth_rate_limit_per_minute=1, rate_limit_per_minute=1)).sign_up()
+    replies = [await api.get("/auth/user")]
+    replies += [await api.post("/api/requests", {}) for _ in range(8)]
+    replies += [await api.post("/auth/signout")]
+    assert [reply.status for reply in replies] == [200, *[422] * 8, 204]
+    assert replies[0].headers["RateLimit-Policy"] == replies[-1].headers["RateLimit-Policy"] == '"read";q=10;w=60'
+    assert replies[-1].headers["RateLimit"].startswith('"read";r=0;')
+    assert_problem(await api.post("/api/requests", {}), 429, "RATE_LIMITED")

@@ -1,5 +1,7 @@
 """Health, CORS, errors and headers: what stands around the API."""
 
+import asyncio
+
 import pytest
 from aiohttp import hdrs
 
@@ -14,7 +16,14 @@ ORIGIN = "https://app.example"
 async def test_health_tells_the_backend_and_the_checks(api: Api) -> None:
     reply = await api.get("/health")
     assert (reply.status, reply.json["status"], reply.json["backend"]) == (200, "ok", "offline")
-    assert set(reply.json["checks"].values()) == {True}
+    assert reply.json["checks"] == {"accepting": True, "lease": True, "database": True}
+    assert reply.json["instances"] == 1
+
+
+async def test_health_counts_the_instances_of_the_database(start: Start) -> None:
+    api, other = await start(), await start()
+    other.app[keys.ENGINE].lease.live_instances = 7
+    assert [(await server.get("/health")).json["instances"] for server in (api, other)] == [1, 7]
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
@@ -65,9 +74,44 @@ async def test_a_preflight_needs_no_token(start: Start) -> None:
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", ORIGIN + ".evil.example"])
 async def test_another_origin_is_not_allowed(start: Start, origin: str) -> None:
     api = await (await start(allowed_origins=ORIGIN)).sign_up()
-    reply = await api.get("/api/requests", headers={"Origin": origin})
-    assert reply.status == 200
-    assert "Access-Control-Allow-Origin" not in reply.headers
+    for path, status in (("/api/requests", 200), ("/api/nothing", 404)):
+        reply = await api.get(path, headers={"Origin": origin})
+        assert reply.status == status
+        assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+async def test_what_has_no_route_can_be_read_by_a_listed_origin(start: Start) -> None:
+    api = await start(allowed_origins=ORIGIN)
+    for method, path, status in (("GET", "/api/nothing", 404), ("PUT", "/api/requests", 405)):
+        reply = await api.send(method, path, headers={"Origin": ORIGIN})
+        assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (status, ORIGIN)
+
+
+async def test_caches_are_told_that_answers_depend_on_the_origin(start: Start) -> None:
+    api = await start(allowed_origins=ORIGIN)
+    for path, vary in (
+        ("/health", "Origin"),
+        ("/api/nothing", "Origin"),
+        ("/api/requests", "Origin"),
+        ("/", "Accept, Origin"),
+    ):
+        assert (await api.get(path)).headers["Vary"] == vary
+    assert "Vary" not in (await (await start()).get("/health")).headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"), [("/api/requests", "GET,HEAD,OPTIONS,POST"), ("/auth/signin", "OPTIONS,POST")]
+)
+@pytest.mark.parametrize("headers", [{}, {"Origin": ORIGIN}, {"Access-Control-Request-Method": "POST"}])
+async def test_options_that_are_no_preflight_name_the_methods(
+    start: Start, path: str, allow: str, headers: dict[str, str]
+) -> None:
+    reply = await (await start(allowed_origins=ORIGIN)).send("OPTIONS", path, headers=headers)
+    assert (reply.status, reply.headers["Allow"], reply.body) == (204, allow, b"")
+
+
+async def test_options_of_nothing_are_404(api: Api) -> None:
+    assert (await api.send("OPTIONS", "/api/nothing")).status == 404
 
 
 async def test_a_path_that_is_not_there_is_404_in_the_error_shape(api: Api) -> None:
@@ -92,6 +136,19 @@ async def test_no_answer_names_a_version_or_may_be_cached(api: Api) -> None:
     assert reply.headers[hdrs.SERVER] == "ai-sdk-server"
     assert reply.headers[hdrs.CACHE_CONTROL] == "no-store"
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_what_no_middleware_sees_is_as_guarded(api: Api) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    writer.write(b"nonsense\r\n\r\n")
+    try:
+        async with asyncio.timeout(5):
+            answer = (await reader.read()).decode().lower()
+    finally:
+        writer.close()
+    assert " 400 bad request\r\n" in answer
+    assert "\r\ncache-control: no-store\r\n" in answer
+    assert "\r\nx-content-type-options: nosniff\r\n" in answer
 
 
 async def test_a_bug_is_a_500_without_its_words(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

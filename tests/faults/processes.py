@@ -34,10 +34,23 @@ class ServerProcess:
 
     def start(self) -> float:
         """Start and wait for the line that says it is ready; returns the seconds that took."""
+        began = time.monotonic()
+        offset = self.launch()
+        while time.monotonic() - began < START_TIMEOUT_S:
+            text = self.log.read_bytes()[offset:].decode()
+            if "\nReady:" in "\n" + text and "Data:" in text:
+                self.port = int(text.split("Ready:  http://localhost:")[1].split()[0])
+                return time.monotonic() - began
+            if self.process is None or self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"the server did not get ready:\n{self.log.read_text()}")
+
+    def launch(self) -> int:
+        """Start, and wait for nothing; returns where in the log its output begins."""
         environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         environment |= {"DATA_DIR": str(self.data_dir), "PORT": str(self.port), "HOST": "127.0.0.1"} | self.settings
         environment["PYTHONPATH"] = str(PROJECT)
-        began = time.monotonic()
         with self.log.open("ab") as output:
             offset = output.tell()
             self.process = subprocess.Popen(
@@ -48,15 +61,7 @@ class ServerProcess:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        while time.monotonic() - began < START_TIMEOUT_S:
-            text = self.log.read_bytes()[offset:].decode()
-            if "\nReady:" in "\n" + text and "Data:" in text:
-                self.port = int(text.split("Ready:  http://localhost:")[1].split()[0])
-                return time.monotonic() - began
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.01)
-        raise AssertionError(f"the server did not get ready:\n{self.log.read_text()}")
+        return offset
 
     def kill(self) -> None:
         """kill -9, and nothing else: an embedded Postgres stays behind."""

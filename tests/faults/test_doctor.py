@@ -7,12 +7,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from asyncpg.types import ServerVersion
 
+from server.boot import require_usable
+from server.refusal import CannotStart
+from server.settings import Settings
 from tests.fakes.huggingface import FakeHuggingFace, error_answer
 from tests.faults.processes import PROJECT, server_process
+from tests.postgres import Cluster
 
 
 @contextmanager
@@ -32,9 +39,13 @@ def _upstream(fake: FakeHuggingFace) -> Iterator[str]:
 
 
 def _doctor(data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return _run("doctor", data_dir=data_dir, **settings)
+
+
+def _run(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | settings
     return subprocess.run(
-        [sys.executable, "-m", "server", "doctor"],
+        [sys.executable, "-m", "server", *command],
         cwd=PROJECT,
         env=environment,
         capture_output=True,
@@ -69,6 +80,79 @@ def test_a_wrong_database_password_is_named(tmp_path: Path, postgres_18: str) ->
     assert result.returncode == 4
     assert "password" in result.stdout
     assert "canary" not in result.stdout + result.stderr
+
+
+BAD_URLS = [
+    ("127.0.0.1:1/app?sslmode=canary", "sslmode"),
+    ("127.0.0.1:1/app?sslmode=verify-full&sslrootcert=/nope/canary", "sslrootcert"),
+    ("127.0.0.1:1/app?sslmode=require&sslcert=/nope/canary", "sslcert"),
+    ("/app?port=x", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("place", "named"), BAD_URLS)
+def test_a_database_url_that_cannot_work_is_one_line(tmp_path: Path, place: str, named: str) -> None:
+    settings = {"DATABASE_URL": f"postgresql://alice:canary@{place}", "INFERENCE_BACKEND": "offline"}
+    doctor = _doctor(tmp_path / "data", **settings)
+    assert doctor.returncode == 4
+    [said] = [line for line in doctor.stdout.splitlines() if line.startswith("FAIL  database")]
+    assert named in said
+    assert "canary" not in doctor.stdout + doctor.stderr
+    for command in (["migrate"], ["migrate", "--status"], ["serve"]):
+        done = _run(*command, data_dir=tmp_path / "data", PORT="0", **settings)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("Cannot start: ")]
+        assert (done.returncode, len(lines)) == (2, 1), done.stderr
+        assert named in lines[0]
+        assert "Traceback" not in done.stdout + done.stderr
+        assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["@127.0.0.1:1/app", "@/app?host=/nowhere"])
+def test_a_database_that_is_down_is_no_fault_of_the_url(tmp_path: Path, place: str) -> None:
+    settings = {"DATABASE_URL": f"postgresql://alice:canary{place}", "INFERENCE_BACKEND": "offline"}
+    assert "cannot be reached" in _doctor(tmp_path / "data", **settings).stdout
+    done = _run("migrate", data_dir=tmp_path / "data", **settings)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Cannot start: The database at ")
+    assert "canary" not in line
+
+
+def test_a_database_of_supabase_is_refused_by_every_command(tmp_path: Path, cluster_18: Cluster) -> None:
+    with cluster_18.database() as url:
+        cluster_18.execute("CREATE ROLE supabase_auth_admin")
+        try:
+            settings = {"DATABASE_URL": url, "INFERENCE_BACKEND": "offline", "PORT": "0"}
+            doctor = _doctor(tmp_path / "data", **settings)
+            assert (doctor.returncode, "accounts of its own" in doctor.stdout) == (4, True)
+            for command in (["migrate"], ["migrate", "--status"], ["serve"]):
+                done = _run(*command, data_dir=tmp_path / "data", **settings)
+                assert (done.returncode, "accounts of its own" in done.stderr) == (2, True), done.stderr
+        finally:
+            cluster_18.execute("DROP ROLE supabase_auth_admin")
+
+
+@pytest.mark.parametrize(("major", "is_usable"), [(14, False), (15, True), (18, True)])
+async def test_a_postgres_that_is_too_old_is_refused(major: int, *, is_usable: bool) -> None:
+    connection = OldPostgres(major)
+    usable = require_usable(cast("Any", connection), Settings(_env_file=None), {"is_supabase": "SELECT false"})
+    if is_usable:
+        await usable
+    else:
+        with pytest.raises(CannotStart, match=f"Postgres {major} is too old"):
+            await usable
+
+
+@dataclass(frozen=True, slots=True)
+class OldPostgres:
+    """A connection to a server of some version, as far as it is looked at."""
+
+    major: int
+
+    def get_server_version(self) -> ServerVersion:
+        return ServerVersion(self.major, 0, 1, "final", 0)
+
+    async def fetchval(self, _query: str) -> bool:
+        return False
 
 
 def test_an_unreachable_model_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a server process does when it is killed, stopped, or started twice."""
 
 import contextlib
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -98,7 +100,7 @@ def test_a_port_in_use_is_named_before_anything_is_started(tmp_path: Path) -> No
         refused = _run("serve", DATA_DIR=str(tmp_path / "data"), PORT=port, HOST="127.0.0.1")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert port in refused.stderr
+    assert f"port {port} on 127.0.0.1 is in use" in refused.stderr
     assert not (tmp_path / "data").exists()
 
 
@@ -107,6 +109,65 @@ def test_settings_that_cannot_work_refuse_with_a_line_each(tmp_path: Path) -> No
     assert refused.returncode == 2
     assert refused.stderr.count("Cannot start: ") == 2
     assert "canary" not in refused.stderr + refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("nonsense.invalid", "not a name"),
+        ("x" * 70, "not a name"),
+        ("192.0.2.1", "not an address of this machine"),
+    ],
+)
+def test_an_address_that_is_not_ours_is_named_with_its_remedy(tmp_path: Path, host: str, why: str) -> None:
+    refused = _run("serve", DATA_DIR=str(tmp_path / "data"), PORT="0", HOST=host)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert f"HOST={host} is {why}" in refused.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_unsafe_python_is_refused_before_anything_is_started(tmp_path: Path, workers: str) -> None:
+    refused = _run("serve", DATA_DIR=str(tmp_path / "data"), PORT="0", WORKERS=workers, PYTHONOPTIMIZE="1")
+    assert refused.returncode == 2
+    assert refused.stderr.count("Cannot start: ") == 1
+    assert "Ready" not in refused.stdout
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("moment", ["postgres.draft-*", "postgres/data/postmaster.pid"])
+def test_a_signal_while_the_database_starts_stops_that_too(tmp_path: Path, moment: str, workers: str) -> None:
+    server = ServerProcess(tmp_path / "data", {"WORKERS": workers})
+    server.launch()
+    until(lambda: any(server.data_dir.glob(moment)))
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
+    assert "Ready" not in server.log.read_text()
+    assert '"event":"draining"' not in server.log.read_text()  # nothing was served, so nothing was left to drain
+    assert not _postgres_in(server.data_dir)
+
+
+def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
+    unused = "postgresql://nobody:canary@127.0.0.1:1/nothing"
+    with server_process(tmp_path / "data", LISTEN_DATABASE_URL=unused, LOG_FORMAT="json") as server:
+        before, banner = server.log.read_text().split("Ready:")
+        events = [json.loads(line) for line in before.splitlines()]
+        assert {event["part"]: event["choice"] for event in events if event["event"] == "chosen"} == {
+            "database": f"embedded in {server.data_dir}",
+            "accounts": "embedded",
+            "model": "offline",
+        }
+        assert [event["setting"] for event in events if event["event"] == "setting_without_effect"] == [
+            "LISTEN_DATABASE_URL"
+        ]
+        assert "canary" not in before + banner
+
+
+def test_the_embedded_database_has_room_for_every_worker(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data", WORKERS="4") as server:
+        options = (server.data_dir / "postgres" / "data" / "postmaster.opts").read_text()
+        assert '"--max_connections=52"' in options
 
 
 def test_workers_share_a_port_and_end_together(tmp_path: Path) -> None:
@@ -118,7 +179,7 @@ def test_workers_share_a_port_and_end_together(tmp_path: Path) -> None:
         replies = [server.create(f"number {number}", prefer="wait=30") for number in range(10)]
         assert {status for status, _ in replies} == {200}
         workers[0].kill()
-        until(lambda: len(_workers_of(server)) == 2)
+        until(lambda: len(_workers_of(server)) == 2 and workers[0] not in _workers_of(server))
         assert server.create(prefer="wait=30")[0] == 200
         assert server.stop() == 0
         until(lambda: not any(worker.is_running() for worker in workers))
@@ -129,6 +190,42 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         workers = _workers_of(server)
         server.kill()
         until(lambda: not any(worker.is_running() for worker in workers))
+
+
+def test_a_second_signal_reaches_the_worker_that_still_drains(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data", WORKERS="2", DRAIN_S="60") as server:
+        server.sign_up()
+        server.create(model="offline/slow-20s")
+        server.signal(signal.SIGTERM)
+        until(lambda: '"event":"worker_ended"' in server.log.read_text())
+        server.signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
+def test_a_stop_while_a_worker_is_started_anew_ends_that_one_too(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data", WORKERS="2") as server:
+        _workers_of(server)[0].kill()
+        until(lambda: '"event":"worker_died"' in server.log.read_text())
+        server.signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
+def test_a_worker_whose_parent_stopped_listening_serves_all_the_same(tmp_path: Path, database: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    settings = {"DATABASE_URL": database, "INFERENCE_BACKEND": "offline", "DATA_DIR": str(tmp_path / "data")}
+    settings |= {"AI_SDK_SERVER_DATABASE_URL": database, "PORT": str(port), "HOST": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "worker", "0", str(writing)], cwd=PROJECT, env=settings, pass_fds=[writing]
+    )
+    os.close(writing)
+    server = ServerProcess(tmp_path / "data", process=process, port=port)
+    try:
+        until(lambda: _is_healthy(server))
+    finally:
+        assert server.stop() == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -153,6 +250,22 @@ def _workers_of(server: ServerProcess) -> list[psutil.Process]:
     return workers
 
 
+def _postgres_in(data_dir: Path) -> list[int]:
+    """Every Postgres program, initdb included, that was told of this folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(data_dir) in part for part in process.cmdline()):
+                found.append(process.pid)
+    return found
+
+
+def _is_healthy(server: ServerProcess) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return server.call("GET", "/health")[0] == 200
+    return False
+
+
 def _run(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", **settings}
     return subprocess.run(
@@ -166,7 +279,8 @@ def _run(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     settings = {
@@ -175,6 +289,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> N
         "PORT": str(port),
         "HOST": "127.0.0.1",
         "DATA_DIR": str(tmp_path / "data"),
+        "WORKERS": workers,
     }
     log = tmp_path / "log"
     with log.open("wb") as output:
@@ -183,7 +298,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> N
         )
     server = ServerProcess(tmp_path / "data", process=process, port=port)
     try:
-        until(lambda: log.read_text().count("database_not_ready") >= 2)
+        until(lambda: log.read_text().count("database_not_ready") >= 2 * int(workers))
         assert server.call("GET", "/health/live")[0] == 200
         assert server.call("GET", "/health")[0] == 503
         status, body = server.create()
@@ -193,9 +308,13 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> N
         assert server.stop() == 0
 
 
-def test_a_refused_password_is_named_and_ends_the_start(tmp_path: Path, postgres_18: str) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_refused_password_is_named_and_ends_the_start(tmp_path: Path, postgres_18: str, workers: str) -> None:
     wrong = postgres_18.replace(postgres_18.split(":")[2].split("@", maxsplit=1)[0], "wrong-canary")
-    refused = _run("serve", DATABASE_URL=wrong, INFERENCE_BACKEND="offline", PORT="0", DATA_DIR=str(tmp_path / "data"))
+    settings = {"INFERENCE_BACKEND": "offline", "PORT": "0", "WORKERS": workers, "DATA_DIR": str(tmp_path / "data")}
+    refused = _run("serve", DATABASE_URL=wrong, **settings)
     assert refused.returncode == 2
     assert "password" in refused.stderr
+    assert "Ready" not in refused.stdout
+    assert "worker_died" not in refused.stdout
     assert "canary" not in refused.stderr + refused.stdout

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.catalog import OFFLINE_MODELS, ROUTER_CHAT_MODELS, Catalog
+from server.catalog import OFFLINE_MODELS, ROUTER_CHAT_MODELS, Catalog, read_create
 from server.errors import Invalid
 from server.inference.events import Task
 from server.settings import Settings
@@ -131,6 +131,75 @@ def test_parameters_of_raw_generation_are_its_own() -> None:
 def test_all_faults_are_found_at_once() -> None:
     found = faults(input_data={"prompt": ""}, parameters={"temperature": 9, "x": 1}, model="no/such")
     assert set(found) == {"input_data.prompt", "parameters.temperature", "parameters.x", "model"}
+
+
+CREATE = {"model_type": "text2text", "input_data": TEXT}
+
+
+def create_faults(body: Any) -> list[tuple[str, str]]:
+    with pytest.raises(Invalid) as caught:
+        read_create(catalog(), body)
+    return [(error.field, error.message) for error in caught.value.errors]
+
+
+def test_a_create_is_read_whole() -> None:
+    body, input_data, parameters, model = read_create(catalog(), CREATE | {"parameters": {"seed": 1}, "deadline_s": 5})
+    assert (body.model_type, body.deadline_s) == ("text2text", 5)
+    assert (input_data, parameters, model) == (TEXT, {"seed": 1}, ROUTER_CHAT_MODELS[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (
+            CREATE
+            | {"x": 1, "deadline_s": 0, "input_data": {"prompt": 7}, "parameters": {"seed": "a"}, "model": "a/b"},
+            ["deadline_s", "x", "input_data.prompt", "parameters.seed", "model"],
+        ),
+        (CREATE | {"x": 1, "model_type": "nonsense"}, ["x", "model_type"]),
+        (CREATE | {"model_type": 1, "input_data": {"prompt": 7}}, ["model_type"]),
+        (CREATE | {"input_data": [], "parameters": {"seed": "a"}}, ["input_data", "parameters.seed"]),
+        (CREATE | {"parameters": None, "input_data": {}}, ["parameters", "input_data"]),
+        ({"model_type": "text2text", "parameters": {"n": 1}}, ["input_data", "parameters.n"]),
+        (CREATE | {"model": "", "input_data": {"prompt": 7}}, ["model", "input_data.prompt"]),
+        (CREATE | {"x": 1}, ["x"]),
+        (CREATE | {"parameters": {"n": 1}}, ["parameters.n"]),
+        ({}, ["model_type", "input_data"]),
+        ([CREATE], ["(body)"]),
+    ],
+)
+def test_nothing_wrong_with_a_create_hides_anything_else(body: Any, fields: list[str]) -> None:
+    assert [field for field, _ in create_faults(body)] == fields
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        (CREATE | {"input_data": []}, "input_data", "must be an object"),
+        (CREATE | {"input_data": {}}, "input_data", "must have either prompt or messages"),
+        (CREATE | {"input_data": {"prompt": ""}}, "input_data.prompt", "must have at least 1 character"),
+        (CREATE | {"input_data": {"prompt": " "}}, "input_data.prompt", "must not be blank"),
+        (CREATE | {"input_data": {"prompt": 1}}, "input_data.prompt", "must be a string"),
+        (CREATE | {"input_data": {"messages": []}}, "input_data.messages", "must have at least 1 item"),
+        (CREATE | {"input_data": {"messages": ["a"]}}, "input_data.messages.0", "must be an object"),
+        (CREATE | {"model": "x" * 201}, "model", "must have at most 200 characters"),
+        (CREATE | {"deadline_s": 0}, "deadline_s", "must be greater than or equal to 1"),
+        (CREATE | {"deadline_s": "5"}, "deadline_s", "must be a number"),
+        (CREATE | {"parameters": {"seed": 1.5}}, "parameters.seed", "must be a whole number"),
+        (CREATE | {"parameters": {"stop": 5}}, "parameters.stop", "must be an array"),
+        (CREATE | {"parameters": {"stop": ["a"] * 5}}, "parameters.stop", "must have at most 4 items"),
+        (CREATE | {"parameters": {"top_p": float("nan")}}, "parameters.top_p", "must be a finite number"),
+        (CREATE | {"x": 1}, "x", "is not a known field"),
+        ({"model_type": "text2text"}, "input_data", "is required"),
+    ],
+)
+def test_a_fault_is_told_in_words_for_people(body: Any, field: str, message: str) -> None:
+    assert (field, message) in create_faults(body)
+
+
+def test_a_role_that_is_none_names_those_that_are() -> None:
+    [(_, message)] = create_faults(CREATE | {"input_data": {"messages": [{"role": "root", "content": "a"}]}})
+    assert message == "must be 'system', 'developer', 'user' or 'assistant'"
 
 
 def test_messages_to_callers_are_short_and_do_not_quote_what_was_sent() -> None:

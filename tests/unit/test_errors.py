@@ -59,5 +59,8 @@ def test_a_delay_is_rounded_up_to_whole_seconds(
     assert kind("later", retry_after_s=seconds).headers["Retry-After"] == header
 
 
-def test_failed_authentication_says_how_to_authenticate() -> None:
-    assert Unauthenticated().headers["WWW-Authenticate"].startswith("Bearer")
+def test_failed_authentication_blames_the_token_only_where_one_was_sent() -> None:
+    problem = Unauthenticated()
+    assert problem.headers["WWW-Authenticate"] == "Bearer"
+    problem.blame_token()
+    assert problem.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'

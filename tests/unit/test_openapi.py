@@ -62,8 +62,29 @@ def test_operation_ids_are_unique() -> None:
 def test_every_error_has_an_example_that_keeps_the_error_shape(problem: type[Problem]) -> None:
     example = examples.error_example(problem)
     check(example, {"$ref": "#/components/schemas/Problem"})
-    shown = DOCUMENT["components"]["responses"][f"Error{problem.status}"]["content"]["application/json"]["examples"]
-    assert shown[problem.__name__]["value"] == example
+    shown = DOCUMENT["components"]["responses"][problem.__name__]["content"]["application/json"]["examples"]
+    assert shown == {problem.__name__: {"value": example}}
+
+
+def kinds_of(path: str, method: str, status: str) -> set[str]:
+    """The errors that an operation shows for a status."""
+    name = DOCUMENT["paths"][path][method]["responses"][status]["$ref"].rpartition("/")[2]
+    return set(DOCUMENT["components"]["responses"][name]["content"]["application/json"]["examples"])
+
+
+def test_an_operation_shows_only_errors_of_its_own() -> None:
+    assert kinds_of("/auth/signin", "post", "422") == {"Invalid"}
+    assert kinds_of("/api/requests", "post", "422") == {"Invalid", "KeyReused"}
+
+
+def test_the_page_at_the_root_may_be_unchanged() -> None:
+    assert "304" in DOCUMENT["paths"]["/"]["get"]["responses"]
+
+
+@pytest.mark.parametrize("name", ["Credentials", "SignIn", "Refresh", "Recovery"])
+def test_every_field_of_an_account_body_is_described(name: str) -> None:
+    fields = DOCUMENT["components"]["schemas"][name]["properties"]
+    assert [field for field, schema in fields.items() if not schema.get("description")] == []
 
 
 def test_every_code_and_status_word_is_listed() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import HUGGING_FACE_ROUTER, Backend, BadSettings, LogFormat, Settings
+from server.refusal import CannotStart
+from server.settings import HUGGING_FACE_ROUTER, Backend, LogFormat, Settings
 
 SECRET = "s3cret-that-nobody-may-see-in-a-message"
 OWN_DATABASE = f"postgresql://alice:{SECRET}@db.example.com:5432/app"
@@ -30,8 +31,8 @@ def load(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
     return Settings.load()
 
 
-def faults(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
-    with pytest.raises(BadSettings) as raised:
+def faults(monkeypatch: pytest.MonkeyPatch, **environment: str) -> tuple[str, ...]:
+    with pytest.raises(CannotStart) as raised:
         load(monkeypatch, **environment)
     return raised.value.faults
 
@@ -136,6 +137,12 @@ def test_what_cannot_work_together_refuses_to_start(
         ("PORT", "70000"),
         ("PORT", "http"),
         ("DATABASE_URL", "mysql://db.example.com/app"),
+        ("DATABASE_URL", "postgresql://alice:pass/word@db.example.com:5432/app"),
+        ("DATABASE_URL", "postgresql://alice@db.example.com:70000/app"),
+        ("DATABASE_URL", "postgresql://alice@db.example.com:0/app"),
+        ("ALLOWED_ORIGINS", "https://app.example/path"),
+        ("ALLOWED_ORIGINS", "app.example"),
+        ("ALLOWED_ORIGINS", "https://a.example,ftp://b.example"),
         ("HF_BASE_URL", "localhost:11434/v1"),
         ("HF_BASE_URL", "https://user:pw@models.example.com/v1"),
         ("SUPABASE_JWT_SECRET", "short"),
@@ -162,6 +169,8 @@ def test_all_faults_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         {"DATABASE_URL": f"mysql://alice:{SECRET}@db.example.com/app"},
         {"DATABASE_URL": OWN_DATABASE},
+        {"DATABASE_URL": f"postgresql://alice:{SECRET}/#@db.example.com:5432/app"},
+        {"DATABASE_URL": f"postgresql://alice:x/{SECRET}@db.example.com:5432/app"},
         {"HF_API_TOKEN": SECRET, "PORT": "x"},
         {"SUPABASE_JWT_SECRET": SECRET[:31]},
         {"HF_BASE_URL": f"https://alice:{SECRET}@models.example.com"},
@@ -174,6 +183,59 @@ def test_no_secret_is_in_a_fault(monkeypatch: pytest.MonkeyPatch, environment: d
     assert SECRET[:31] not in "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    ("environment", "default_wait_s"),
+    [
+        ({}, 85),
+        ({"MAX_WAIT_S": "30"}, 30),
+        ({"MAX_WAIT_S": "3600"}, 85),
+        ({"MAX_WAIT_S": "30", "DEFAULT_WAIT_S": "9"}, 9),
+    ],
+)
+def test_a_lower_longest_wait_lowers_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], default_wait_s: float
+) -> None:
+    assert load(monkeypatch, **environment).default_wait_s == default_wait_s
+
+
+def test_an_origin_is_taken_with_or_without_its_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, ALLOWED_ORIGINS="https://a.example/, http://localhost:5173,*")
+    assert settings.allowed_origins == ("https://a.example", "http://localhost:5173", "*")
+
+
+@pytest.mark.parametrize(("value", "level"), [("DEBUG", "debug"), ("Warning", "warning"), ("error", "error")])
+def test_a_log_level_is_a_word_in_upper_or_lower_case(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
+    assert load(monkeypatch, LOG_LEVEL=value).log_level == level
+
+
+@pytest.mark.parametrize("value", ["loud", "10", "notset"])
+def test_another_log_level_names_those_there_are(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert faults(monkeypatch, LOG_LEVEL=value) == ("LOG_LEVEL: must be debug, info, warning or error",)
+
+
+def test_an_env_file_that_is_not_utf_8_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b'HF_API_TOKEN="\xff"\n')
+    [fault] = faults(monkeypatch)
+    assert "UTF-8" in fault
+
+
+def test_an_env_file_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=1\n", encoding="utf-8")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", ".env")
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read whatever the mode says
+    [fault] = faults(monkeypatch)
+    assert fault.startswith(".env cannot be read")
+
+
+def test_what_is_set_in_vain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().without_effect() == []
+    settings = load(monkeypatch, LISTEN_DATABASE_URL=OWN_DATABASE, SUPABASE_ANON_KEY="k", STORAGE_BUCKET="b")
+    assert settings.without_effect() == ["LISTEN_DATABASE_URL", "SUPABASE_ANON_KEY", "STORAGE_BUCKET"]
+
+
 def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, HF_API_TOKEN=SECRET, DATABASE_URL=OWN_DATABASE, SUPABASE_JWT_SECRET=SECRET)
     assert SECRET not in repr(settings)
@@ -183,3 +245,14 @@ def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_cannot_be_changed_after_the_start() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]  # the point of the test
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "HF_BASE_URL", "LISTEN_DATABASE_URL"])
+@pytest.mark.parametrize("host", ["h\u2100x", "h:5432x", "[::1", "h:99999"])
+def test_what_is_no_url_is_refused_without_quoting_it(monkeypatch: pytest.MonkeyPatch, name: str, host: str) -> None:
+    scheme = "http" if name == "HF_BASE_URL" else "postgresql"
+    monkeypatch.setenv(name, f"{scheme}://alice:s3cret-canary@{host}/app")
+    with pytest.raises(CannotStart) as raised:
+        Settings.load(_env_file=None)
+    assert name in str(raised.value)
+    assert "canary" not in str(raised.value)

@@ -44,7 +44,9 @@ def invalid(name: str, request: bytes, *fields: str, says: str = "") -> Case:
 
 
 def unauthenticated(name: str, request: bytes, says: str = "Send a valid access token") -> Case:
-    return Case(name, request, 401, "AUTH_ERROR", says=says, headers={"WWW-Authenticate": "^Bearer "})
+    """The challenge blames the token where one was sent to a route that takes one, which those of `account` do not."""
+    challenge = '^Bearer error="invalid_token"$' if b"\r\nAuthorization: Bearer " in request else "^Bearer$"
+    return Case(name, request, 401, "AUTH_ERROR", says=says, headers={"WWW-Authenticate": challenge})
 
 
 def message(start_line: str, *headers: str, body: bytes = b"") -> bytes:

@@ -147,7 +147,12 @@ UNKNOWN_FIELDS = (
     invalid("in the parameters", create(with_parameters(stream=True)), "parameters.stream"),
     invalid("parameter of another task", create(with_parameters(max_new_tokens=5)), "parameters.max_new_tokens"),
     invalid(
-        "several at once", create(text2text(b=1, a=2, parameters={"n": 3})), "b", "a", says=r"not a known field \(and 1"
+        "several at once",
+        create(text2text(b=1, a=2, parameters={"n": 3})),
+        "b",
+        "a",
+        "parameters.n",
+        says=r"not a known field \(and 2",
     ),
     invalid("in place of a required one", create({"Model_Type": "x", "input_data": {}}), "model_type", "Model_Type"),
     invalid("role at sign-up", account("signup", sign_in(role="admin")), "role"),
