@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable
 
 from server import __version__
-from server.engine import CannotStart
-from server.serve import serve
-from server.settings import BadSettings, Settings
-from server.storage.postgres_binaries import EmbeddedPostgresError
+from server.refusal import CannotStart
+from server.serve import EXIT_CANNOT_WORK, serve
+from server.settings import Settings
 from server.telemetry import configure_logging
 
 EXIT_FAILED = 1
-EXIT_CANNOT_WORK = 2
 
 
 def main() -> None:
@@ -29,10 +27,8 @@ def run(arguments: list[str]) -> int:
         configure_logging(settings)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_command(options, settings))
-    except BadSettings as error:
+    except CannotStart as error:
         return _refuse(*error.faults)
-    except (CannotStart, EmbeddedPostgresError) as error:
-        return _refuse(str(error))
     except KeyboardInterrupt:
         return EXIT_FAILED
 

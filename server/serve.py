@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -17,16 +18,24 @@ from server import keys
 from server.app import create_app
 from server.banner import banner
 from server.catalog import Catalog
-from server.engine import CannotStart, Engine
+from server.engine import Engine
 from server.http_server import Runner
 from server.model_request import InstanceId
 from server.predecessor import InstanceFile
-from server.settings import Settings
+from server.refusal import CannotStart
+from server.settings import Backend, Settings
+from server.storage.database import Database
 from server.storage.embedded_postgres import EmbeddedPostgres
 from server.storage.ephemeral import is_ephemeral
 
-BACKLOG = 1024
+EXIT_CANNOT_WORK = 2
+LISTEN_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 5.0
+_CONNECTIONS_PER_WORKER = 8
+"""A line for each of four actors, and a pool of four."""
+_SPARE_CONNECTIONS = 20
+"""Migrations, tools, people, and the connections of the dead that Postgres has not noticed yet."""
+_MIN_CONNECTIONS = 40
 _EPHEMERAL_FIX = (
     "This container's disk does not last: accounts and requests are LOST when it is replaced. "
     "Set DATABASE_URL (Supabase, or any Postgres 15+), or mount a volume at DATA_DIR."
@@ -37,15 +46,18 @@ log = structlog.get_logger(__name__)
 
 async def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database."""
+    require_safe_aiohttp()
     signals = StopSignals()
-    listener = listen(settings)
-    with contextlib.closing(listener):
+    with contextlib.closing(listen(settings)) as listener:
         port = listener.getsockname()[1]
+        log_choices(settings)
 
         def announce() -> None:
             print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
 
-        async with open_database(settings) as url:
+        async with open_unless_stopped(settings, signals) as url:
+            if url is None:
+                return 0
             return await serve_database(settings, url, listener=listener, signals=signals, on_ready=announce)
 
 
@@ -59,14 +71,13 @@ async def serve_database(
     number: int = 0,
 ) -> int:
     """One instance on a database that is there, from open socket to last flush; `number` tells workers apart."""
-    _require_safe_aiohttp()
     with _instance(settings, number) as (instance_id, predecessor):
         app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessor=predecessor)
         engine = app[keys.ENGINE]
         runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S)
         await runner.setup()
         try:
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            await web.SockSite(runner, listener, backlog=LISTEN_QUEUE).start()
             if await _first_of(app[keys.LIFECYCLE].wait_ready(), signals, engine):
                 on_ready()
                 await _first_of(None, signals, engine)
@@ -98,19 +109,63 @@ async def _first_of(event: Coroutine[Any, Any, None] | None, signals: "StopSigna
 def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
     """Bind the port first of all: nothing is started for a server that could not be reached."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        where = f"port {settings.port} on {settings.host}"
-        raise CannotStart(
-            f"{where} cannot be used ({error.strerror}): stop what uses it, or choose another: PORT=3001 make run."
-        ) from None
+    with contextlib.ExitStack() as undo:
+        try:
+            listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((settings.host, settings.port))
+        except (OSError, UnicodeError) as error:
+            raise CannotStart(_explain_bind(error, settings)) from None
+        undo.pop_all()
     return listener
+
+
+def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
+    """One line with the fix for an address that cannot be listened on."""
+    host, port = settings.host, settings.port
+    match error:
+        case socket.gaierror() | UnicodeError():
+            return (
+                f"HOST={host} is not a name that this machine knows: set HOST to an address, such as 0.0.0.0 for all."
+            )
+        case OSError(errno=errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT):
+            return f"HOST={host} is not an address of this machine: set HOST to one that is, or to 0.0.0.0 for all."
+        case OSError(errno=errno.EACCES):
+            return f"port {port} is reserved for root on this machine: choose one from 1024 up: PORT=3001 make run."
+        case OSError(errno=errno.EADDRINUSE):
+            return f"port {port} on {host} is in use: stop what uses it, or choose another: PORT=3001 make run."
+        case _:
+            return f"port {port} on {host} cannot be listened on ({error}): set HOST or PORT to another."
+
+
+def log_choices(settings: Settings) -> None:
+    """What the settings chose for each part, a line each, and which of them change nothing. No secrets."""
+    url, backend = settings.database_url, settings.backend
+    database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
+    model = backend.value if backend is Backend.OFFLINE else f"{backend.value} at {settings.hf_base_url}"
+    for part, choice in {"database": database, "accounts": "embedded", "model": model}.items():
+        log.info("chosen", part=part, choice=choice)
+    for name in settings.without_effect():
+        log.warning("setting_without_effect", setting=name)
+
+
+@contextlib.asynccontextmanager
+async def open_unless_stopped(settings: Settings, signals: "StopSignals") -> AsyncIterator[str | None]:
+    """As `open_database`, but a signal ends the opening, and undoes what was done of it: then there is None."""
+    async with contextlib.AsyncExitStack() as stack:
+        opening = asyncio.create_task(stack.enter_async_context(open_database(settings)), name="open-database")
+        stopping = asyncio.create_task(signals.wait(), name="stop-signal")
+        try:
+            await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            opening.cancel()
+            await asyncio.wait({opening})
+        if opening.cancelled():
+            log.info("stopped", flushed=True)
+        yield None if opening.cancelled() else opening.result()
 
 
 @contextlib.asynccontextmanager
@@ -121,7 +176,8 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
         return
     if is_ephemeral(settings.data_dir):
         log.warning("data_will_be_lost", data_dir=str(settings.data_dir), fix=_EPHEMERAL_FIX)
-    async with EmbeddedPostgres(settings.data_dir) as postgres:
+    max_connections = max(_MIN_CONNECTIONS, _SPARE_CONNECTIONS + _CONNECTIONS_PER_WORKER * settings.workers)
+    async with EmbeddedPostgres(settings.data_dir, max_connections=max_connections) as postgres:
         yield postgres.url
 
 
@@ -165,7 +221,7 @@ class StopSignals:
         await self._first.wait()
 
 
-def _require_safe_aiohttp() -> None:
+def require_safe_aiohttp() -> None:
     """Most of aiohttp's request-smuggling advisories concern its pure-Python parser alone."""
     if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
         raise CannotStart("aiohttp came without its C parser: install it from a binary wheel for this platform.")

@@ -12,18 +12,22 @@ from collections import deque
 import structlog
 
 from server.banner import banner
-from server.boot import prepare_database
 from server.catalog import Catalog
-from server.serve import StopSignals, listen, open_database, serve_database
+from server.serve import (
+    EXIT_CANNOT_WORK,
+    StopSignals,
+    listen,
+    log_choices,
+    open_unless_stopped,
+    require_safe_aiohttp,
+    serve_database,
+)
 from server.settings import Settings
-from server.storage.database import Database
-from server.storage.queries import load_queries, sql_directory
 
 DATABASE_VARIABLE = "AI_SDK_SERVER_DATABASE_URL"
 """How a child learns of the parent's embedded database: by its environment, which only its own user can read."""
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 30.0
-_READY_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 20.0
 _PR_SET_PDEATHSIG = 1
 
@@ -34,17 +38,45 @@ class Workers:
     """Keeps `settings.workers` children alive until told to stop."""
 
     def __init__(self, settings: Settings, database_url: str, *, port: int) -> None:
-        self._settings = settings
         self._environment = os.environ | {DATABASE_VARIABLE: database_url, "PORT": str(port)}
         self._crashes: deque[float] = deque(maxlen=MAX_RESTARTS + 1)
         self._children: dict[int, asyncio.subprocess.Process] = {}
+        self._is_ready = [asyncio.Event() for _ in range(settings.workers)]
         self._is_stopping = False
 
-    async def start(self, number: int) -> None:
-        """Start one child and wait until it says that it is ready, or has ended."""
+    async def wait_ready(self) -> None:
+        """Return once every child has said that it is ready: with a database that is away, that may take long."""
+        for is_ready in self._is_ready:
+            await is_ready.wait()
+
+    async def keep(self, number: int) -> int:
+        """Run one child, and start it anew when it dies.
+
+        Returns its exit code: when stopping, when it refused to start (it has said why), or when restarts do not help.
+        """
+        while not self._is_stopping:
+            ready = await self._spawn(number)
+            is_ready = await _read_byte(ready)
+            if is_ready:
+                self._is_ready[number].set()
+            code = await self._children[number].wait()
+            if self._is_stopping:
+                log.info("worker_ended", worker=number, code=code)
+                return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
+            if code == EXIT_CANNOT_WORK and not is_ready:
+                return code
+            log.error("worker_died", worker=number, code=code)
+            now = time.monotonic()
+            self._crashes.append(now)
+            if len(self._crashes) > MAX_RESTARTS and now - self._crashes[0] <= RESTART_WINDOW_S:
+                return code or 1
+        return 0
+
+    async def _spawn(self, number: int) -> int:
+        """Start one child; returns the end of a pipe where it says that it is ready, and which its death closes."""
         reading, writing = os.pipe()
         try:
-            self._children[number] = await asyncio.create_subprocess_exec(
+            child = self._children[number] = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "server",
@@ -55,84 +87,85 @@ class Workers:
                 pass_fds=(writing,),
                 start_new_session=True,  # a Ctrl-C reaches the parent alone, which passes it on once
             )
+        except BaseException:
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
-        if self._is_stopping:  # asked to stop while it was being made
-            self._children[number].send_signal(signal.SIGTERM)
-        await _read_one_byte(reading)
+        if self._is_stopping:  # since it was begun; without handlers as yet, it ends by this one whatever is still sent
+            _send(child, signal.SIGTERM)
+        return reading
 
-    async def keep(self, number: int) -> int:
-        """Watch one child and start it anew; returns its exit code when stopping, or when restarts do not help."""
-        while True:
-            code = await self._children[number].wait()
-            if self._is_stopping:
-                log.info("worker_ended", worker=number, code=code)
-                return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
-            log.error("worker_died", worker=number, code=code)
-            now = time.monotonic()
-            self._crashes.append(now)
-            if len(self._crashes) > MAX_RESTARTS and now - self._crashes[0] <= RESTART_WINDOW_S:
-                return code or 1
-            await self.start(number)
-
-    def stop(self, sign: int) -> None:
+    def stop(self, sign: signal.Signals) -> None:
+        """Pass a signal on; whoever ends from now on is not started again."""
         self._is_stopping = True
         for child in self._children.values():
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(sign)
+            _send(child, sign)
 
 
 async def serve_with_workers(settings: Settings) -> int:
-    """Serve from several processes; returns 0 only if each of them ended well."""
-    placeholder = listen(settings, shared=True)
-    port = placeholder.getsockname()[1]
-    async with open_database(settings) as url:
-        queries = load_queries(sql_directory() / "queries")
-        await prepare_database(settings, Database(url), directory=sql_directory() / "migrations", queries=queries)
-        workers = Workers(settings, url, port=port)
-        signals = StopSignals()
-        try:
-            await asyncio.gather(*(workers.start(number) for number in range(settings.workers)))
-        finally:
-            placeholder.close()
-        print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
-        keepers = [
-            asyncio.create_task(workers.keep(number), name=f"worker-{number}") for number in range(settings.workers)
-        ]
-        stopping = asyncio.create_task(signals.wait(), name="stop-signal")
-        await asyncio.wait([stopping, *keepers], return_when=asyncio.FIRST_COMPLETED)
+    """Serve from several processes; returns 0 only if each of them ended well, 2 if one cannot work as configured."""
+    require_safe_aiohttp()
+    signals = StopSignals()
+    with contextlib.closing(listen(settings, shared=True)) as placeholder:  # bound, it keeps the port between restarts
+        port = placeholder.getsockname()[1]
+        log_choices(settings)
+        async with open_unless_stopped(settings, signals) as url:
+            if url is None:
+                return 0
+            return await _run(Workers(settings, url, port=port), settings, signals, port=port)
+
+
+async def _run(workers: Workers, settings: Settings, signals: StopSignals, *, port: int) -> int:
+    keepers = {asyncio.create_task(workers.keep(number), name=f"worker-{number}") for number in range(settings.workers)}
+    stopping = asyncio.create_task(signals.wait(), name="stop-signal")
+    ready = asyncio.create_task(workers.wait_ready(), name="workers-ready")
+    try:
+        await asyncio.wait({ready, stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
+        await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
         is_failed = not stopping.done()
+    finally:
         stopping.cancel()
+        ready.cancel()
         workers.stop(signal.SIGTERM)
         codes = await _gather(keepers, workers, signals, timeout_s=settings.drain_s + _STOP_GRACE_S)
-        return 1 if is_failed or any(codes) else 0
+    if EXIT_CANNOT_WORK in codes:
+        return EXIT_CANNOT_WORK
+    return 1 if is_failed or any(codes) else 0
 
 
 async def _gather(
-    keepers: "list[asyncio.Task[int]]", workers: Workers, signals: StopSignals, *, timeout_s: float
+    keepers: "set[asyncio.Task[int]]", workers: Workers, signals: StopSignals, *, timeout_s: float
 ) -> list[int]:
     """The children's exit codes. A second signal is passed on; who takes too long is killed, and loses nothing."""
+    ended = asyncio.create_task(asyncio.wait(keepers), name="workers-ended")
     hurry = asyncio.create_task(signals.second.wait(), name="hurry")
-    await asyncio.wait([hurry, *keepers], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({ended, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     if hurry.done():
-        workers.stop(signal.SIGTERM)
+        workers.stop(signal.SIGINT)  # another SIGTERM would be lost on a child that has the first one still before it
+        await asyncio.wait({ended}, timeout=_STOP_GRACE_S)
     hurry.cancel()
-    _, late = await asyncio.wait(keepers, timeout=timeout_s)
-    if late:
+    if not ended.done():
         workers.stop(signal.SIGKILL)
-    return await asyncio.gather(*keepers)
+    await ended
+    return [keeper.result() for keeper in keepers]
 
 
-async def _read_one_byte(descriptor: int) -> None:
-    """Wait until the other end writes or closes; then close this one."""
+def _send(child: asyncio.subprocess.Process, sign: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(sign)
+
+
+async def _read_byte(descriptor: int) -> bool:
+    """Wait until the other end writes, or is closed by its process's end; True if it wrote. Then close this end."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     loop.add_reader(descriptor, arrived.set)
     try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            await arrived.wait()
-    except TimeoutError:
-        log.warning("worker_slow_to_start")
+        await arrived.wait()
+        return bool(os.read(descriptor, 1))
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
@@ -143,7 +176,8 @@ async def work(settings: Settings, *, number: int, ready: int) -> int:
     die_with_parent()
 
     def announce() -> None:
-        os.write(ready, b".")
+        with contextlib.suppress(OSError):  # the parent is gone, and a signal that says so on its way
+            os.write(ready, b".")
         os.close(ready)
 
     with contextlib.closing(listen(settings, shared=True)) as listener:
