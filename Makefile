@@ -23,7 +23,7 @@ demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose no
 	@exec $(PY) scripts/demo.py
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
-	$(PY) -m pytest -n logical $(PYTEST_ARGS)
+	$(PY) -m pytest -n 4 $(PYTEST_ARGS)
 
 check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) -m ruff format --check .

@@ -83,3 +83,8 @@ def empty_database(any_cluster: Cluster) -> Iterator[str]:
     """A fresh database with nothing in it, on both versions."""
     with any_cluster.database() as url:
         yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest goes first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

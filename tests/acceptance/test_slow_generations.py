@@ -10,8 +10,9 @@ from tests.fakes.huggingface import FakeHuggingFace, chat_answer
 CLIENT_READ_TIMEOUT_S = 90
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seconds", [1, 20, 80])
+@pytest.mark.parametrize("seconds", [80, 20, 1])
 async def test_a_create_is_answered_with_the_final_object(start: Start, seconds: int) -> None:
     answer = dataclasses.replace(chat_answer("Once upon ", "a time", usage=(5, 4)), delay_s=seconds)
     async with FakeHuggingFace(answer) as upstream:

@@ -1,6 +1,7 @@
 """Health, CORS, errors and headers: what stands around the API."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 from aiohttp import hdrs
@@ -8,6 +9,7 @@ from aiohttp import hdrs
 from server import keys
 from server.actors.workload import StopReason
 from server.lifecycle import Phase
+from server.model_request import RequestId
 from tests.acceptance.conftest import Api, Reply, Start
 
 ORIGIN = "https://app.example"
@@ -162,14 +164,11 @@ async def _explode(*_: object) -> None:
     raise KeyError("canary")
 
 
-async def test_a_cancelled_generation_keeps_its_partial_text(api: Api) -> None:
+async def test_a_stopped_generation_ends_as_cancelled(api: Api) -> None:
     created = await api.create_async(model="offline/long-stream")
-    workload = api.app[keys.ENGINE].workload
-    [(request_id, _)] = workload.claims()
-    while (running := workload.get(request_id)) is None or running.generation is None:
-        pass
-    reply_task = api.get(f"/api/requests/{created.json['id']}?wait=10")
-    workload.stop(request_id, StopReason.CANCELLED)
-    item = (await reply_task).json
+    path = f"/api/requests/{created.json['id']}?wait=10"
+    await api.get(path, headers={"If-None-Match": '"0-pending"'})  # until it has started
+    assert api.app[keys.ENGINE].workload.stop(RequestId(UUID(created.json["id"])), StopReason.CANCELLED)
+    item = (await api.get(path)).json
     assert item["status"] == "cancelled"
     assert item["error_msg"] is None
