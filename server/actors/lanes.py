@@ -65,7 +65,7 @@ class Lane(Generic[SomeRow, Reply]):
         return bool(self._parked)
 
     def add(self, row: SomeRow) -> Entry[SomeRow, Reply]:
-        entry = Entry[SomeRow, Reply](row)
+        entry: Entry[SomeRow, Reply] = Entry(row)
         self._waiting.append(entry)
         self.size += row.size
         return entry
