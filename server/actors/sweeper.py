@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,8 @@ PURGE_INTERVAL_S = 600.0
 MAX_ATTEMPTS = 5
 SUSPECT_ATTEMPTS = 2
 """A row that was running at this many crashes runs alone from then on: one killer cannot fail its neighbours."""
+SUSPECT_PAUSE_S = 5.0
+"""Between two suspects the others have the instance for so long, if any wait."""
 
 _CLAIM_BATCH = 100
 _SWEEP_BATCH = 500
@@ -68,6 +71,7 @@ class Sweeper:
         self.is_stopped = False
         self._suspect: ModelRequest | None = None
         self._is_suspect_started = False
+        self._suspects_rest_until = 0.0
         slots.watch(self._slot_came_free)
         backlog.watch(self._wake.set)
 
@@ -102,11 +106,12 @@ class Sweeper:
 
     async def claim(self) -> None:
         """Fill the free slots from the backlog, fairly between users; a suspect waits until it is alone."""
-        if self.is_stopped or not self._lease.is_trusted or self._suspect_goes_on():
+        if self.is_stopped or not self._lease.is_trusted or await self._suspect_goes_on():
             return
         mark = self._backlog.mark()
         [survey] = await self._line.fetch(self._queries["survey_backlog"], SUSPECT_ATTEMPTS)
-        if survey["has_suspects"] and await self._claim_suspect():
+        is_their_turn = not survey["has_due"] or time.monotonic() >= self._suspects_rest_until
+        if survey["has_suspects"] and is_their_turn and await self._claim_suspect():
             return
         if not survey["has_due"]:
             self._backlog.found_empty(mark)
@@ -140,14 +145,13 @@ class Sweeper:
         rows = await self._line.fetch(self._queries["claim_suspect"], self._lease.instance_id, SUSPECT_ATTEMPTS)
         if not rows:
             return False
-        self._suspect = _model_request_of(rows[0])
+        self._suspect = replace(_model_request_of(rows[0]), attempt=rows[0]["attempt"] + 1)
         self._workload.add(self._suspect)
         self._backlog.is_empty = False
         self._slots.is_closed = True
-        self._suspect_goes_on()
-        return True
+        return await self._suspect_goes_on()
 
-    def _suspect_goes_on(self) -> bool:
+    async def _suspect_goes_on(self) -> bool:
         """Start the suspect once nothing else runs; open the slots again when it has ended. True while there is one.
 
         Until it starts, whatever comes free wakes this actor again.
@@ -155,14 +159,26 @@ class Sweeper:
         if self._suspect is None:
             return False
         if not self._is_suspect_started:
-            if self._slots.used == 0:
-                self.let_go()
-            return True
+            return self._slots.used > 0 or await self._start_suspect(self._suspect)
         if self._suspect.id in self._workload:
             return True
-        self._suspect, self._is_suspect_started = None, False
-        self._slots.is_closed = False
+        self._forget_suspect()
         return False
+
+    async def _start_suspect(self, suspect: ModelRequest) -> bool:
+        started = await self._line.fetch(self._queries["start_suspect"], suspect.id, suspect.owner, suspect.epoch)
+        if started:
+            self.let_go()
+            return True
+        if (running := self._workload.get(suspect.id)) is not None:
+            self._workload.remove(running)
+        self._forget_suspect()
+        return False
+
+    def _forget_suspect(self) -> None:
+        self._suspect, self._is_suspect_started = None, False
+        self._suspects_rest_until = time.monotonic() + SUSPECT_PAUSE_S
+        self._slots.is_closed = False
 
     def let_go(self) -> None:
         """Hand a suspect that waits to the generators, to be run, or given back at a stop."""

@@ -52,7 +52,8 @@ RETURNING
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
 -- name: claim_suspect
--- Claim one row that was running when its instance died $2 times or more, to be run alone.
+-- Take over one row that was running when its instance died $2 times or more. Its attempt is spent when it starts: until it is
+-- alone it waits, and a crash meanwhile is not its doing.
 WITH picked AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -68,7 +69,6 @@ UPDATE public.model_requests AS row
 SET status = 'processing',
     owner = $1,
     epoch = row.epoch + 1,
-    attempt = row.attempt + 1,
     started_at = clock_timestamp()
 FROM picked
 WHERE row.id = picked.id
@@ -76,6 +76,17 @@ RETURNING
     row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+
+-- name: start_suspect
+-- Spend an attempt of a suspect that starts now; nothing comes back when it is no longer ours.
+UPDATE public.model_requests
+SET attempt = attempt + 1,
+    started_at = clock_timestamp()
+WHERE id = $1
+    AND owner = $2
+    AND epoch = $3
+    AND status = 'processing'
+RETURNING attempt;
 
 -- name: survey_backlog
 -- What the sweeper has to know at each tick: whether due rows wait, and whether any must run alone.

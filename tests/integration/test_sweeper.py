@@ -164,6 +164,30 @@ async def test_two_suspects_run_one_after_the_other(instance: Instance) -> None:
         instance.finish(model_request)
 
 
+async def test_between_two_suspects_the_others_have_their_turn(instance: Instance) -> None:
+    suspects = [await instance.add(SUSPECT) for _ in range(2)]
+    await instance.sweeper.claim()
+    [first] = instance.take()
+    innocent = await instance.add()
+    instance.finish(first)
+    await instance.sweeper.claim()
+    [second] = instance.take()
+    assert (first.id, second.id) == (suspects[0], innocent)
+
+
+async def test_a_suspect_that_waits_has_spent_no_attempt(instance: Instance) -> None:
+    await instance.add()
+    await instance.sweeper.claim()
+    [running] = instance.take()
+    suspect = await instance.add(SUSPECT)
+    await instance.sweeper.claim()
+    assert (await instance.read(suspect))["attempt"] == SUSPECT.attempt
+    instance.finish(running)
+    await instance.sweeper.claim()
+    [started] = instance.take()
+    assert started.attempt == (await instance.read(suspect))["attempt"] == SUSPECT.attempt + 1
+
+
 @pytest.fixture
 def _old_postmaster(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cluster of the tests may be younger than a lease; its age is a matter of the statement's tests."""

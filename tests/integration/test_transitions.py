@@ -234,8 +234,16 @@ async def test_claim_suspect_takes_the_oldest_due_suspect_alone(table: Table) ->
     for expected in suspects:
         assert list(await table.run("claim_suspect", ME, 2)) == [expected]
         row = await table.read(expected)
-        assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, rows[expected].attempt + 1)
+        assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, rows[expected].attempt)
     assert not await table.run("claim_suspect", ME, 2)
+
+
+async def test_a_suspect_spends_an_attempt_when_it_starts_and_only_if_it_is_still_ours(table: Table) -> None:
+    request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, attempt=2))
+    for owner, epoch in ((OTHER, EPOCH), (ME, EPOCH + 1)):
+        assert not await table.connection.fetch(queries()["start_suspect"], request_id, owner, epoch)
+    [started] = await table.connection.fetch(queries()["start_suspect"], request_id, ME, EPOCH)
+    assert started["attempt"] == (await table.read(request_id))["attempt"] == 3
 
 
 async def test_expiry_ends_overdue_rows_and_keeps_their_last_error(table: Table) -> None:
