@@ -4,32 +4,25 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 import structlog
 
 from server.actors.capacity import Backlog, Slots
+from server.actors.claims import model_request_of
 from server.actors.heartbeat import LEASE_TTL_S, Lease
+from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, Suspects
 from server.actors.workload import Workload
-from server.errors import Code
-from server.model_request import Failed, InstanceId, ModelRequest, Status
+from server.model_request import InstanceId, ModelRequest, Status
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
 RESCUE_INTERVAL_S = 2.0
 ADOPT_INTERVAL_S = 30.0
 PURGE_INTERVAL_S = 600.0
-
-MAX_ATTEMPTS = 5
-SUSPECT_ATTEMPTS = 2
-"""A row that was running at this many crashes runs alone from then on: one killer cannot fail its neighbours."""
-SUSPECT_PAUSE_S = 5.0
-"""Between two suspects the others have the instance for so long, if any wait."""
 
 _CLAIM_BATCH = 100
 _SWEEP_BATCH = 500
@@ -65,19 +58,21 @@ class Sweeper:
         self._workload = workload
         self._retention_days = retention_days
         self._known_dead: list[InstanceId] = []
-        self._wake = asyncio.Event()
+        self._news = asyncio.Event()
         self._due: dict[str, float] = {}
         self._last_user = _BEFORE_ALL_USERS
         self.is_stopped = False
-        self._suspect: ModelRequest | None = None
-        self._is_suspect_started = False
-        self._suspects_rest_until = 0.0
+        self._suspects = Suspects(line, queries, queue=queue, lease=lease, slots=slots, workload=workload)
         slots.watch(self._slot_came_free)
-        backlog.watch(self._wake.set)
+        backlog.watch(self.wake)
 
     def expect_orphans_of(self, instance_id: InstanceId) -> None:
         """This instance is known to be dead: its rows need not wait for its lease to run out."""
         self._known_dead.append(instance_id)
+
+    def wake(self) -> None:
+        """Look at once whether there is something to do."""
+        self._news.set()
 
     async def run(self) -> None:
         while True:
@@ -88,10 +83,10 @@ class Sweeper:
                 log.debug("sweep_skipped", reason=str(error))
             try:
                 async with asyncio.timeout(CLAIM_INTERVAL_S * random.uniform(0.8, 1.2)):  # noqa: S311
-                    await self._wake.wait()
+                    await self._news.wait()
             except TimeoutError:
                 pass
-            self._wake.clear()
+            self._news.clear()
 
     async def tick(self) -> None:
         """Do whatever is due."""
@@ -105,13 +100,13 @@ class Sweeper:
             await self.purge()
 
     async def claim(self) -> None:
-        """Fill the free slots from the backlog, fairly between users; a suspect waits until it is alone."""
-        if self.is_stopped or not self._lease.is_trusted or await self._suspect_goes_on():
+        """Fill the free slots from the backlog, fairly between users, or with nothing but suspects."""
+        if self.is_stopped or not self._lease.is_trusted or await self._suspects.go_on():
             return
         mark = self._backlog.mark()
         [survey] = await self._line.fetch(self._queries["survey_backlog"], SUSPECT_ATTEMPTS)
-        is_their_turn = not survey["has_due"] or time.monotonic() >= self._suspects_rest_until
-        if survey["has_suspects"] and is_their_turn and await self._claim_suspect():
+        if survey["has_suspects"] and await self._suspects.begin(others_wait=survey["has_due"]):
+            self._backlog.is_empty = False
             return
         if not survey["has_due"]:
             self._backlog.found_empty(mark)
@@ -134,58 +129,15 @@ class Sweeper:
             rows = await self._line.fetch(self._queries[query], *args)
             for row in rows:
                 if row["status"] == Status.PROCESSING:
-                    self._enqueue(_model_request_of(row))
+                    self._enqueue(model_request_of(row))
                     enqueued += 1
             return rows
         finally:
             self._slots.release(reserved - enqueued)
 
-    async def _claim_suspect(self) -> bool:
-        """Take one over, if no other instance was faster, and close the slots for it."""
-        rows = await self._line.fetch(self._queries["claim_suspect"], self._lease.instance_id, SUSPECT_ATTEMPTS)
-        if not rows:
-            return False
-        self._suspect = replace(_model_request_of(rows[0]), attempt=rows[0]["attempt"] + 1)
-        self._workload.add(self._suspect)
-        self._backlog.is_empty = False
-        self._slots.is_closed = True
-        return await self._suspect_goes_on()
-
-    async def _suspect_goes_on(self) -> bool:
-        """Start the suspect once nothing else runs; open the slots again when it has ended. True while there is one.
-
-        Until it starts, whatever comes free wakes this actor again.
-        """
-        if self._suspect is None:
-            return False
-        if not self._is_suspect_started:
-            return self._slots.used > 0 or await self._start_suspect(self._suspect)
-        if self._suspect.id in self._workload:
-            return True
-        self._forget_suspect()
-        return False
-
-    async def _start_suspect(self, suspect: ModelRequest) -> bool:
-        started = await self._line.fetch(self._queries["start_suspect"], suspect.id, suspect.owner, suspect.epoch)
-        if started:
-            self.let_go()
-            return True
-        if (running := self._workload.get(suspect.id)) is not None:
-            self._workload.remove(running)
-        self._forget_suspect()
-        return False
-
-    def _forget_suspect(self) -> None:
-        self._suspect, self._is_suspect_started = None, False
-        self._suspects_rest_until = time.monotonic() + SUSPECT_PAUSE_S
-        self._slots.is_closed = False
-
     def let_go(self) -> None:
-        """Hand a suspect that waits to the generators, to be run, or given back at a stop."""
-        if self._suspect is not None and not self._is_suspect_started:
-            self._is_suspect_started = True
-            self._slots.reserve_beyond()
-            self._queue.put_nowait(self._suspect)
+        """Hand suspects that wait to the generators, which give them back at a stop."""
+        self._suspects.let_go()
 
     async def rescue(self) -> None:
         """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""
@@ -195,6 +147,7 @@ class Sweeper:
             self._lease.may_judge_others,
             LEASE_TTL_S,
             MAX_ATTEMPTS,
+            SUSPECT_ATTEMPTS,
             _SWEEP_BATCH,
         )
         for row in rows:
@@ -241,7 +194,7 @@ class Sweeper:
 
     def _slot_came_free(self) -> None:
         if not self._backlog.is_empty:
-            self._wake.set()
+            self.wake()
 
     def _is_due(self, name: str, interval_s: float) -> bool:
         now = time.monotonic()
@@ -249,32 +202,6 @@ class Sweeper:
             return False
         self._due[name] = now + interval_s
         return True
-
-
-def _model_request_of(row: asyncpg.Record) -> ModelRequest:
-    return ModelRequest(
-        id=row["id"],
-        user_id=row["user_id"],
-        model_type=row["model_type"],
-        model=row["model"],
-        input_data=orjson.loads(row["input_data"] or b"{}"),
-        parameters=orjson.loads(row["parameters"]),
-        owner=row["owner"],
-        epoch=row["epoch"],
-        attempt=row["attempt"],
-        created_at=row["created_at"],
-        deadline_at=row["deadline_at"],
-        deadline_left_s=row["deadline_left_s"],
-        last_error=_last_error_of(row),
-    )
-
-
-def _last_error_of(row: asyncpg.Record) -> Failed | None:
-    """Total: a code of a later version must not keep a row from being run."""
-    if row["error_msg"] is None:
-        return None
-    code = Code(row["error_code"]) if row["error_code"] in set(Code) else Code.SERVER_ERROR
-    return Failed(code, row["error_msg"])
 
 
 def _first_id_of(days_ago: int) -> UUID:

@@ -51,18 +51,28 @@ RETURNING
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
--- name: claim_suspect
--- Take over one row that was running when its instance died $2 times or more. Its attempt is spent when it starts: until it is
--- alone it waits, and a crash meanwhile is not its doing.
-WITH picked AS MATERIALIZED (
-    SELECT id
+-- name: claim_suspects
+-- Take over a group of rows that were running when their instance died $2 times or more: those with the fewest crashes first,
+-- $3 of them after $2 crashes, a quarter of that with each crash more, in the end one. Their attempt is spent when they start:
+-- until nothing else runs they wait, and a crash meanwhile is not their doing.
+WITH least AS (
+    SELECT attempt
     FROM public.model_requests
     WHERE status = 'pending'
         AND attempt >= $2
         AND run_at <= clock_timestamp()
         AND NOT cancel_requested
-    ORDER BY created_at, id
+    ORDER BY attempt
     LIMIT 1
+), picked AS MATERIALIZED (
+    SELECT row.id
+    FROM public.model_requests AS row
+    WHERE row.status = 'pending'
+        AND row.attempt = (SELECT attempt FROM least)
+        AND row.run_at <= clock_timestamp()
+        AND NOT row.cancel_requested
+    ORDER BY row.created_at, row.id
+    LIMIT (SELECT greatest(1, $3::integer >> (2 * (attempt - $2))) FROM least)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE public.model_requests AS row
@@ -77,19 +87,20 @@ RETURNING
     row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
--- name: start_suspect
--- Spend an attempt of a suspect that starts now; nothing comes back when it is no longer ours.
-UPDATE public.model_requests
-SET attempt = attempt + 1,
+-- name: start_suspects
+-- Spend an attempt of each suspect that starts now (sent again, it spends no more); what is no longer ours does not come back.
+UPDATE public.model_requests AS row
+SET attempt = suspect.attempt,
     started_at = clock_timestamp()
-WHERE id = $1
-    AND owner = $2
-    AND epoch = $3
-    AND status = 'processing'
-RETURNING attempt;
+FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::integer[]) AS suspect (id, owner, epoch, attempt)
+WHERE row.id = suspect.id
+    AND row.owner = suspect.owner
+    AND row.epoch = suspect.epoch
+    AND row.status = 'processing'
+RETURNING row.id;
 
 -- name: survey_backlog
--- What the sweeper has to know at each tick: whether due rows wait, and whether any must run alone.
+-- What the sweeper has to know at each tick: whether due rows wait, and whether any of them are suspects.
 SELECT
     EXISTS (
         SELECT FROM public.model_requests
@@ -103,6 +114,7 @@ SELECT
 -- name: rescue_orphans
 -- Put rows whose owner has no live lease back to pending (or end them). Owners in $1 are known to be dead; the others only
 -- count once leases can be trusted again: $2 says so for this instance, the postmaster's age of $3 seconds for the database.
+-- After $5 crashes a row pauses, twice as long each time: a series of crashes that it did not cause is over some time.
 WITH orphaned AS MATERIALIZED (
     SELECT row.id
     FROM public.model_requests AS row
@@ -119,7 +131,7 @@ WITH orphaned AS MATERIALIZED (
             )
         )
     ORDER BY row.created_at, row.id
-    LIMIT $5
+    LIMIT $6
     FOR UPDATE OF row SKIP LOCKED
 )
 UPDATE public.model_requests AS row
@@ -136,7 +148,10 @@ SET status = CASE
     END,
     owner = NULL,
     started_at = NULL,
-    run_at = clock_timestamp()
+    run_at = clock_timestamp() + CASE
+        WHEN row.attempt < $5 THEN interval '0'
+        ELSE make_interval(secs => least(30, 2 ^ least(row.attempt - $5, 5)))
+    END
 FROM orphaned
 WHERE row.id = orphaned.id
 RETURNING row.id, row.status, row.attempt;
@@ -184,7 +199,7 @@ RETURNING row.id;
 
 -- name: adopt_own
 -- Take up rows which the database says this instance runs and its memory ($2) does not hold: an accept or a claim whose reply
--- was lost. Claims younger than $3 seconds may still be on their way. What must run alone ($4) goes back to the backlog.
+-- was lost. Claims younger than $3 seconds may still be on their way. Suspects (from $4 crashes) go back to the backlog.
 WITH forgotten AS MATERIALIZED (
     SELECT id
     FROM public.model_requests

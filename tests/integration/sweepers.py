@@ -11,7 +11,8 @@ import asyncpg
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import Lease
-from server.actors.sweeper import SUSPECT_ATTEMPTS, Sweeper
+from server.actors.suspects import SUSPECT_ATTEMPTS
+from server.actors.sweeper import Sweeper
 from server.actors.workload import Workload
 from server.model_request import ModelRequest, RequestId, UserId
 from server.storage.database import Line

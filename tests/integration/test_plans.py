@@ -106,9 +106,9 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ("query", "args", "indexes"),
     [
         ("claim_pending", (ME, 16, UUID(int=0), 2), {BY_STATUS, BY_ID}),
-        ("claim_suspect", (ME, 2), {BY_STATUS, BY_ID}),
+        ("claim_suspects", (ME, 2, 8), {BY_STATUS, BY_ID}),
         ("survey_backlog", (2,), {BY_STATUS}),
-        ("rescue_orphans", ([ME], True, 15.0, 5, 500), {BY_STATUS, BY_ID}),
+        ("rescue_orphans", ([ME], True, 15.0, 5, 2, 500), {BY_STATUS, BY_ID}),
         ("adopt_own", (ME, [ROW], 10.0, 2, 16), {BY_STATUS, BY_ID}),
         ("expire_requests", (30.0, 500), {BY_STATUS, BY_ID}),
         ("finalise_cancelled", (500,), {BY_STATUS, BY_ID}),

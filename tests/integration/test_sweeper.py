@@ -9,7 +9,7 @@ import pytest
 
 from server.actors import sweeper as sweeper_module
 from server.actors.heartbeat import LEASE_TTL_S
-from server.actors.sweeper import MAX_ATTEMPTS
+from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
 from server.actors.workload import StopReason
 from server.model_request import mint_id
 from server.storage.database import DatabaseAway
@@ -154,18 +154,27 @@ async def test_nothing_starts_beside_a_suspect_until_it_has_ended(instance: Inst
     assert [model_request.id for model_request in instance.take()] == [innocent]
 
 
-async def test_two_suspects_run_one_after_the_other(instance: Instance) -> None:
-    ids = [await instance.add(SUSPECT) for _ in range(2)]
-    for request_id in ids:
-        await instance.sweeper.claim()
-        await instance.sweeper.claim()
-        [model_request] = instance.take()
-        assert model_request.id == request_id
+async def test_suspects_of_two_crashes_run_together(instance: Instance) -> None:
+    ids = [await instance.add(SUSPECT) for _ in range(CAPACITY + 1)]
+    await instance.sweeper.claim()
+    assert [model_request.id for model_request in instance.take()] == ids[:CAPACITY]
+
+
+@pytest.mark.parametrize(("attempt", "together"), [(SUSPECT_ATTEMPTS + 1, 1), (MAX_ATTEMPTS - 1, 1)])
+async def test_with_each_crash_more_they_run_in_smaller_groups(instance: Instance, attempt: int, together: int) -> None:
+    ids = [await instance.add(Row(attempt=attempt)) for _ in range(3)]
+    await instance.sweeper.claim()
+    group = instance.take()
+    assert [model_request.id for model_request in group] == ids[:together]
+    for model_request in group:
         instance.finish(model_request)
+    await instance.sweeper.claim()
+    await instance.sweeper.claim()
+    assert [model_request.id for model_request in instance.take()] == ids[together : 2 * together]
 
 
-async def test_between_two_suspects_the_others_have_their_turn(instance: Instance) -> None:
-    suspects = [await instance.add(SUSPECT) for _ in range(2)]
+async def test_between_two_groups_the_others_have_their_turn(instance: Instance) -> None:
+    suspects = [await instance.add(Row(attempt=MAX_ATTEMPTS - 1)) for _ in range(2)]
     await instance.sweeper.claim()
     [first] = instance.take()
     innocent = await instance.add()
@@ -173,6 +182,18 @@ async def test_between_two_suspects_the_others_have_their_turn(instance: Instanc
     await instance.sweeper.claim()
     [second] = instance.take()
     assert (first.id, second.id) == (suspects[0], innocent)
+
+
+async def test_a_group_of_which_nothing_is_left_opens_the_slots_again(instance: Instance) -> None:
+    innocent = await instance.add()
+    await instance.sweeper.claim()
+    [running] = instance.take()
+    suspect = await instance.add(SUSPECT)
+    await instance.sweeper.claim()
+    await instance.connection.execute("DELETE FROM model_requests WHERE id = $1", suspect)
+    instance.finish(running)
+    await instance.sweeper.claim()
+    assert (running.id, len(instance.workload), instance.slots.is_closed) == (innocent, 0, False)
 
 
 async def test_a_suspect_that_waits_has_spent_no_attempt(instance: Instance) -> None:

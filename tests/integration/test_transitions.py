@@ -169,7 +169,7 @@ async def test_rescue_takes_rows_of_dead_owners(table: Table, may_judge: bool, p
             return row.status
         return "cancelled" if row.cancel_requested else "failed" if row.attempt == 5 else "pending"
 
-    rescued = await table.run("rescue_orphans", [owners["known dead"]], may_judge, postmaster_age_s, 5, 1000)
+    rescued = await table.run("rescue_orphans", [owners["known dead"]], may_judge, postmaster_age_s, 5, 2, 1000)
     assert set(rescued) == {id_ for id_, row in rows.items() if row.status == "processing" and row.owner in dead}
     assert await table.statuses() == {request_id: expected(row) for request_id, row in rows.items()}
     for request_id in rescued:
@@ -203,7 +203,7 @@ async def test_claim_takes_due_rows_that_are_neither_cancelled_nor_suspect(table
     ("query", "state", "args"),
     [
         ("claim_pending", Row(error_code="MODEL_ERROR", error_msg="busy"), (ME, 10, UUID(int=0), 2)),
-        ("claim_suspect", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 2)),
+        ("claim_suspects", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 2, 1)),
         (
             "adopt_own",
             Row("processing", owner=ME, error_code="MODEL_ERROR", error_msg="busy", started_ago_s=20.0),
@@ -219,11 +219,13 @@ async def test_whoever_takes_a_row_up_learns_its_last_error(
     assert (taken["error_code"], taken["error_msg"]) == ("MODEL_ERROR", "busy")
 
 
-async def test_claim_suspect_takes_the_oldest_due_suspect_alone(table: Table) -> None:
+async def test_suspects_are_claimed_in_groups_that_shrink_with_their_crashes(table: Table) -> None:
     rows = await table.add_all(
         [
             Row(status, owner=OTHER, epoch=EPOCH, attempt=attempt, cancel_requested=cancel, run_in_s=run_in_s)
-            for status, attempt, cancel, run_in_s in product(STATUSES, (1, 2, 3), (True, False), (60.0, -1.0))
+            for status, attempt, cancel, run_in_s in product(
+                STATUSES, (1, 2, 2, 2, 3, 3, 4), (True, False), (60.0, -1.0)
+            )
         ]
     )
     suspects = [
@@ -231,19 +233,35 @@ async def test_claim_suspect_takes_the_oldest_due_suspect_alone(table: Table) ->
         for request_id, row in rows.items()
         if row.status == "pending" and row.attempt >= 2 and not row.cancel_requested and row.run_in_s < 0
     ]
-    for expected in suspects:
-        assert list(await table.run("claim_suspect", ME, 2)) == [expected]
-        row = await table.read(expected)
-        assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, rows[expected].attempt)
-    assert not await table.run("claim_suspect", ME, 2)
+    left = sorted(suspects, key=lambda request_id: rows[request_id].attempt)
+    for size in (2, 1, 1, 1, 1):  # two of the three with two crashes fit into a group of 2, and then its quarters
+        group = await table.run("claim_suspects", ME, 2, 2)
+        assert set(group) == set(left[:size])
+        for request_id in group:
+            row = await table.read(request_id)
+            assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, rows[request_id].attempt)
+        left = left[size:]
+    assert not left
+    assert not await table.run("claim_suspects", ME, 2, 2)
 
 
-async def test_a_suspect_spends_an_attempt_when_it_starts_and_only_if_it_is_still_ours(table: Table) -> None:
+async def test_a_suspect_spends_one_attempt_when_it_starts_and_only_if_it_is_still_ours(table: Table) -> None:
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, attempt=2))
     for owner, epoch in ((OTHER, EPOCH), (ME, EPOCH + 1)):
-        assert not await table.connection.fetch(queries()["start_suspect"], request_id, owner, epoch)
-    [started] = await table.connection.fetch(queries()["start_suspect"], request_id, ME, EPOCH)
-    assert started["attempt"] == (await table.read(request_id))["attempt"] == 3
+        assert not await table.run("start_suspects", [request_id], [owner], [epoch], [3])
+    for _ in range(2):  # the first reply may have been lost
+        assert list(await table.run("start_suspects", [request_id], [ME], [EPOCH], [3])) == [request_id]
+    assert (await table.read(request_id))["attempt"] == 3
+
+
+@pytest.mark.parametrize(("attempt", "pause_s"), [(1, 0), (2, 1), (3, 2), (6, 16), (7, 30), (40, 30)])
+async def test_a_rescued_row_pauses_longer_with_every_crash(table: Table, attempt: int, pause_s: float) -> None:
+    request_id = await table.add(Row("processing", owner=OTHER, attempt=attempt))
+    is_old_enough = False  # to judge others, which a known dead owner does not need
+    await table.run("rescue_orphans", [OTHER], is_old_enough, 0.0, 50, 2, 10)
+    row = await table.read(request_id)
+    now = await table.connection.fetchval("SELECT clock_timestamp()")
+    assert pause_s - 1 < (row["run_at"] - now).total_seconds() <= pause_s
 
 
 async def test_expiry_ends_overdue_rows_and_keeps_their_last_error(table: Table) -> None:
