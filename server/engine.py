@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -17,6 +18,7 @@ from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
 from server.errors import Unavailable
 from server.inference.events import Check, Upstream
+from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest
 from server.refusal import CannotStart
@@ -56,11 +58,12 @@ class Engine:
         self._predecessor = predecessor
         self._upstream = upstream
         self._checks_upstream = settings.backend is not Backend.OFFLINE
-        self.upstream_check: Check | None = None
+        self._upstream_check: Check | None = None
+        self._upstream_checked_at = 0.0
         self.task: asyncio.Task[None] | None = None
 
         self.queue: asyncio.Queue[ModelRequest] = asyncio.Queue(maxsize=settings.concurrency)
-        self.slots = Slots(settings.concurrency)
+        self.slots = Slots(settings.concurrency, limit=lambda: upstream.breaker.limit)
         self.backlog = Backlog()
         self.workload = Workload()
         self.lease = Lease(instance_id)
@@ -81,6 +84,7 @@ class Engine:
             workload=self.workload,
             retention_days=settings.retention_days,
         )
+        upstream.breaker.watch(self._sweeper.wake)
         generators = {
             f"generator-{number}": Generator(
                 self.queue,
@@ -153,9 +157,20 @@ class Engine:
             log.warning("database_not_ready", reason=reason, tries=tries)
             await asyncio.sleep(random.uniform(0.5, 1) * min(_PREPARE_BACKOFF_CAP_S, 0.1 * 2**tries))  # noqa: S311
 
+    @property
+    def upstream_state(self) -> Check | None:
+        """What is known of the upstream, without asking it: None before the first check, and for the offline double."""
+        if self._upstream.breaker.is_open:
+            return Check(UpstreamFault.UNREACHABLE, f"It does not answer. {self._upstream.breaker.reason}")
+        if (check := self._upstream_check) is None or check.fault is not UpstreamFault.UNREACHABLE:
+            return check
+        has_answered_since = self._upstream.breaker.answered_at > self._upstream_checked_at
+        return Check(None, "It answers.") if has_answered_since else check
+
     async def _check_upstream(self) -> None:
         """Once, after readiness: what is wrong with the token or the model is named where people look for it."""
-        check = self.upstream_check = await self._upstream.check()
+        check = self._upstream_check = await self._upstream.check()
+        self._upstream_checked_at = time.monotonic()
         if check.is_ok:
             log.info("upstream_ok", detail=check.detail)
         else:

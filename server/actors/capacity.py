@@ -11,8 +11,9 @@ class Slots:
     overfill, and the outcomes held in memory through a database outage are bounded.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, limit: Callable[[], int | None] = lambda: None) -> None:
         self.capacity = capacity
+        self._limit = limit
         self.used = 0
         self.is_closed = False
         """Set while a request must run alone: what runs may end, nothing new starts."""
@@ -20,8 +21,14 @@ class Slots:
         self._idle = asyncio.Event()
 
     @property
+    def sensible(self) -> int:
+        """How many generations make sense at once: the capacity, or less while upstream is away."""
+        limit = self._limit()
+        return self.capacity if limit is None else min(limit, self.capacity)
+
+    @property
     def free(self) -> int:
-        return 0 if self.is_closed else max(0, self.capacity - self.used)
+        return 0 if self.is_closed else max(0, self.sensible - self.used)
 
     def watch(self, on_free: Callable[[], None]) -> None:
         """Call `on_free` whenever a slot comes back."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from server.errors import Code
+from server.inference.breaker import Breaker
 from server.model_request import Completed as Completed  # noqa: PLC0414 - an event that is the outcome itself
 from server.model_request import Usage
 
@@ -95,6 +96,11 @@ class Check:
 
 class Upstream(Protocol):
     """Something that can run a generation: Hugging Face, or what stands for it."""
+
+    @property
+    def breaker(self) -> Breaker:
+        """Says how many calls make sense now."""
+        ...
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
         """Yield `Started`, `Delta`… and exactly one `Completed` or `Failed`, within `timeout_s`; never raises for a

@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 import aiohttp
 import structlog
 
+from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Completed, Delta, Event, Fault, Started
 from server.inference.protocol import (
     BROKEN_OFF,
@@ -77,6 +79,7 @@ class HuggingFace:
         sleep: Sleep = asyncio.sleep,
         jitter: Jitter = random.uniform,
         budget: RetryBudget | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self._base_url = base_url
         self._token = token
@@ -87,6 +90,7 @@ class HuggingFace:
         self._sleep = sleep
         self._jitter = jitter
         self._budget = budget or RetryBudget()
+        self.breaker = breaker or Breaker()
         self._session: aiohttp.ClientSession | None = None
         self._listing: asyncio.Task[str | UpstreamError | None] | None = None
 
@@ -105,15 +109,19 @@ class HuggingFace:
                     if isinstance(event, Failure):
                         failure = event
                     else:
+                        self._follow(event)
                         yield event
             if failure is None:
                 return
-            pause_s = plan.pause_after(failure.error)
-            if pause_s is None:
+            if not plan.excuses(failure.error):
+                self._note(failure.error)
+            pause_s = None if self.breaker.is_open else plan.pause_after(failure.error)
+            if pause_s is not None:
+                _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
+                await self._sleep(pause_s)
+            if pause_s is None or self.breaker.is_open:
                 yield self._redacted(failure).as_event()
                 return
-            _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
-            await self._sleep(pause_s)
 
     async def check(self) -> Check:
         """See `Upstream.check`. The router is asked for a model that cannot exist, a server for the models it has."""
@@ -135,6 +143,7 @@ class HuggingFace:
         """One request and its answer, ending with `Completed` or `Failure`, within `timeout_s`."""
         deadline = Deadline(timeout_s)
         decipherer = cut = gap_s = None
+        self.breaker.begin()
         try:
             model, wire = await self._prepare(call, model, timeout_s)
             async with self._request(wire, deadline.left_s) as response:
@@ -152,7 +161,7 @@ class HuggingFace:
             cut = self._explain(error, timeout_s, deadline, has_begun=gap_s is not None)
         if decipherer is not None:
             for last in decipherer.finish(cut=cut):
-                self._follow(last, call)
+                self._forget_model(last, call)
                 yield last
         elif cut is not None:
             yield Failure(cut, model=model)
@@ -174,7 +183,18 @@ class HuggingFace:
             return explain(error, timeout_s=self._gap_s, awaited="go on with its answer")
         return explain(error, timeout_s=timeout_s, awaited="finish its answer")
 
-    def _follow(self, event: Event | Failure, call: Call) -> None:
+    def _follow(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.breaker.succeed()
+
+    def _note(self, error: UpstreamError) -> None:
+        """Tell the breaker of an outage, without upstream's words; whatever else upstream says is a sign of life."""
+        if not error.is_transient or (error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR):
+            self.breaker.succeed()
+        else:
+            self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
+
+    def _forget_model(self, event: Event | Failure, call: Call) -> None:
         """Ask a server again for its models when the one that it named is gone."""
         if isinstance(event, Failure) and event.error.is_model_missing and not call.models:
             self._listing = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import Code
+from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Completed, Delta, Event, Failed, Started
 from server.model_request import Usage
 
@@ -49,6 +50,7 @@ class Offline:
     """Implements `Upstream` without a network. Tokens are words, so usage is a real count."""
 
     def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
+        self.breaker = Breaker()
         self._sleep = sleep
         self._loading: set[str] = set()
 

@@ -106,13 +106,17 @@ class RetryPlan:
     def model(self) -> str | None:
         return self._models[self._position] if self._models else None
 
+    def excuses(self, error: UpstreamError) -> bool:
+        """Whether this may be nothing but a connection that was kept open too long: the first one only."""
+        return error.is_stale and self._may_be_stale
+
     def pause_after(self, error: UpstreamError) -> float | None:
         """Seconds to wait before the next try, which may be of the next model; None to give up."""
         if self._deadline.left_s <= 0:
             return None
         if error.is_model_missing and self._move_on():
             return 0.0
-        if error.is_stale and self._may_be_stale:
+        if self.excuses(error):
             self._may_be_stale = False
             return 0.0
         if not error.is_transient or self.retries >= self._limit(error):

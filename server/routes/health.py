@@ -51,8 +51,8 @@ async def health(request: web.Request) -> web.Response:
         "capacity": engine.slots.capacity,
         "instances": engine.lease.live_instances,
     }
-    if engine.upstream_check is not None:
-        body["upstream"] = {"ok": engine.upstream_check.is_ok, "detail": engine.upstream_check.detail}
+    if (state := engine.upstream_state) is not None:
+        body["upstream"] = {"ok": state.is_ok, "detail": state.detail}
     return json_response(body, status=200 if is_up else 503)
 
 

@@ -88,3 +88,18 @@ async def test_idle_means_that_no_slot_is_held_any_more(rounds: int) -> None:
             assert not idle.done()
             slots.release()
         await idle
+
+
+def test_an_outage_upstream_leaves_as_many_slots_as_make_sense() -> None:
+    limit: list[int | None] = [None]
+    slots = Slots(3, limit=lambda: limit[0])
+    assert slots.reserve(2) == 2
+    limit[0] = 1
+    assert (slots.sensible, slots.free) == (1, 0)
+    slots.release(2)
+    assert slots.reserve(3) == 1
+    limit[0] = 0
+    slots.release()
+    assert (slots.sensible, slots.free) == (0, 0)
+    limit[0] = 10
+    assert (slots.sensible, slots.free) == (3, 3)

@@ -1,0 +1,69 @@
+"""Stops asking a provider that is away, but for one call now and then that finds out whether it is back."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+THRESHOLD = 10
+"""So many calls in a row that found nobody. Of a provider that still answers every second call, that is rare."""
+PROBE_PAUSE_S = 1.0
+PROBE_PATIENCE_S = 10.0
+"""A probe that was not answered for so long does not keep the next one waiting."""
+
+log = structlog.get_logger(__name__)
+
+
+class Breaker:
+    """Closed while the provider answers, whatever it says; open after `THRESHOLD` outages in a row.
+
+    It refuses nothing itself: it tells how many calls make sense (`limit`), so that what waits stays in the backlog.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._outages = 0
+        self._opened_at: float | None = None
+        self._probe_at = 0.0
+        self._on_close: Callable[[], None] = lambda: None
+        self.reason = ""
+        """Of the last failure."""
+        self.answered_at = 0.0
+        """When a call was last answered, by the monotonic clock; 0 for never."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened_at is not None
+
+    @property
+    def limit(self) -> int | None:
+        """How many calls may run at once: None for any number, 1 when it is time for a probe, else 0."""
+        if self._opened_at is None:
+            return None
+        return 1 if self._clock() >= self._probe_at else 0
+
+    def watch(self, on_close: Callable[[], None]) -> None:
+        """Call `on_close` when the provider is back."""
+        self._on_close = on_close
+
+    def begin(self) -> None:
+        """A call starts."""
+        self._probe_at = self._clock() + PROBE_PATIENCE_S
+
+    def fail(self, reason: str) -> None:
+        """A call found nobody there, or nobody who could answer. The reason goes to the log and to `/health`."""
+        self._outages += 1
+        self._probe_at = self._clock() + PROBE_PAUSE_S
+        self.reason = reason
+        if self._opened_at is None and self._outages >= THRESHOLD:
+            self._opened_at = self._clock()
+            log.warning("upstream_away", reason=reason)
+
+    def succeed(self) -> None:
+        """A call was answered, be it with a refusal."""
+        self._outages = 0
+        self.answered_at = self._clock()
+        if self._opened_at is not None:
+            log.info("upstream_back", seconds=round(self._clock() - self._opened_at, 1))
+            self._opened_at = None
+            self._on_close()
