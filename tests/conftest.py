@@ -85,6 +85,16 @@ def empty_database(any_cluster: Cluster) -> Iterator[str]:
         yield url
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the fault tests at full length (make soak)")
+
+
+@pytest.fixture(scope="session")
+def is_soak(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for the long form of a test."""
+    return bool(request.config.getoption("--soak"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits longest goes first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

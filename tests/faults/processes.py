@@ -1,5 +1,6 @@
 """Real server processes, started and killed as an operator or the kernel would."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -27,6 +28,8 @@ class ServerProcess:
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     token: str = ""
+    prefix: tuple[str, ...] = ()
+    """Put before the command: a program that runs the server under its supervision."""
 
     @property
     def log(self) -> Path:
@@ -54,7 +57,7 @@ class ServerProcess:
         with self.log.open("ab") as output:
             offset = output.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve"],
+                [*self.prefix, sys.executable, "-m", "server", "serve"],
                 cwd=self.data_dir.parent,  # not the project, whose `.env` is a person's own
                 env=environment,
                 stdout=output,
@@ -62,6 +65,10 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
             )
         return offset
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
         """kill -9, and nothing else: an embedded Postgres stays behind."""
@@ -76,6 +83,12 @@ class ServerProcess:
     def wait(self, timeout_s: float = 40) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
+
+    async def wait_logged(self, text: str, count: int = 1, *, timeout_s: float = 30.0) -> None:
+        """Until the log holds this text so often."""
+        async with asyncio.timeout(timeout_s):
+            while self.log.read_text().count(text) < count:  # noqa: ASYNC110 - another process tells nobody
+                await asyncio.sleep(0.05)
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
