@@ -33,7 +33,7 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) scripts/check_requirements.py
 
 bench: $(DEV) ## measure throughput and latency
-	@exec $(PY) bench/run.py
+	@exec $(PY) -m bench.run
 
 lock: ## pin what pyproject.toml asks for, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }

@@ -11,11 +11,22 @@ UPSTREAM = web.AppKey("upstream", str)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
-async def forward(request: web.Request) -> web.Response:
+async def forward(request: web.Request) -> web.StreamResponse:
     body = await request.read()
     headers = {"Content-Type": "application/json"}
     async with request.app[SESSION].post(request.app[UPSTREAM], data=body, headers=headers) as response:
-        return web.Response(body=await response.read(), status=response.status, content_type="application/json")
+        if response.content_type == "text/event-stream":
+            return await _stream(request, response)
+        return web.Response(body=await response.read(), status=response.status, content_type=response.content_type)
+
+
+async def _stream(request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:
+    """What comes is passed on as it comes."""
+    answer = web.StreamResponse(status=response.status, headers={"Content-Type": response.content_type})
+    await answer.prepare(request)
+    while chunk := await response.content.readany():
+        await answer.write(chunk)
+    return answer
 
 
 async def session(app: web.Application) -> AsyncIterator[None]:

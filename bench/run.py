@@ -1,31 +1,25 @@
 """Create-and-wait through the server against the same call through a bare proxy, in one run on one machine.
 
 Quote the ratio, never the rates: both sides, the model provider and the load share the machine's cores.
+
+    python -m bench.run [--answers json sse] [--rounds 5] [--connections 64]
 """
 
 import argparse
 import asyncio
-import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 
-PROJECT = Path(__file__).resolve().parents[1]
+from bench.processes import free_port, process, sign_up
+
 BODY = b'{"model_type":"text2text","input_data":{"prompt":"Write a haiku about rain."}}'
-START_TIMEOUT_S = 60
+WARM_UP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +31,26 @@ class Round:
     p99_ms: float
 
 
-async def load(url: str, headers: dict[str, str], *, connections: int, seconds: float) -> Round:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two that are compared."""
+
+    name: str
+    port: int
+    headers: dict[str, str]
+
+    def load(self, *, connections: int, seconds: float) -> Round:
+        return asyncio.run(_load(self, connections, seconds))
+
+
+async def _load(side: Side, connections: int, seconds: float) -> Round:
     """Closed loop: each connection sends its next request when it has the answer to the last."""
-    taken: list[float] = []
+    url, taken = f"http://127.0.0.1:{side.port}/api/requests", list[float]()
     deadline = time.perf_counter() + seconds
 
     async def client(session: aiohttp.ClientSession) -> None:
         while (began := time.perf_counter()) < deadline:
-            async with session.post(url, data=BODY, headers=headers) as response:
+            async with session.post(url, data=BODY, headers=side.headers) as response:
                 answer = await response.read()
                 assert response.status == 200, answer
             taken.append(time.perf_counter() - began)
@@ -57,104 +63,55 @@ async def load(url: str, headers: dict[str, str], *, connections: int, seconds: 
     return Round(len(taken) / elapsed, percentiles[49] * 1000, percentiles[98] * 1000)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    options = parser.parse_args()
+@contextmanager
+def _sides(answer: str, connections: int) -> Iterator[tuple[Side, Side]]:
+    """A provider that gives this answer, and the two ways to it."""
+    upstream, proxy, server = (free_port() for _ in range(3))
     with ExitStack() as stack:
-        upstream, proxy, server = (_free_port() for _ in range(3))
-        stack.enter_context(_process("bench.upstream", str(upstream), port=upstream))
-        stack.enter_context(_process("bench.proxy", str(proxy), str(upstream), port=proxy))
-        data = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(process("bench.upstream", str(upstream), answer, port=upstream))
+        stack.enter_context(process("bench.proxy", str(proxy), str(upstream), port=proxy))
         settings = {
-            "DATA_DIR": data,
+            "DATA_DIR": stack.enter_context(tempfile.TemporaryDirectory()),
             "PORT": str(server),
             "HF_BASE_URL": f"http://127.0.0.1:{upstream}",
             "TEXT_MODELS": "org/model",
             "RATE_LIMIT_PER_MINUTE": "0",
-            "CONCURRENCY": str(options.connections),
+            "CONCURRENCY": str(connections),
             "LOG_LEVEL": "warning",
         }
-        stack.enter_context(_process("server", "serve", port=server, settings=settings))
-        token = {"Authorization": f"Bearer {_sign_up(server)}"}
-        ratios = []
-        for number in range(1, options.rounds + 1):
-            through = {
-                name: asyncio.run(
-                    load(
-                        f"http://127.0.0.1:{port}/api/requests",
-                        {"Content-Type": "application/json", **token},
-                        connections=options.connections,
-                        seconds=options.seconds,
-                    )
-                )
-                for name, port in (("proxy", proxy), ("server", server))
-            }
-            ratios.append(through["server"].per_second / through["proxy"].per_second)
-            for name, measured in through.items():
+        stack.enter_context(process("server", "serve", port=server, settings=settings))
+        headers = {"Content-Type": "application/json"}
+        token = {"Authorization": f"Bearer {sign_up(server)}"}
+        yield Side("proxy", proxy, headers), Side("server", server, headers | token)
+
+
+def compare(answer: str, *, connections: int, rounds: int, seconds: float) -> None:
+    """Measure both sides in turn, round by round, and print the ratio."""
+    ratios = []
+    with _sides(answer, connections) as sides:
+        for side in sides:
+            side.load(connections=connections, seconds=WARM_UP_S)
+        for number in range(1, rounds + 1):
+            proxy, server = (side.load(connections=connections, seconds=seconds) for side in sides)
+            ratios.append(server.per_second / proxy.per_second)
+            for name, measured in (("proxy", proxy), ("server", server)):
                 print(
-                    f"round {number}  {name:<6} {measured.per_second:7.0f}/s  "
+                    f"{answer:<4}  round {number}  {name:<6} {measured.per_second:7.0f}/s  "
                     f"p50 {measured.p50_ms:6.1f} ms  p99 {measured.p99_ms:6.1f} ms"
                 )
-        print(f"ratio server/proxy: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    spread = f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"{answer:<4}  ratio server/proxy: {spread}")
 
 
-@contextmanager
-def _process(module: str, *arguments: str, port: int, settings: dict[str, str] | None = None) -> Iterator[None]:
-    """A Python program of ours that listens on a port, for as long as the block lasts."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(  # noqa: S603 - our own programs
-            [sys.executable, "-m", module, *arguments],
-            cwd=PROJECT,
-            env=os.environ | (settings or {}),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_for(port, process)
-            yield
-        except BaseException:
-            output.seek(0)
-            sys.stderr.write(output.read().decode()[-4000:])
-            raise
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError("a program of the benchmark ended early")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
-                return
-        except urllib.error.HTTPError as error:
-            if error.code == 404:  # not our server: whatever listens there is up
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port}")
-
-
-def _sign_up(port: int) -> str:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/auth/signup",
-        data=b'{"email":"bench@example.com","password":"correct horse battery"}',
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - loopback
-        return str(json.load(response)["token"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", nargs="+", choices=["json", "sse"], default=["json", "sse"])
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    options = parser.parse_args()
+    for answer in options.answers:
+        compare(answer, connections=options.connections, rounds=options.rounds, seconds=options.seconds)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from server.errors import Code
 from server.inference.breaker import Breaker
@@ -43,9 +43,11 @@ class Started:
     provider: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """New text at the end of a segment. Never empty, free of anything Postgres cannot store."""
+class Delta(NamedTuple):
+    """New text at the end of a segment. Never empty, free of anything Postgres cannot store.
+
+    A tuple, because there are hundreds of them to one of anything else, and it is made in a third of the time.
+    """
 
     text: str
     segment: Segment = Segment.OUTPUT

@@ -84,7 +84,7 @@ class Answer:
         return not self.has_text and not self.tool_calls
 
     def add(self, text: str, segment: Segment = Segment.OUTPUT) -> list[Delta]:
-        return self._emit(self._cleaners[segment].feed(text), segment)
+        return self._emit(self._cleaners[segment].feed(text), segment) if text else []
 
     def flush(self) -> list[Delta]:
         """What the cleaners held back; nothing is added afterwards."""

@@ -176,8 +176,10 @@ class Decipherer:
                 delta = message if self._answer.is_empty else {}
         deltas = self._answer.add(_reasoning_of(delta), Segment.REASONING)
         deltas += self._answer.add(_content_of(delta.get("content")))
-        self._answer.tool_calls.add(delta.get("tool_calls"))
-        self._answer.finish(choice.get("finish_reason"))
+        if pieces := delta.get("tool_calls"):
+            self._answer.tool_calls.add(pieces)
+        if reason := choice.get("finish_reason"):
+            self._answer.finish(reason)
         is_whole = self._form is _Form.WHOLE and (isinstance(message, dict) or isinstance(choice.get("text"), str))
         self._is_complete |= is_whole or self._answer.finish_reason is not None
         return deltas
@@ -256,6 +258,8 @@ class Decipherer:
 
 def _reasoning_of(delta: Mapping[str, Any]) -> str:
     """Two names for one thing; where both are given they are the same."""
+    if "reasoning" not in delta and "reasoning_content" not in delta:
+        return ""
     return _content_of(delta.get("reasoning_content")) or _content_of(delta.get("reasoning"))
 
 

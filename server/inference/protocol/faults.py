@@ -107,8 +107,9 @@ def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document that came with a success reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
-    is_answer = any(key in document for key in ("choices", "generated_text", "token"))
-    return not is_answer and bool(document.get("detail") or isinstance(document.get("message"), str))
+    if "choices" in document or "generated_text" in document or "token" in document:
+        return False
+    return bool(document.get("detail") or isinstance(document.get("message"), str))
 
 
 def _parsed(data: bytes) -> Any:

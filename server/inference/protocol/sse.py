@@ -1,7 +1,7 @@
 """Server-sent events, split incrementally (WHATWG HTML, 9.2.6): any chunking of the same bytes gives the same."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_LINE_BYTES = 1024 * 1024
 """A chunk of a completion has a few hundred bytes, one with log probabilities some ten thousand."""
@@ -9,8 +9,7 @@ MAX_LINE_BYTES = 1024 * 1024
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ServerEvent(NamedTuple):
     """`name` is the `event:` field, empty where there was none; `data` the `data:` lines, joined."""
 
     name: bytes
@@ -37,15 +36,23 @@ class SseSplitter:
             self._ended_with_cr = False
         if chunk.endswith(b"\r"):
             self._ended_with_cr = True
-        first, *others = _LINE_END.split(chunk)
-        events: list[ServerEvent] = []
+        # Carriage returns are rare, and a plain split takes a fifth of the time of the pattern's.
+        first, *others = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
         self._rest += first
-        for piece in others:
-            if self._overflows():
+        if not others:
+            self._overflows(self._rest)
+            return []
+        lines = [bytes(self._rest), *others]
+        self._rest = bytearray(lines.pop())
+        events: list[ServerEvent] = []
+        for line in lines:
+            if self._overflows(line):
                 return events
-            events += self._take_line(bytes(self._rest))
-            self._rest[:] = piece
-        self._overflows()
+            if line:
+                self._take_line(line)
+            elif (event := self._dispatch()) is not None:
+                events.append(event)
+        self._overflows(self._rest)
         return events
 
     def flush(self, *, with_rest: bool) -> list[ServerEvent]:
@@ -53,26 +60,26 @@ class SseSplitter:
         if with_rest and self._rest:
             self._take_line(bytes(self._rest))
         self._rest.clear()
-        return self._dispatch()
+        event = self._dispatch()
+        return [] if event is None else [event]
 
-    def _overflows(self) -> bool:
-        if len(self._rest) > self._max_line_bytes:
+    def _overflows(self, line: bytes | bytearray) -> bool:
+        if len(line) > self._max_line_bytes:
             self.has_overflowed = True
             self._rest.clear()
         return self.has_overflowed
 
-    def _take_line(self, line: bytes) -> list[ServerEvent]:
-        if not line:
-            return self._dispatch()
+    def _take_line(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
         if field == b"data":
-            self._data.append(value)
+            self._data.append(value.removeprefix(b" "))
         elif field == b"event":
-            self._name = value
-        return []
+            self._name = value.removeprefix(b" ")
 
-    def _dispatch(self) -> list[ServerEvent]:
-        name, data = self._name, self._data
+    def _dispatch(self) -> ServerEvent | None:
+        if not self._data:
+            self._name = b""
+            return None
+        event = ServerEvent(self._name, self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
         self._name, self._data = b"", []
-        return [ServerEvent(name, b"\n".join(data))] if data else []
+        return event

@@ -61,6 +61,8 @@ class Cleaner:
         self.did_replace = False
 
     def feed(self, piece: str) -> str:
+        if piece.isascii() and not self._held and "\0" not in piece:
+            return piece  # nearly always, and in a fraction of the time
         piece = self._held + piece
         self._held = ""
         if _HIGH_SURROGATE.search(piece):

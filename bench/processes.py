@@ -1,0 +1,78 @@
+"""Starts what a measurement consists of, each part in a process of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 60
+
+
+@contextmanager
+def process(
+    module: str, *arguments: str, port: int, settings: dict[str, str] | None = None
+) -> "Iterator[subprocess.Popen[bytes]]":
+    """A Python program of ours that listens on a port, for as long as the block lasts."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(  # noqa: S603 - our own programs
+            [sys.executable, "-m", module, *arguments],
+            cwd=PROJECT,
+            env=os.environ | (settings or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait_for(port, child)
+            yield child
+        except BaseException:
+            output.seek(0)
+            sys.stderr.write(output.read().decode()[-4000:])
+            raise
+        finally:
+            child.send_signal(signal.SIGTERM)
+            child.wait(60)
+
+
+def _wait_for(port: int, child: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise RuntimeError("a program of the benchmark ended early")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
+                return
+        except urllib.error.HTTPError as error:
+            if error.code == 404:  # not our server: whatever listens there is up
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+def sign_up(port: int) -> str:
+    """An account on the server at this port; returns its token."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/auth/signup",
+        data=b'{"email":"bench@example.com","password":"correct horse battery"}',
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - loopback
+        return str(json.load(response)["token"])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
