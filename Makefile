@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench lock
+.PHONY: help setup run demo test soak check bench lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose no
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 $(PYTEST_ARGS)
+
+soak: $(DEV) ## run the attacks at full length: every crash point, fifty kills, outages of a minute
+	$(PY) -m pytest --soak -s $(PYTEST_ARGS)
 
 check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) -m ruff format --check .

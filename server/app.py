@@ -10,6 +10,7 @@ from server.admission import Admission
 from server.auth.embedded import EmbeddedAccounts, agree_on_signing_secret
 from server.auth.passwords import Passwords
 from server.auth.tokens import SigningKey, TokenMinter, TokenVerifier
+from server.bodies import BodyRoom
 from server.boot import prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
@@ -158,6 +159,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
 
 def _provide_limits(app: web.Application) -> None:
     settings = app[keys.SETTINGS]
+    app[keys.BODY_ROOM] = BodyRoom()
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)

@@ -1,13 +1,15 @@
 """JSON in: a body is read within limits of time and size, and refused with a clear error if anything is off."""
 
 import asyncio
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
 
-from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, Unavailable, UnsupportedMedia
 
 BODY_TIMEOUT_S = 15.0
 MAX_DEPTH = 32
@@ -15,19 +17,45 @@ MAX_MEMBERS = 10_000
 """Members of all objects and arrays together: what one body may cost the event loop."""
 MAX_NUMBER = 2**63
 """orjson reads larger integers as floats, silently: a number beyond this could not be kept as it was sent."""
+MAX_INCOMING_BYTES = 32 * 1024 * 1024
+"""Of all bodies that are on their way in, together."""
 _MAX_PATH = 200
 
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-async def read_json(request: web.Request, *, max_bytes: int) -> Any:
+class BodyRoom:
+    """The memory set aside for bodies that have not arrived yet: many slow large ones must not take all there is."""
+
+    def __init__(self, capacity: int = MAX_INCOMING_BYTES) -> None:
+        self.free = capacity
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Room for one body, for the time of the block. Raises `Unavailable` where there is none."""
+        if size > self.free:
+            raise Unavailable("The server is receiving too much at once; nothing was accepted.", retry_after_s=1)
+        self.free -= size
+        try:
+            yield
+        finally:
+            self.free += size
+
+
+async def read_json(request: web.Request, *, max_bytes: int, room: BodyRoom) -> Any:
     """The request's JSON body.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
-    `BODY_TIMEOUT_S`, `BadSyntax` for what is not JSON, `Invalid` for JSON that the database could not keep as sent.
+    `BODY_TIMEOUT_S`, `Unavailable` while too many others arrive, `BadSyntax` for what is not JSON, `Invalid` for JSON
+    that the database could not keep as sent.
     """
     _require_plain_json(request)
-    return parse_json(await _read(request, max_bytes))
+    announced = request.content_length
+    if announced is not None and announced > max_bytes:
+        raise _too_large(max_bytes)
+    with room.reserve(max_bytes if announced is None else announced):
+        body = await _read(request, max_bytes)
+    return parse_json(body)
 
 
 def parse_json(body: bytes) -> Any:
@@ -58,9 +86,6 @@ def _require_plain_json(request: web.Request) -> None:
 
 
 async def _read(request: web.Request, max_bytes: int) -> bytes:
-    too_large = BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise too_large
     if hdrs.EXPECT in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # not yet the response
@@ -70,12 +95,16 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > max_bytes:
-                    raise too_large
+                    raise _too_large(max_bytes)
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
     except web.RequestPayloadError:
         raise BadSyntax("The body ended early or is not framed as its headers say.") from None
     return bytes(body)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
 
 
 def _require_storable(data: Any) -> None:

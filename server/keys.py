@@ -7,6 +7,7 @@ from server.admission import Admission
 from server.auth.accounts import Accounts
 from server.auth.principal import Principal
 from server.auth.tokens import TokenVerifier
+from server.bodies import BodyRoom
 from server.catalog import Catalog
 from server.engine import Engine
 from server.history import History
@@ -25,6 +26,7 @@ HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 VERIFIER = web.AppKey("verifier", TokenVerifier)
+BODY_ROOM = web.AppKey("body_room", BodyRoom)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)

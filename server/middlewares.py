@@ -186,7 +186,7 @@ def problem_response(request: web.Request, problem: Problem) -> web.Response:
     response = json_response(
         problem_body(problem, request[keys.REQUEST_ID]), status=problem.status, headers=problem.headers
     )
-    if not request.content.is_eof() and problem.status in {401, 408, 413, 415}:
+    if not request.content.is_eof() and problem.status in {401, 408, 413, 415, 503}:
         response.force_close()  # do not read a body that was refused
     return response
 

@@ -86,7 +86,9 @@ def empty_database(any_cluster: Cluster) -> Iterator[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run the fault tests at full length (make soak)")
+    parser.addoption(
+        "--soak", action="store_true", help="only the tests that have a long form, at full length (make soak)"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +97,10 @@ def is_soak(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--soak"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What waits longest goes first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if config.getoption("--soak"):
+        short = [item for item in items if "is_soak" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=short)
+        items[:] = [item for item in items if item not in short]

@@ -95,6 +95,7 @@ class Generator:
         try:
             if model_request.owner != self._lease.instance_id:
                 return  # claimed under an id that was declared dead since: it is rescued and run again
+            self._switchboard.publish(model_request.id, View(Status.PROCESSING, model_request.epoch))
             started = asyncio.get_running_loop().time()
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)

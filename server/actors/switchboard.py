@@ -15,6 +15,8 @@ from server.storage.database import DatabaseAway, Line
 
 MAX_WATCHES = 20_000
 SWEEP_INTERVAL_S = 1.0
+MAX_KEPT_BYTES = 32 * 1024 * 1024
+"""Of the objects that waiters keep while they wait; beyond that they read them again."""
 _SWEEP_CHUNK = 1000
 
 log = structlog.get_logger(__name__)
@@ -32,14 +34,23 @@ class View:
 class Watch:
     """One waiter's interest in one request. Enter it, then read the row, then wait: the other order loses wake-ups."""
 
-    __slots__ = ("_changed", "_switchboard", "any_change", "request_id", "seen")
+    __slots__ = ("_changed", "_seen", "_switchboard", "any_change", "request_id")
 
     def __init__(self, switchboard: "Switchboard", request_id: RequestId) -> None:
         self._switchboard = switchboard
         self._changed: asyncio.Future[View | None] | None = None
         self.request_id = request_id
-        self.seen: View | None = None
+        self._seen: View | None = None
         self.any_change = False
+
+    @property
+    def seen(self) -> View | None:
+        """What the waiter knows of the request; without the object where that takes too much memory."""
+        return self._seen
+
+    @seen.setter
+    def seen(self, view: View | None) -> None:
+        self._seen = self._switchboard.keep(view, instead_of=self._seen)
 
     @property
     def is_waiting(self) -> bool:
@@ -90,6 +101,7 @@ class Switchboard:
         self._queries = queries
         self._watches: dict[RequestId, set[Watch]] = {}
         self._count = 0
+        self._kept_bytes = 0
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -109,9 +121,18 @@ class Switchboard:
     def remove(self, watch: Watch) -> None:
         watches = self._watches[watch.request_id]
         watches.discard(watch)
+        watch.seen = None
         self._count -= 1
         if not watches:
             del self._watches[watch.request_id]
+
+    def keep(self, view: View | None, *, instead_of: View | None) -> View | None:
+        """What a waiter may hold on to: the view as it is, or without its object when all of them are too much."""
+        self._kept_bytes -= _size(instead_of)
+        if self._kept_bytes + _size(view) > MAX_KEPT_BYTES and view is not None:
+            view = View(view.status, view.epoch)
+        self._kept_bytes += _size(view)
+        return view
 
     def publish(self, request_id: RequestId, view: View) -> None:
         """Tell everyone who waits for this request; never blocks."""
@@ -148,3 +169,7 @@ class Switchboard:
             for watch in chunk:
                 if watch.request_id in found:
                     watch.tell(None)
+
+
+def _size(view: View | None) -> int:
+    return 0 if view is None or view.body is None else len(view.body)

@@ -32,27 +32,31 @@ def add_routes(app: web.Application) -> None:
 @limited_by_address
 async def sign_up(request: web.Request) -> web.Response:
     """Create an account; it is signed in at once, as no e-mail has to be confirmed."""
-    form = parse(Credentials, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    form = parse(Credentials, await _read_form(request))
     session = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password)
     return json_response({"message": "Account created.", **_session_body(session)}, status=201)
 
 
 @limited_by_address
 async def sign_in(request: web.Request) -> web.Response:
-    form = parse(SignIn, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    form = parse(SignIn, await _read_form(request))
     return json_response(_session_body(await request.app[keys.ACCOUNTS].sign_in(form.email, form.password)))
 
 
 @limited_by_address
 async def refresh(request: web.Request) -> web.Response:
-    form = parse(Refresh, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    form = parse(Refresh, await _read_form(request))
     return json_response(_session_body(await request.app[keys.ACCOUNTS].refresh(form.refresh_token)))
 
 
 @limited_by_address
 async def recover(request: web.Request) -> web.Response:
-    form = parse(Recovery, await read_json(request, max_bytes=MAX_BODY_BYTES))
+    form = parse(Recovery, await _read_form(request))
     return json_response({"message": await request.app[keys.ACCOUNTS].request_recovery(form.email)})
+
+
+async def _read_form(request: web.Request) -> Any:
+    return await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
 
 
 async def sign_out(request: web.Request) -> web.Response:

@@ -49,6 +49,7 @@ async def create(request: web.Request) -> web.Response:
         if admitted.is_replayed:
             return await _answer_replay(request, admitted.request_id, waiting)
         watch.seen = admitted.view
+        del draft, admitted  # who waits keeps no prompt in memory
         return await _answer(request, watch, waiting, delay_s=delay_s)
 
 
@@ -65,9 +66,9 @@ async def get(request: web.Request) -> web.Response:
         if waiting.seconds > 0 and not view.status.is_final and (not known - {""} or _etag(view) in known):
             watch.seen = view
             watch.any_change = _etag(view) in known
-            view = await watch.wait(waiting.seconds) or await _current(request, request_id)
-            if view.body is None:
-                view = await _current(request, request_id)
+            del view
+            news = await watch.wait(waiting.seconds)
+            view = news if news is not None and news.body is not None else await _current(request, request_id)
     headers = {hdrs.ETAG: _etag(view)} | waiting.headers
     if _etag(view) in known:
         return web.Response(status=304, headers=headers)
@@ -100,6 +101,7 @@ async def _answer_replay(request: web.Request, request_id: RequestId, waiting: W
         view = await _current(request, request_id)
         if waiting.seconds > 0 and not view.status.is_final:
             watch.seen = view
+            del view
             await watch.wait(waiting.seconds)
             view = await _last_known(request, watch)
     return _object_response(request, request_id, view, waiting, replayed=True)
@@ -110,7 +112,7 @@ async def _last_known(request: web.Request, watch: Watch) -> View:
     try:
         return await _current(request, watch.request_id)
     except Unavailable:
-        if watch.seen is None:
+        if watch.seen is None or watch.seen.body is None:
             raise
         return watch.seen
 
@@ -182,7 +184,7 @@ def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> floa
 
 async def _read_draft(request: web.Request) -> Draft:
     key = _read_idempotency_key(request)
-    data = await read_json(request, max_bytes=MAX_BODY_BYTES)
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
     body, input_data, parameters, model = read_create(request.app[keys.CATALOG], data)
     return Draft(
         id=mint_id(),

@@ -194,3 +194,12 @@ async def test_deleting_the_account_stops_what_runs_and_takes_everything_along(a
     assert (await api.get(f"/api/requests/{created.json['id']}")).status == 404
     reply = await api.create()
     assert (reply.status, reply.json["code"]) == (401, "AUTH_ERROR")
+
+
+async def test_a_body_for_which_there_is_no_room_is_refused_for_a_moment_and_nothing_is_accepted(api: Api) -> None:
+    room = api.app[keys.BODY_ROOM]
+    with room.reserve(room.free):
+        reply = await api.create_async("hello")
+        assert (reply.status, reply.json["code"], reply.headers["Retry-After"]) == (503, "SERVER_ERROR", "1")
+        assert (await api.get("/api/requests")).json == []
+    assert (await api.create_async("hello")).status == 202

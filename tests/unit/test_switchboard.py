@@ -224,3 +224,21 @@ async def test_sweeps_go_on_after_the_database_was_away(
     run.cancel()
     await asyncio.wait({run})
     assert len(line.asked) >= 3
+
+
+async def test_waiters_keep_no_more_objects_than_memory_is_set_aside_for(
+    switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard_module, "MAX_KEPT_BYTES", 10)
+    large, small = View(Status.PENDING, 0, b"12345678"), View(Status.PROCESSING, 1, b"12")
+    with switchboard.watch(mint_id()) as first, switchboard.watch(mint_id()) as second:
+        first.seen = second.seen = large
+        assert (first.seen, second.seen) == (large, View(Status.PENDING, 0))
+        second.seen = small
+        assert second.seen == small
+        first.seen = small
+        second.seen = large
+        assert second.seen == large
+    with switchboard.watch(mint_id()) as third:
+        third.seen = large
+        assert third.seen == large
