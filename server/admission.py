@@ -26,6 +26,8 @@ from server.storage.reader import Reader
 
 _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0
+_FULL_FOR_S = 0.2
+"""A backlog that was found full is not counted again for so long: refusing must stay cheap while many come."""
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,14 @@ class Admission:
         self._lifecycle = lifecycle
         self._max_backlog = max_backlog
         self._max_backlog_per_user = max_backlog_per_user
+        self._full_until = 0.0
+
+    def require_chance(self) -> None:
+        """Raise `Unavailable` where a newcomer has no chance anyway: before its body is read, if it is not a retry."""
+        if not self._lifecycle.accepts_work:
+            raise Unavailable(f"Not accepting requests: {self._lifecycle.reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
+        if time.monotonic() < self._full_until and not (self._backlog.is_empty and self._slots.free):
+            raise _backlog_full()
 
     async def find_earlier(self, user_id: UserId, key: str, fingerprint: bytes) -> Admitted | None:
         """The request that this key stands for already, so that a retry is answered whatever the limits say now.
@@ -105,8 +115,7 @@ class Admission:
         Raises `Unavailable` (stopping, overloaded, database away), `RateLimited` (the user's backlog is full),
         `KeyReused`, and `Unauthenticated` when the account is gone.
         """
-        if not self._lifecycle.accepts_work:
-            raise Unavailable(f"Not accepting requests: {self._lifecycle.reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
+        self.require_chance()
         starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
         return await (self._start(draft) if starts_now else self._line_up(draft, delay_s))
 
@@ -128,16 +137,19 @@ class Admission:
                 self._slots.release()
 
     async def _line_up(self, draft: Draft, delay_s: float) -> Admitted:
-        await self._require_room(draft.user_id)
+        ahead = await self._require_room(draft.user_id)
         accepted = await self._accept(draft, delay_s=max(0.0, delay_s))
         if isinstance(accepted, Replayed):
             return _replay(accepted)
         if delay_s <= 0:
             self._backlog.hint()
-        return Admitted(draft.id, View(Status.PENDING, 0, render_pending(_fields(draft, accepted))))
+        fields = _fields(draft, accepted) | {"queue_position": ahead}
+        return Admitted(draft.id, View(Status.PENDING, 0, render_pending(fields)))
 
-    async def _require_room(self, user_id: UserId) -> None:
-        """Counted in the database, so that the limits hold over all instances; creates in flight may exceed them."""
+    async def _require_room(self, user_id: UserId) -> int:
+        """How many wait already. They are counted in the database, so that the limits hold over all instances; creates
+        in flight may exceed them.
+        """
         [waiting] = await self._reader.fetch(
             "count_backlog", user_id, self._max_backlog + 1, self._max_backlog_per_user + 1
         )
@@ -147,7 +159,9 @@ class Admission:
                 retry_after_s=_BACKLOG_RETRY_S,
             )
         if waiting["everyone"] >= self._max_backlog:
-            raise Unavailable("The backlog is full; nothing was accepted.", retry_after_s=_BACKLOG_RETRY_S)
+            self._full_until = time.monotonic() + _FULL_FOR_S
+            raise _backlog_full()
+        return int(waiting["everyone"])
 
     async def _accept(
         self, draft: Draft, *, owner: InstanceId | None = None, delay_s: float = 0.0
@@ -173,6 +187,10 @@ class Admission:
             status = Status.PROCESSING if owner else Status.PENDING
             log.info("request_accepted", id=str(draft.id), user=str(draft.user_id), status=status)
         return accepted
+
+
+def _backlog_full() -> Unavailable:
+    return Unavailable("The backlog is full; nothing was accepted.", retry_after_s=_BACKLOG_RETRY_S)
 
 
 def _replay(replayed: Replayed) -> Admitted:

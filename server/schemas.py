@@ -104,7 +104,7 @@ def render_final(
 
 
 def render_pending(fields: Mapping[str, Any]) -> bytes:
-    """The public object of a request that has just gone to the backlog; its place there is not known yet."""
+    """The public object of a request that has just gone to the backlog."""
     return _render({**fields, "status": Status.PENDING, "attempt": 0})
 
 

@@ -15,7 +15,8 @@ from server.model_request import ModelRequest
 from server.storage.database import Line
 
 SUSPECT_ATTEMPTS = 2
-"""A row that was running at this many crashes is a suspect: one killer cannot fail its neighbours."""
+"""A row that was running at this many crashes is a suspect: one killer cannot fail its neighbours. An index and two
+statements name the number as well."""
 MAX_ATTEMPTS = 8
 """A row that was running at this many crashes fails; the last attempts it made alone."""
 GROUP_SIZE = 8
@@ -58,7 +59,7 @@ class Suspects:
         size = min(GROUP_SIZE, self._slots.sensible)
         if size == 0 or (others_wait and time.monotonic() < self._rest_until):
             return False
-        rows = await self._line.fetch(self._queries["claim_suspects"], self._lease.instance_id, SUSPECT_ATTEMPTS, size)
+        rows = await self._line.fetch(self._queries["claim_suspects"], self._lease.instance_id, size)
         if not rows:
             return False
         self._group = [replace(model_request_of(row), attempt=row["attempt"] + 1) for row in rows]

@@ -104,7 +104,7 @@ class Sweeper:
         if self.is_stopped or not self._lease.is_trusted or await self._suspects.go_on():
             return
         mark = self._backlog.mark()
-        [survey] = await self._line.fetch(self._queries["survey_backlog"], SUSPECT_ATTEMPTS)
+        [survey] = await self._line.fetch(self._queries["survey_backlog"])
         if survey["has_suspects"] and await self._suspects.begin(others_wait=survey["has_due"]):
             self._backlog.is_empty = False
             return

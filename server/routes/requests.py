@@ -40,6 +40,8 @@ async def create(request: web.Request) -> web.Response:
         request.headers.getall("Prefer", []), default_s=settings.default_wait_s, max_s=settings.max_wait_s
     )
     request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(request[keys.PRINCIPAL].user_id))
+    if "Idempotency-Key" not in request.headers:
+        request.app[keys.ADMISSION].require_chance()
     draft = await _read_draft(request)
     if (earlier := await _find_earlier(request, draft)) is not None:
         return await _answer_replay(request, earlier.request_id, waiting)
@@ -89,7 +91,7 @@ async def list_requests(request: web.Request) -> web.Response:
 async def _answer(request: web.Request, watch: Watch, waiting: Waiting, *, delay_s: float) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
     view = await watch.wait(waiting.seconds) if waiting.seconds > 0 else None
-    if view is None and waiting.seconds <= 0 and watch.seen is not None and watch.seen.status is Status.PROCESSING:
+    if view is None and waiting.seconds <= 0:
         view = watch.seen
     if view is None or view.body is None:
         view = await _last_known(request, watch)

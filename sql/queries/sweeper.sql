@@ -52,14 +52,14 @@ RETURNING
     extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
 
 -- name: claim_suspects
--- Take over a group of rows that were running when their instance died $2 times or more: those with the fewest crashes first,
--- $3 of them after $2 crashes, a quarter of that with each crash more, in the end one. Their attempt is spent when they start:
--- until nothing else runs they wait, and a crash meanwhile is not their doing.
+-- Take over a group of suspects, rows that were running when their instance died twice or more: those with the fewest crashes
+-- first, $2 of them after two crashes, a quarter of that with each crash more, in the end one. Their attempt is spent when they
+-- start: until nothing else runs they wait, and a crash meanwhile is not their doing. The 2 stands here for the index's sake.
 WITH least AS (
     SELECT attempt
     FROM public.model_requests
     WHERE status = 'pending'
-        AND attempt >= $2
+        AND attempt >= 2
         AND run_at <= clock_timestamp()
         AND NOT cancel_requested
     ORDER BY attempt
@@ -68,11 +68,12 @@ WITH least AS (
     SELECT row.id
     FROM public.model_requests AS row
     WHERE row.status = 'pending'
+        AND row.attempt >= 2
         AND row.attempt = (SELECT attempt FROM least)
         AND row.run_at <= clock_timestamp()
         AND NOT row.cancel_requested
     ORDER BY row.created_at, row.id
-    LIMIT (SELECT greatest(1, $3::integer >> (2 * (attempt - $2))) FROM least)
+    LIMIT (SELECT greatest(1, $2::integer >> (2 * (attempt - 2))) FROM least)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE public.model_requests AS row
@@ -104,11 +105,11 @@ RETURNING row.id;
 SELECT
     EXISTS (
         SELECT FROM public.model_requests
-        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt < $1 AND NOT cancel_requested
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt < 2 AND NOT cancel_requested
     ) AS has_due,
     EXISTS (
         SELECT FROM public.model_requests
-        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= $1 AND NOT cancel_requested
+        WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= 2 AND NOT cancel_requested
     ) AS has_suspects;
 
 -- name: rescue_orphans

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from server import keys
+from server.errors import Unavailable
 from tests.acceptance.conftest import PASSWORD, Api, Start
 
 
@@ -115,3 +117,20 @@ async def test_a_start_that_was_put_off_says_when_to_look(start: Start) -> None:
     replies = [await api.create_async() for _ in range(9)]
     assert [reply.status for reply in replies] == [202] * 9
     assert int(replies[-1].headers["Retry-After"]) > 20
+
+
+async def test_while_the_backlog_is_full_newcomers_are_refused_without_a_look_and_retries_are_answered(
+    start: Start,
+) -> None:
+    api = await (await start(concurrency=1, max_backlog=1)).sign_up()
+    key = {"Idempotency-Key": "again", "Prefer": "respond-async"}
+    first = await api.create("first", headers=key, model="offline/slow-2s")
+    await api.create_async("second", model="offline/slow-2s")
+    refused = await api.create_async("third")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "15")
+    with pytest.raises(Unavailable):
+        api.app[keys.ADMISSION].require_chance()
+    refused = await api.send("POST", "/api/requests", data=b"not looked at")
+    assert refused.status == 503
+    again = await api.create("first", headers=key, model="offline/slow-2s")
+    assert (again.status, again.json["id"]) == (202, first.json["id"])

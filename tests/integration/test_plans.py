@@ -14,6 +14,7 @@ from tests.rows import connected, queries
 BY_STATUS = "idx_model_requests_status"
 BY_USER = "idx_model_requests_user_id"
 BY_ID = "model_requests_pkey"
+SUSPECTS = "idx_model_requests_suspects"
 
 USER = UUID(int=7)
 ME = UUID(int=1000)
@@ -82,8 +83,8 @@ def _literal(value: object) -> str:
 async def _scans(planner: "asyncpg.Connection[Any]", query: str, *args: object) -> list[dict[str, Any]]:
     """The nodes of the plan that read `model_requests`."""
     await planner.execute(f"PREPARE planned AS {queries()[query]}")
-    arguments = ", ".join(_literal(value) for value in args)
-    plan = await planner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned ({arguments})")
+    arguments = f"({', '.join(_literal(value) for value in args)})" if args else ""
+    plan = await planner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {arguments}")
     return [
         node
         for node in _nodes(json.loads(plan)[0]["Plan"])
@@ -106,8 +107,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ("query", "args", "indexes"),
     [
         ("claim_pending", (ME, 16, UUID(int=0), 2), {BY_STATUS, BY_ID}),
-        ("claim_suspects", (ME, 2, 8), {BY_STATUS, BY_ID}),
-        ("survey_backlog", (2,), {BY_STATUS}),
+        ("claim_suspects", (ME, 8), {SUSPECTS, BY_ID}),
+        ("survey_backlog", (), {BY_STATUS, SUSPECTS}),
         ("rescue_orphans", ([ME], True, 15.0, 5, 2, 500), {BY_STATUS, BY_ID}),
         ("adopt_own", (ME, [ROW], 10.0, 2, 16), {BY_STATUS, BY_ID}),
         ("expire_requests", (30.0, 500), {BY_STATUS, BY_ID}),
