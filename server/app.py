@@ -14,6 +14,7 @@ from server.bodies import BodyRoom
 from server.boot import prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
+from server.entrance import Entrance
 from server.history import History
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
@@ -142,6 +143,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
     app[keys.SWITCHBOARD] = engine.switchboard
+    app[keys.ENTRANCE] = Entrance()
     app[keys.HISTORY] = History(reader)
     app[keys.ADMISSION] = Admission(
         journal=engine.journal,

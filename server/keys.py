@@ -10,6 +10,7 @@ from server.auth.tokens import TokenVerifier
 from server.bodies import BodyRoom
 from server.catalog import Catalog
 from server.engine import Engine
+from server.entrance import Entrance
 from server.history import History
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter, Verdict
@@ -21,6 +22,7 @@ LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 READER = web.AppKey("reader", Reader)
 ENGINE = web.AppKey("engine", Engine)
 SWITCHBOARD = web.AppKey("switchboard", Switchboard)
+ENTRANCE = web.AppKey("entrance", Entrance)
 ADMISSION = web.AppKey("admission", Admission)
 HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)

@@ -42,6 +42,7 @@ SERVER_NAME = "ai-sdk-server"
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
+_SHED = "_is_refused_under_overload"
 SECURE_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
 """On every answer that does not say otherwise."""
 
@@ -58,6 +59,12 @@ def always_up(handler: AnyHandler) -> AnyHandler:
     """Mark a handler that works without the database: health, documentation, the console."""
     setattr(handler, _ALWAYS_UP, True)
     return public(handler)
+
+
+def refused_under_overload(handler: AnyHandler) -> AnyHandler:
+    """Mark a handler that makes work: when the process has too much already, nothing is even read of it."""
+    setattr(handler, _SHED, True)
+    return handler
 
 
 def limited_by_address(handler: AnyHandler) -> AnyHandler:
@@ -117,6 +124,14 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
 
 
 @web.middleware
+async def shed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse new work as cheaply as can be while there is too much of it, so that the rest gets done in time."""
+    if hasattr(request.match_info.handler, _SHED):
+        request.app[keys.ENTRANCE].require_room()
+    return await handler(request)
+
+
+@web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Closed unless marked public: verifies the token and puts the principal on the request."""
     target = request.match_info.handler
@@ -166,7 +181,7 @@ async def show_limits(request: web.Request, handler: Handler) -> web.StreamRespo
     return response
 
 
-MIDDLEWARES = (observe, show_limits, translate_errors, authenticate, limit)
+MIDDLEWARES = (observe, show_limits, translate_errors, shed, authenticate, limit)
 
 
 def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from server.bodies import read_json
 from server.catalog import read_create
 from server.errors import BadSyntax, FieldError, NotFound, RateLimited, Unavailable
 from server.history import Filters
+from server.middlewares import refused_under_overload
 from server.model_request import RequestId, Status, UserId, mint_id
 from server.preferences import Waiting, read_preferences, read_wait_parameter
 from server.responses import raw_json_response
@@ -33,6 +34,7 @@ def add_routes(app: web.Application) -> None:
         app.router.add_get(f"{prefix}/requests/{{id}}", get)
 
 
+@refused_under_overload
 async def create(request: web.Request) -> web.Response:
     """Accept a model request; hold the answer until it is final, as long as the client wants to wait."""
     settings = request.app[keys.SETTINGS]
@@ -43,11 +45,9 @@ async def create(request: web.Request) -> web.Response:
     if "Idempotency-Key" not in request.headers:
         request.app[keys.ADMISSION].require_chance()
     draft = await _read_draft(request)
-    if (earlier := await _find_earlier(request, draft)) is not None:
-        return await _answer_replay(request, earlier.request_id, waiting)
-    delay_s = _judge_rate(request, draft.user_id, waiting)
     with request.app[keys.SWITCHBOARD].watch(draft.id) as watch:
-        admitted = await _admit(request, draft, delay_s)
+        with request.app[keys.ENTRANCE].passing():
+            admitted, delay_s = await _admit(request, draft, waiting)
         if admitted.is_replayed:
             return await _answer_replay(request, admitted.request_id, waiting)
         watch.seen = admitted.view
@@ -155,13 +155,19 @@ async def _find_earlier(request: web.Request, draft: Draft) -> Admitted | None:
     return await request.app[keys.ADMISSION].find_earlier(draft.user_id, draft.key, draft.fingerprint)
 
 
-async def _admit(request: web.Request, draft: Draft, delay_s: float) -> Admitted:
-    """Take it in; a start that was put off and then not needed is returned to its user."""
+async def _admit(request: web.Request, draft: Draft, waiting: Waiting) -> tuple[Admitted, float]:
+    """Take it in, unless it is there already; also returns by how many seconds its start was put off.
+
+    A start that was put off and then not needed is returned to its user.
+    """
+    if (earlier := await _find_earlier(request, draft)) is not None:
+        return earlier, 0.0
+    delay_s = _judge_rate(request, draft.user_id, waiting)
     is_new = False
     try:
         admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
         is_new = not admitted.is_replayed
-        return admitted
+        return admitted, delay_s
     finally:
         if delay_s > 0 and not is_new:
             request.app[keys.CREATE_LIMITER].give_back(str(draft.user_id))

@@ -1,0 +1,71 @@
+"""Who is let in: bursts are, more than the process can serve is not."""
+
+import contextlib
+
+import pytest
+
+from server.entrance import CALM_S, FEW, MANY, TARGET_S, Entrance
+from server.errors import Unavailable
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def entrance(clock: Clock) -> Entrance:
+    return Entrance(clock=clock)
+
+
+def _let_through(entrance: Entrance, clock: Clock, count: int, *, seconds: float) -> None:
+    for _ in range(count):
+        with entrance.passing():
+            clock.now += seconds
+
+
+def test_a_burst_is_let_in_and_not_one_more(entrance: Entrance) -> None:
+    with contextlib.ExitStack() as burst:
+        for _ in range(MANY):
+            burst.enter_context(entrance.passing())
+        with pytest.raises(Unavailable) as refused:
+            entrance.require_room()
+        assert refused.value.headers["Retry-After"] == "2"
+        with pytest.raises(Unavailable), entrance.passing():
+            pass
+    entrance.require_room()
+
+
+def test_slow_ones_shrink_the_limit_but_never_to_nothing(entrance: Entrance, clock: Clock) -> None:
+    _let_through(entrance, clock, 1, seconds=TARGET_S + 0.01)
+    assert FEW < entrance.limit < MANY
+    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
+    assert entrance.limit == FEW
+
+
+def test_quick_ones_let_it_grow_again(entrance: Entrance, clock: Clock) -> None:
+    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
+    _let_through(entrance, clock, 10, seconds=0.001)
+    assert entrance.limit == FEW + 10
+    _let_through(entrance, clock, MANY, seconds=0.001)
+    assert entrance.limit == MANY
+
+
+def test_a_while_without_a_slow_one_makes_room_for_a_burst(entrance: Entrance, clock: Clock) -> None:
+    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
+    clock.now += CALM_S + 0.1
+    assert entrance.limit == MANY
+
+
+def test_who_failed_has_left_too(entrance: Entrance) -> None:
+    for _ in range(MANY + 1):
+        with contextlib.suppress(KeyError), entrance.passing():
+            raise KeyError
