@@ -55,8 +55,9 @@ async def test_if_none_match_of_an_unchanged_request_is_304(api: Api) -> None:
 
 async def test_a_long_poll_with_if_none_match_ends_unchanged_as_304(api: Api) -> None:
     created = await api.create_async(model="offline/slow-20s")
-    etag = (await api.get(f"/api/requests/{created.json['id']}")).headers["ETag"]
-    reply = await api.get(f"/api/requests/{created.json['id']}?wait=0.2", headers={"If-None-Match": etag})
+    path = f"/api/requests/{created.json['id']}"
+    started = await api.get(f"{path}?wait=20", headers={"If-None-Match": '"0-pending"'})
+    reply = await api.get(f"{path}?wait=0.2", headers={"If-None-Match": started.headers["ETag"]})
     assert reply.status == 304
 
 
