@@ -15,8 +15,8 @@ from tests.faults.processes import ServerProcess
 GONE = 0
 """In place of a status: the connection ended without an answer."""
 _REST_S = 0.02
-_REST_ALONE_S = 0.5
-"""After a connection that came to nothing."""
+_REST_REFUSED_S = 0.5
+"""After a create that was refused, or came to nothing."""
 _TIMEOUT_S = 100.0
 
 
@@ -117,7 +117,7 @@ class Clients:
             await self._create(session, told)
             if told.is_acknowledged and not waits:
                 await self._poll(session, told)
-            await asyncio.sleep(_REST_ALONE_S if told.status == GONE else pace_s)
+            await asyncio.sleep(pace_s if told.is_acknowledged else _REST_REFUSED_S)
 
     async def _create(self, session: aiohttp.ClientSession, told: Told) -> None:
         body = {"model_type": "text2text", "input_data": {"prompt": told.prompt}}

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ class ServerProcess:
             content = response.read()
             return response.status, json.loads(content) if content else None
 
-    def sign_up(self, email: str = "alice@example.com") -> None:
+    def sign_up(self, email: str | None = None) -> None:
+        email = email or f"{self.data_dir.name}@example.com"
         status, body = self.call("POST", "/api/auth/signup", {"email": email, "password": PASSWORD})
         assert status == 201, body
         self.token = body["token"]
@@ -146,3 +147,15 @@ def server_process(data_dir: Path, **settings: str) -> Iterator[ServerProcess]:
             server.start()  # what a kill left behind is taken up, and stopped in order
         if code != 0:
             server.stop()
+
+
+@contextlib.asynccontextmanager
+async def serving(data_dir: Path, **settings: str) -> AsyncIterator[ServerProcess]:
+    """The same, signed in, for a test whose event loop is needed by what the server talks to."""
+    stack = contextlib.ExitStack()
+    server = await asyncio.to_thread(stack.enter_context, server_process(data_dir, **settings))
+    try:
+        await asyncio.to_thread(server.sign_up)
+        yield server
+    finally:
+        await asyncio.to_thread(stack.close)

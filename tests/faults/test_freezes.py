@@ -9,7 +9,7 @@ import pytest
 from server.actors.heartbeat import LEASE_TTL_S
 from tests.faults.audit import audit, read_rows, settle
 from tests.faults.clients import Clients
-from tests.faults.processes import server_process
+from tests.faults.processes import serving
 from tests.faults.upstream import CountingUpstream
 
 COUNT = 40
@@ -22,12 +22,11 @@ GENERATION_S = 2.0
 async def test_a_frozen_instance_that_comes_back_changes_nothing(tmp_path: Path, database: str) -> None:
     async with CountingUpstream(delay_s=lambda _prompt: GENERATION_S) as upstream:
         settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url}
-        with (
-            server_process(tmp_path / "one", **settings) as frozen,
-            server_process(tmp_path / "two", **settings) as other,
+        async with (
+            serving(tmp_path / "one", **settings) as frozen,
+            serving(tmp_path / "two", **settings) as other,
         ):
             await asyncio.sleep(LEASE_TTL_S + 1)  # before that nobody may declare others dead
-            frozen.sign_up()
             clients = Clients(frozen)
             await clients.send(COUNT)
             await upstream.wait_called(COUNT)
@@ -56,8 +55,7 @@ async def test_a_frozen_instance_that_comes_back_changes_nothing(tmp_path: Path,
 async def test_a_frozen_instance_that_is_alone_goes_on_where_it_was(tmp_path: Path, database: str) -> None:
     async with CountingUpstream(delay_s=lambda _prompt: GENERATION_S) as upstream:
         settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url}
-        with server_process(tmp_path / "data", **settings) as server:
-            server.sign_up()
+        async with serving(tmp_path / "data", **settings) as server:
             clients = Clients(server)
             await clients.send(COUNT)
             await upstream.wait_called(COUNT)

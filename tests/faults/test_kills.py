@@ -11,7 +11,7 @@ import pytest
 from server.actors.suspects import MAX_ATTEMPTS
 from tests.faults.audit import audit, embedded_url, read_rows, settle
 from tests.faults.clients import Clients
-from tests.faults.processes import ServerProcess, server_process
+from tests.faults.processes import ServerProcess, serving
 from tests.faults.upstream import CountingUpstream
 
 IN_FLIGHT = 200
@@ -29,19 +29,20 @@ async def test_no_kill_loses_repeats_or_fails_what_was_accepted(tmp_path: Path, 
     caught: Counter[str] = Counter()
     counted: set[str] = set()
     recoveries = []
-    async with CountingUpstream(delay_s=_delay_s) as upstream:
-        with server_process(tmp_path / "data", HF_BASE_URL=upstream.url, **LIMITS) as server:
-            server.sign_up()
-            clients = Clients(server)
-            async with clients.in_flight(IN_FLIGHT):
-                for _ in range(kills):
-                    await asyncio.sleep(chance.uniform(0.2, 2.0))
-                    server.kill()
-                    caught += await _count_caught(server, clients, upstream, counted)
-                    recoveries.append(await asyncio.to_thread(server.start))
-                await asyncio.sleep(1)
-            await settle(embedded_url(server), timeout_s=300)
-            result = await audit(embedded_url(server), clients, upstream)
+    async with (
+        CountingUpstream(delay_s=_delay_s) as upstream,
+        serving(tmp_path / "data", HF_BASE_URL=upstream.url, **LIMITS) as server,
+    ):
+        clients = Clients(server)
+        async with clients.in_flight(IN_FLIGHT):
+            for _ in range(kills):
+                await asyncio.sleep(chance.uniform(0.2, 2.0))
+                server.kill()
+                caught += await _count_caught(server, clients, upstream, counted)
+                recoveries.append(await asyncio.to_thread(server.start))
+            await asyncio.sleep(1)
+        await settle(embedded_url(server), timeout_s=300)
+        result = await audit(embedded_url(server), clients, upstream)
     print(f"seed {seed}, {kills} kills, caught {dict(+caught)}, recovery at most {max(recoveries):.2f} s")
     print(f"{len(clients.acknowledged)} acknowledged of {len(clients.told)} sent, {dict(result.statuses)}")
     print(f"attempts {dict(Counter(row['attempt'] for row in result.rows.values()))}")
@@ -61,18 +62,19 @@ async def test_a_request_that_kills_the_server_fails_and_its_neighbours_complete
             deaths += 1
             server.kill()
 
-    async with CountingUpstream(delay_s=_delay_s, on_call=kill_if_poison) as upstream:
-        with server_process(tmp_path / "data", HF_BASE_URL=upstream.url, **LIMITS) as server:
-            server.sign_up()
-            clients = Clients(server)
-            await clients.send(30, at_once=30)
-            [poison] = await clients.send(1, prompt=POISON)
-            while (rows := await read_rows(embedded_url(server))) and any(row["completed_at"] is None for row in rows):
-                if not server.is_running:
-                    await asyncio.to_thread(server.start)
-                    await clients.send(5)
-                await asyncio.sleep(0.1)
-            result = await audit(embedded_url(server), clients, upstream)
+    async with (
+        CountingUpstream(delay_s=_delay_s, on_call=kill_if_poison) as upstream,
+        serving(tmp_path / "data", HF_BASE_URL=upstream.url, **LIMITS) as server,
+    ):
+        clients = Clients(server)
+        await clients.send(30, at_once=30)
+        [poison] = await clients.send(1, prompt=POISON)
+        while (rows := await read_rows(embedded_url(server))) and any(row["completed_at"] is None for row in rows):
+            if not server.is_running:
+                await asyncio.to_thread(server.start)
+                await clients.send(5)
+            await asyncio.sleep(0.1)
+        result = await audit(embedded_url(server), clients, upstream)
     [failed] = [row for row in result.rows.values() if row["status"] != "completed"]
     print(f"{deaths} deaths; {failed['error_msg']} {dict(result.statuses)}")
     assert (failed["id"], failed["status"], failed["attempt"]) == (poison.id, "failed", MAX_ATTEMPTS)

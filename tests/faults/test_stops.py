@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.audit import audit, read_rows, settle
 from tests.faults.clients import Clients
-from tests.faults.processes import server_process
+from tests.faults.processes import serving
 from tests.faults.upstream import CountingUpstream
 
 WAITING, POLLING, ASYNC = 100, 50, 50
@@ -24,8 +24,7 @@ async def test_a_stop_answers_all_and_loses_nothing(tmp_path: Path, database: st
     is_enough = float(drain_s) > GENERATION_S
     async with CountingUpstream(delay_s=lambda _prompt: GENERATION_S) as upstream:
         settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url, "CONCURRENCY": str(IN_FLIGHT)}
-        with server_process(tmp_path / "data", DRAIN_S=drain_s, **settings) as server:
-            server.sign_up()
+        async with serving(tmp_path / "data", DRAIN_S=drain_s, **settings) as server:
             clients = Clients(server)
             answers = asyncio.gather(
                 clients.send(WAITING, waits=True, at_once=WAITING),

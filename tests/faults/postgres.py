@@ -1,0 +1,119 @@
+"""A Postgres of one test's own, which can be stopped in every way and started again on the same data."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+
+from server.storage.postgres_binaries import Account, Binaries, choose_account
+
+FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
+_TIMEOUT_S = 30.0
+_POLL_S = 0.02
+
+# It outlives nobody: the shell reads the pipe to this process, which closes however this process ends.
+_KEEPER = '"$@" & read -r _; kill -QUIT $! 2>/dev/null; wait $!'
+
+
+@dataclass(slots=True)
+class OwnPostgres:
+    """Durable as in production: what was committed is there after `KILL`."""
+
+    folder: Path
+    binaries: Binaries
+    account: Account
+    password: str
+    keeper: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / ".s.PGSQL.5432"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{self.password}@/postgres?host={quote(str(self.folder))}&port=5432"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / "data" / "postmaster.pid"
+
+    def create(self) -> None:
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        self.account.own(self.folder)
+        options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions", "-U", "postgres")
+        initdb = (self.binaries.path("initdb"), "-D", str(self.folder / "data"), f"--pwfile={password_file}", *options)
+        subprocess.run([*self.account.prefix, *initdb], check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
+
+    async def start(self) -> None:
+        """Start it and wait until it lets somebody in."""
+        settings = ("-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_connections=60")
+        postgres = (self.binaries.path("postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder), *settings)
+        with (self.folder / "log").open("ab") as log:
+            self.keeper = subprocess.Popen(  # noqa: ASYNC220 - it is started and not waited for
+                ["/bin/sh", "-c", _KEEPER, "keeper", *self.account.prefix, *postgres],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        async with asyncio.timeout(_TIMEOUT_S):
+            while not await self.answers():  # noqa: ASYNC110 - another process tells nobody
+                await asyncio.sleep(_POLL_S)
+
+    async def answers(self) -> bool:
+        """Whether somebody who connects now gets an answer."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            connection = await asyncpg.connect(self.url, timeout=2)
+            connection.terminate()
+            return True
+        return False
+
+    async def stop(self, sign: signal.Signals = FAST) -> None:
+        """End it with this signal, and wait until nothing of it is left."""
+        os.kill(int(self._pid_file.read_text().split(maxsplit=1)[0]), sign)
+        assert self.keeper is not None
+        assert self.keeper.stdin is not None
+        self.keeper.stdin.close()
+        await asyncio.to_thread(self.keeper.wait, _TIMEOUT_S)
+        self.keeper = None
+        async with asyncio.timeout(_TIMEOUT_S):
+            while self._is_in_use():  # noqa: ASYNC110 - another process tells nobody
+                await asyncio.sleep(_POLL_S)
+        if sign is KILL:
+            self._pid_file.unlink(missing_ok=True)
+
+    def _is_in_use(self) -> bool:
+        """Whether a backend lives on after its postmaster: Postgres would refuse to start beside it."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if (entry / "cwd").readlink() == self.folder / "data":
+                        return True
+        return False
+
+
+@contextlib.asynccontextmanager
+async def own_postgres() -> AsyncIterator[OwnPostgres]:
+    """Started, and gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    binaries = Binaries.find()
+    postgres = OwnPostgres(folder, binaries, choose_account(folder, binaries), secrets.token_urlsafe(12))
+    try:
+        postgres.create()
+        await postgres.start()
+        yield postgres
+    finally:
+        if postgres.keeper is not None:
+            await postgres.stop(IMMEDIATE)
+        shutil.rmtree(folder, ignore_errors=True)
