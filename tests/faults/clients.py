@@ -27,6 +27,8 @@ class Told:
     prompt: str
     waits: bool
     """Whether the create itself waits for the outcome."""
+    key: str | None = None
+    """Sent as `Idempotency-Key`."""
     status: int | None = None
     """Of the answer to the create: None while it is awaited, GONE when none came."""
     retry_after: str | None = None
@@ -82,7 +84,14 @@ class Clients:
         assert not early, "a client ended early"
 
     async def send(
-        self, count: int, *, waits: bool = False, polls: bool = False, prompt: str = "prompt", at_once: int = 50
+        self,
+        count: int,
+        *,
+        waits: bool = False,
+        polls: bool = False,
+        has_key: bool = False,
+        prompt: str = "prompt",
+        at_once: int = 50,
     ) -> list[Told]:
         """Send so many requests and return when each is answered, and its long-poll too if it `polls`."""
         limit = asyncio.Semaphore(at_once)
@@ -91,12 +100,21 @@ class Clients:
             async def send_one() -> Told:
                 async with limit:
                     told = self._note(prompt, waits=waits)
+                    told.key = told.prompt if has_key else None
                     await self._create(session, told)
-                    if polls:
+                    if polls and told.is_acknowledged:
                         await self._poll(session, told)
                     return told
 
             return await asyncio.gather(*(send_one() for _ in range(count)))
+
+    async def repeat(self, told: Told) -> Told:
+        """Send the same request again, under the same key, as a client does that does not know what became of it."""
+        again = Told(told.prompt, told.waits, told.key)
+        self.told.append(again)
+        async with self._session() as session:
+            await self._create(session, again)
+        return again
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -122,6 +140,8 @@ class Clients:
     async def _create(self, session: aiohttp.ClientSession, told: Told) -> None:
         body = {"model_type": "text2text", "input_data": {"prompt": told.prompt}}
         headers = {"Prefer": "wait=90" if told.waits else "respond-async"}
+        if told.key is not None:
+            headers["Idempotency-Key"] = told.key
         try:
             async with session.post("/api/requests", json=body, headers=headers) as response:
                 item = await response.json()

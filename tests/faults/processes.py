@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PROJECT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 30.0
 PASSWORD = "correct horse battery"
@@ -47,6 +49,7 @@ class ServerProcess:
             if self.process is None or self.process.poll() is not None:
                 break
             time.sleep(0.01)
+        self.kill_all()
         raise AssertionError(f"the server did not get ready:\n{self.log.read_text()}")
 
     def launch(self) -> int:
@@ -75,6 +78,17 @@ class ServerProcess:
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
+
+    def kill_all(self) -> None:
+        """The same, with whatever the process has started that is not a Postgres; nothing happens if it has ended."""
+        if not self.is_running:
+            return
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if child.name() != "postgres":
+                    child.kill()
+        self.kill()
 
     def signal(self, number: int) -> None:
         assert self.process is not None
