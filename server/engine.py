@@ -83,6 +83,7 @@ class Engine:
             backlog=self.backlog,
             workload=self.workload,
             retention_days=settings.retention_days,
+            upstream_outage=lambda: upstream.breaker.outage,
         )
         upstream.breaker.watch(self._sweeper.wake)
         generators = {
@@ -160,8 +161,8 @@ class Engine:
     @property
     def upstream_state(self) -> Check | None:
         """What is known of the upstream, without asking it: None before the first check, and for the offline double."""
-        if self._upstream.breaker.is_open:
-            return Check(UpstreamFault.UNREACHABLE, f"It does not answer. {self._upstream.breaker.reason}")
+        if (outage := self._upstream.breaker.outage) is not None:
+            return Check(UpstreamFault.UNREACHABLE, f"It does not answer. {outage}")
         if (check := self._upstream_check) is None or check.fault is not UpstreamFault.UNREACHABLE:
             return check
         has_answered_since = self._upstream.breaker.answered_at > self._upstream_checked_at

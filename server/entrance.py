@@ -1,4 +1,4 @@
-"""Lets in as many newcomers at once as get in quickly: the rest is told to come back, before anything is done for it."""
+"""Lets in as many newcomers at once as get in quickly; the rest is told to come back before anything is done for it."""
 
 import contextlib
 import time

@@ -97,6 +97,12 @@ def is_soak(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--soak"))
 
 
+@pytest.fixture(scope="session")
+def patience(*, is_soak: bool) -> float:
+    """By how much a bound of time is stretched: the short forms run beside other tests, the long ones alone."""
+    return 1.0 if is_soak else 4.0
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What waits longest goes first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -48,6 +48,7 @@ class Sweeper:
         backlog: Backlog,
         workload: Workload,
         retention_days: int = 0,
+        upstream_outage: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._line = line
         self._queries = queries
@@ -57,6 +58,7 @@ class Sweeper:
         self._backlog = backlog
         self._workload = workload
         self._retention_days = retention_days
+        self._upstream_outage = upstream_outage
         self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
         self._due: dict[str, float] = {}
@@ -159,7 +161,10 @@ class Sweeper:
 
     async def expire(self) -> None:
         """End what passed its deadline or was cancelled while it waited."""
-        for row in await self._line.fetch(self._queries["expire_requests"], _EXPIRY_GRACE_S, _SWEEP_BATCH):
+        expired = await self._line.fetch(
+            self._queries["expire_requests"], _EXPIRY_GRACE_S, self._upstream_outage(), _SWEEP_BATCH
+        )
+        for row in expired:
             log.info("request_expired", id=str(row["id"]))
         for row in await self._line.fetch(self._queries["finalise_cancelled"], _SWEEP_BATCH):
             log.info("request_cancelled", id=str(row["id"]))

@@ -26,14 +26,18 @@ class Breaker:
         self._opened_at: float | None = None
         self._probe_at = 0.0
         self._on_close: Callable[[], None] = lambda: None
-        self.reason = ""
-        """Of the last failure."""
+        self._reason = ""
         self.answered_at = 0.0
         """When a call was last answered, by the monotonic clock; 0 for never."""
 
     @property
     def is_open(self) -> bool:
         return self._opened_at is not None
+
+    @property
+    def outage(self) -> str | None:
+        """Why the last call failed, while the provider is away."""
+        return self._reason if self.is_open else None
 
     @property
     def limit(self) -> int | None:
@@ -54,7 +58,7 @@ class Breaker:
         """A call found nobody there, or nobody who could answer. The reason goes to the log and to `/health`."""
         self._outages += 1
         self._probe_at = self._clock() + PROBE_PAUSE_S
-        self.reason = reason
+        self._reason = reason
         if self._opened_at is None and self._outages >= THRESHOLD:
             self._opened_at = self._clock()
             log.warning("upstream_away", reason=reason)

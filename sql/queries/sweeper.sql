@@ -158,24 +158,30 @@ WHERE row.id = orphaned.id
 RETURNING row.id, row.status, row.attempt;
 
 -- name: expire_requests
--- End what passed its deadline: pending rows at once, running ones when their own instance failed to do so for $1 seconds.
+-- End what passed its deadline: pending rows at once, running ones when their own instance failed to do so for $1 seconds. $2 says
+-- why nothing is started now, where that is upstream's doing.
 WITH overdue AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
     WHERE (status = 'pending' AND deadline_at <= clock_timestamp())
         OR (status = 'processing' AND deadline_at <= clock_timestamp() - make_interval(secs => $1))
     ORDER BY created_at, id
-    LIMIT $2
+    LIMIT $3
     FOR UPDATE SKIP LOCKED
 )
 UPDATE public.model_requests AS row
 SET status = 'failed',
     completed_at = clock_timestamp(),
     owner = NULL,
-    error_code = coalesce(row.error_code, 'SERVER_ERROR'),
+    error_code = CASE
+        WHEN row.error_code IS NOT NULL THEN row.error_code
+        WHEN row.status = 'pending' AND $2::text IS NOT NULL THEN 'MODEL_ERROR'
+        ELSE 'SERVER_ERROR'
+    END,
     error_msg = CASE
         WHEN row.error_msg IS NOT NULL THEN 'Not finished by its deadline. ' || row.error_msg
         WHEN row.status = 'processing' THEN 'Not finished by its deadline: the model was still answering.'
+        WHEN $2 IS NOT NULL THEN 'Not finished by its deadline. The model provider does not answer. ' || $2
         ELSE 'Not finished by its deadline: it was still waiting for its turn.'
     END
 FROM overdue

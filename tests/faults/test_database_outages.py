@@ -23,7 +23,7 @@ _DELAY_S = 0.2
 @pytest.mark.parametrize("sign", [FAST, IMMEDIATE, KILL])
 @pytest.mark.parametrize("is_long", [False, True], ids=["restarted", "away"])
 async def test_a_postgres_that_ends_and_comes_back(
-    tmp_path: Path, sign: signal.Signals, *, is_long: bool, is_soak: bool
+    tmp_path: Path, sign: signal.Signals, *, is_long: bool, is_soak: bool, patience: float
 ) -> None:
     away_s = (20.0 if is_soak else 5.0) if is_long else 0.0
     async with own_postgres() as postgres, CountingUpstream(delay_s=lambda _: _DELAY_S) as upstream:
@@ -34,12 +34,12 @@ async def test_a_postgres_that_ends_and_comes_back(
             await postgres.start()
 
         async with serving(tmp_path / "data", DATABASE_URL=postgres.url, HF_BASE_URL=upstream.url) as server:
-            await endure(server, postgres.url, upstream, outage, healthy_within_s=HEALTHY_WITHIN_S)
+            await endure(server, postgres.url, upstream, outage, healthy_within_s=HEALTHY_WITHIN_S * patience)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_an_embedded_postgres_that_is_killed_is_started_again(tmp_path: Path) -> None:
+async def test_an_embedded_postgres_that_is_killed_is_started_again(tmp_path: Path, patience: float) -> None:
     async with (
         CountingUpstream(delay_s=lambda _: _DELAY_S) as upstream,
         serving(tmp_path / "data", HF_BASE_URL=upstream.url) as server,
@@ -50,13 +50,13 @@ async def test_an_embedded_postgres_that_is_killed_is_started_again(tmp_path: Pa
             os.kill(int(pid_file.read_text().split(maxsplit=1)[0]), signal.SIGKILL)
             await server.wait_logged('"event":"embedded_postgres_restarted"')
 
-        await endure(server, embedded_url(server), upstream, outage, healthy_within_s=HEALTHY_WITHIN_S)
+        await endure(server, embedded_url(server), upstream, outage, healthy_within_s=HEALTHY_WITHIN_S * patience)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("fault", ["reset", "refuse", "stall", "forget", "lose commits"])
-async def test_a_line_to_postgres_that_fails(tmp_path: Path, fault: str, *, is_soak: bool) -> None:
+async def test_a_line_to_postgres_that_fails(tmp_path: Path, fault: str, *, is_soak: bool, patience: float) -> None:
     lasts_s = 20.0 if is_soak else 5.0
     async with (
         own_postgres() as postgres,
@@ -84,6 +84,6 @@ async def test_a_line_to_postgres_that_fails(tmp_path: Path, fault: str, *, is_s
 
         url = f"postgresql://postgres:{postgres.password}@127.0.0.1:{proxy.port}/postgres?sslmode=disable"
         # Who forgets a connection tells nobody: that is found out by waiting for an answer.
-        within_s = HEALTHY_WITHIN_S + (STATEMENT_TIMEOUT_S if fault == "forget" else 0.0)
+        within_s = HEALTHY_WITHIN_S * patience + (STATEMENT_TIMEOUT_S if fault == "forget" else 0.0)
         async with serving(tmp_path / "data", DATABASE_URL=url, HF_BASE_URL=upstream.url) as server:
             await endure(server, postgres.url, upstream, outage, healthy_within_s=within_s)

@@ -22,7 +22,9 @@ POISON = "poison"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_no_kill_loses_repeats_or_fails_what_was_accepted(tmp_path: Path, *, is_soak: bool) -> None:
+async def test_no_kill_loses_repeats_or_fails_what_was_accepted(
+    tmp_path: Path, *, is_soak: bool, patience: float
+) -> None:
     kills, caught_each = (50, 20) if is_soak else (12, 1)
     seed = random.SystemRandom().randrange(2**32)
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
@@ -48,7 +50,7 @@ async def test_no_kill_loses_repeats_or_fails_what_was_accepted(tmp_path: Path, 
     print(f"attempts {dict(Counter(row['attempt'] for row in result.rows.values()))}")
     assert set(result.statuses) == {"completed"}
     assert min(caught["pending"], caught["processing"], caught["in a flush"]) >= caught_each
-    assert max(recoveries) <= RECOVERY_S
+    assert max(recoveries) <= RECOVERY_S * patience
 
 
 @pytest.mark.slow

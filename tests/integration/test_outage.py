@@ -76,7 +76,7 @@ async def test_an_outage_opens_it_after_so_many_calls_and_ends_the_retries(
 async def test_nobody_listening_is_an_outage() -> None:
     async with _connected(f"http://127.0.0.1:{unused_port()}") as upstream:
         await _open(upstream)
-        assert "could not be reached" in upstream.breaker.reason
+        assert "could not be reached" in (upstream.breaker.outage or "")
 
 
 async def test_the_first_byte_of_an_answer_closes_it(fake: FakeHuggingFace) -> None:
@@ -101,4 +101,4 @@ async def test_the_reason_never_quotes_upstream(fake: FakeHuggingFace) -> None:
     fake.default = lambda _: error_answer(503, "canary: the prompt was hello")
     async with _connected(fake.url) as upstream:
         await _open(upstream)
-        assert upstream.breaker.reason == "It answers with status 503."
+        assert upstream.breaker.outage == "It answers with status 503."

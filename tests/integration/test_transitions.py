@@ -273,7 +273,7 @@ async def test_expiry_ends_overdue_rows_and_keeps_their_last_error(table: Table)
             )
         ]
     )
-    expired = await table.run("expire_requests", 30.0, 1000)
+    expired = await table.run("expire_requests", 30.0, None, 1000)
     overdue = {("pending", -10.0), ("pending", -40.0), ("processing", -40.0)}
     assert set(expired) == {id_ for id_, row in rows.items() if (row.status, row.deadline_in_s) in overdue}
     for request_id in expired:
@@ -284,9 +284,19 @@ async def test_expiry_ends_overdue_rows_and_keeps_their_last_error(table: Table)
         assert before.error_msg is None or row["error_msg"].endswith(before.error_msg)
 
 
+async def test_what_expires_for_want_of_a_provider_says_so(table: Table) -> None:
+    pending = await table.add(Row(deadline_in_s=-1))
+    running = await table.add(Row("processing", owner=ME, deadline_in_s=-60))
+    await table.run("expire_requests", 30.0, "It answers with status 503.", 10)
+    row = await table.read(pending)
+    assert row["error_code"] == "MODEL_ERROR"
+    assert row["error_msg"].endswith("The model provider does not answer. It answers with status 503.")
+    assert (await table.read(running))["error_msg"].endswith("the model was still answering.")
+
+
 async def test_an_outcome_after_expiry_is_not_taken_for_the_one_that_stands(table: Table) -> None:
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, deadline_in_s=-60))
-    await table.run("expire_requests", 30.0, 10)
+    await table.run("expire_requests", 30.0, None, 10)
     told = await table.run("classify_outcomes", *_fence([request_id]))
     assert told[request_id]["fate"] == "finished_elsewhere"
 

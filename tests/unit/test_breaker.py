@@ -46,7 +46,7 @@ def test_an_answer_in_between_begins_the_count_anew(breaker: Breaker) -> None:
 
 def test_an_outage_lets_one_call_through_at_a_time(breaker: Breaker, clock: Clock) -> None:
     _open(breaker)
-    assert (breaker.is_open, breaker.reason, breaker.limit) == (True, "nobody there", 0)
+    assert (breaker.is_open, breaker.outage, breaker.limit) == (True, "nobody there", 0)
     clock.now += PROBE_PAUSE_S
     assert breaker.limit == 1
     breaker.begin()
