@@ -73,6 +73,12 @@ class ServerProcess:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def has_ended(self, *, within_s: float) -> bool:
+        """Whether it ends by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(within_s)
+        return not self.is_running
+
     def kill(self) -> None:
         """kill -9, and nothing else: an embedded Postgres stays behind."""
         assert self.process is not None

@@ -1,110 +1,159 @@
-"""The server dies just before its Nth write, for every N: to Postgres, to a client, to upstream, to its log."""
+"""The server dies at the beginning of its Nth write, for every N: to Postgres, to a client, to upstream, to its log."""
 
 import asyncio
 import contextlib
-import re
+import http.client
+import itertools
 import shutil
 from collections import Counter
-from itertools import count
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.faults.audit import audit, settle
-from tests.faults.clients import Clients, Told
+from tests.faults.audit import Audit, audit, settle
+from tests.faults.clients import GONE, Clients, Told
 from tests.faults.processes import ServerProcess, serving
+from tests.faults.strace import NEVER, Strace
 from tests.faults.upstream import CountingUpstream
+from tests.postgres import Cluster
 
-POINTS = 8
-"""Of the short form, evenly spread."""
-NEVER = 65_535
-"""The greatest number that strace takes."""
-# uvloop writes with write(2) whatever it writes to; the others stand here for another loop.
-SENDS = "write,writev,sendto,sendmsg"
-_WRITE = re.compile(r"^(\d+) +(?:write|writev|sendto|sendmsg)\(\d+<([^>]*->[^>]*|[^>]*)>", re.MULTILINE)
+AT_START, AT_WORK = 2, 6
+"""Crash points of the short form, evenly spread over the writes until the server is ready and over those after."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)")
-async def test_no_write_is_one_too_many_or_too_few(tmp_path: Path, database: str, *, is_soak: bool) -> None:
-    async with CountingUpstream(delay_s=lambda _: 0.02) as upstream:
-        settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url}
-        async with serving(tmp_path / "data", **settings) as server:
-            crashes = _Crashes(server, Clients(server), upstream, database, tmp_path / "strace")
-            await asyncio.to_thread(server.stop)
-            await crashes.run(NEVER)
-            total = crashes.writes()
-            points = count(1) if is_soak else range(total // POINTS, total, total // POINTS)
-            killed: Counter[str] = Counter()
-            for number in points:
-                target = await crashes.run(number)
-                print(f"write {number} of about {total}: {target or 'survived'}")
-                if target is None:
-                    break
-                killed[target] += 1
-        result = await audit(database, crashes.clients, upstream)
-    print(f"{killed.total()} crashes: {dict(killed)}; rows {dict(result.statuses)}")
-    assert set(result.statuses) == {"completed"}
-    assert killed.total() >= (total * 0.9 if is_soak else POINTS - 2)
+async def test_no_write_is_one_at_which_a_crash_loses_or_repeats_a_request(
+    tmp_path: Path, cluster_18: Cluster, database: str, *, is_soak: bool
+) -> None:
+    killed: Counter[str] = Counter()
+    async with (
+        CountingUpstream(delay_s=lambda _: 0.02) as upstream,
+        serving(tmp_path / "data", DATABASE_URL=database, HF_BASE_URL=upstream.url) as server,
+    ):
+        await asyncio.to_thread(server.stop)  # the databases of the crashes are copies of its own
+        crashes = _Crashes(server, upstream, cluster_18, Strace(server, tmp_path / "strace"))
+        assert await crashes.run(NEVER) is None
+        ready, total = crashes.sends_until_ready, len(crashes.targets)
+        print(f"{ready} writes until it is ready, {total} in all: {dict(Counter(crashes.targets))}")
+        for number in itertools.count(1) if is_soak else _spread(ready, total):
+            target = await crashes.run(number, must_die=not is_soak)
+            if target is None:
+                break
+            killed[target] += 1
+    print(f"{killed.total()} crashes: {dict(killed)}")
+    assert killed["Postgres"]
+    if is_soak:
+        assert killed.total() > ready
+        assert set(killed) >= {"Postgres", "client", "upstream", "log"}
 
 
+def _spread(ready: int, total: int) -> Iterable[int]:
+    yield from (ready * (2 * number + 1) // (2 * AT_START) for number in range(AT_START))
+    yield from (ready + (total - ready) * (2 * number + 1) // (2 * AT_WORK) for number in range(AT_WORK))
+
+
+@dataclass(slots=True)
+class _Script:
+    """What one client does, once and in this order, whether or not the server is there to answer."""
+
+    clients: Clients
+    prompt: str
+    heard: dict[str, int] = field(default_factory=dict)
+    """The statuses of the answers."""
+    keyed: list[Told] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_cut(self) -> bool:
+        return GONE in self.heard.values()
+
+    async def play(self) -> None:
+        first = await self._create("create", has_key=True)
+        second = await self._create("create and wait", has_key=True, waits=True)
+        self.keyed = [first, second]
+        if first.is_acknowledged:
+            status, item = await self._get("long-poll", f"/api/requests/{first.id}?wait=30")
+            first.item = item if status == 200 else first.item
+        await self._create("create again")
+        status, items = await self._get("list", "/api/requests?limit=1000")
+        self.listed = items if status == 200 else []
+
+    async def _create(self, step: str, *, has_key: bool = False, waits: bool = False) -> Told:
+        [told] = await self.clients.send(1, prompt=self.prompt, has_key=has_key, waits=waits)
+        assert told.status is not None
+        self.heard[step] = told.status
+        return told
+
+    async def _get(self, step: str, path: str) -> tuple[int, Any]:
+        status, body = GONE, None
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            status, body = await asyncio.to_thread(self.clients.server.call, "GET", path)
+        self.heard[step] = status
+        return status, body
+
+
+@dataclass(slots=True)
 class _Crashes:
-    """Runs one script against a server that dies at a given write, then lets another one clear up."""
+    """Each against a database of its own, cleared up by a server that nobody kills."""
 
-    def __init__(
-        self, server: ServerProcess, clients: Clients, upstream: CountingUpstream, database: str, trace: Path
-    ) -> None:
-        self.clients = clients
-        self._server = server
-        self._upstream = upstream
-        self._database = database
-        self._trace = trace
+    server: ServerProcess
+    upstream: CountingUpstream
+    cluster: Cluster
+    strace: Strace
+    sends_until_ready: int = 0
+    targets: list[str] = field(default_factory=list)
+    """Of a run that nothing ended."""
 
-    def writes(self) -> int:
-        """How many writes the main thread of the last run began."""
-        found = _WRITE.findall(self._trace.read_text())
-        return Counter(thread for thread, _ in found)[found[0][0]]
+    async def run(self, number: int, *, must_die: bool = False) -> str | None:
+        """Let it die at this write; returns what that went to, None if the script ended before so many writes."""
+        settings = self.server.settings
+        with self.cluster.database(urlsplit(settings["DATABASE_URL"]).path[1:]) as url:
+            self.server.settings = settings | {"DATABASE_URL": url}
+            script = _Script(Clients(self.server), f"write {number}")
+            try:
+                target = await self._crash(number, script, must_die=must_die)
+                result = await self._clear_up(url, script)
+            finally:
+                await asyncio.to_thread(self.server.kill_all)
+                self.server.settings = settings
+        print(f"write {number:4} to {target or 'nobody':8}  heard {script.heard}  rows {dict(result.statuses)}")
+        return target
 
-    async def run(self, number: int) -> str | None:
-        """One crash; returns what it was about to write to, None if it survived the script."""
-        server = self._server
-        # Without --seccomp-bpf: with it strace 6.1 loses count.
-        options = ("-f", "-yy", "-o", str(self._trace), "-e", f"trace={SENDS}")
-        server.prefix = ("strace", *options, "-e", f"inject={SENDS}:signal=KILL:when={number}")
-        keyed: list[Told] = []
-        with contextlib.suppress(AssertionError):  # it may die before it is ready
-            await asyncio.to_thread(server.start)
-            keyed = await self._play()
-        crashed = server.process is not None and server.process.poll() is not None
-        await asyncio.to_thread(server.kill_all)
-        server.prefix = ()
-        await asyncio.to_thread(server.start)
-        await settle(self._database, timeout_s=60)
-        await audit(self._database, self.clients, self._upstream)
-        for told in keyed:
-            again = await self.clients.repeat(told)
+    async def _crash(self, number: int, script: _Script, *, must_die: bool) -> str | None:
+        async with self.strace.killing_at(number) as is_ready:
+            if is_ready:
+                self.sends_until_ready = len(self.strace.targets())
+                await script.play()
+            if not is_ready or script.is_cut or must_die:
+                return await self.strace.prove_killed(number)
+            self.targets = self.strace.targets()
+            return None
+
+    async def _clear_up(self, url: str, script: _Script) -> Audit:
+        """What was acknowledged completes without its client, and a repeat under its key finds it."""
+        clients = script.clients
+        await asyncio.to_thread(self.server.start)
+        await self._audit(url, script)
+        if not script.heard:  # it was never ready, and nothing may be in the way of what is sent now
+            await script.play()
+            assert not script.is_cut
+        for told in script.keyed:
+            again = await clients.repeat(told)
             assert again.is_acknowledged
             assert not told.is_acknowledged or again.id == told.id
-        await audit(self._database, self.clients, self._upstream)  # one row for each key
-        await asyncio.to_thread(server.kill)
-        return self._last_target() if crashed else None
+        result = await self._audit(url, script)  # one row for each key
+        await asyncio.to_thread(self.server.kill)
+        return result
 
-    async def _play(self) -> list[Told]:
-        """What the clients do: nothing is repeated, and nobody minds if the server is gone."""
-        [first] = await self.clients.send(1, has_key=True)
-        [second] = await self.clients.send(1, has_key=True, waits=True)
-        await self.clients.send(1, polls=True)
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(self._server.call, "GET", "/api/requests")
-        return [first, second]
-
-    def _last_target(self) -> str:
-        text = self._trace.read_text()
-        assert "killed by SIGKILL" in text
-        _, target = _WRITE.findall(text)[-1]
-        if target.startswith("UNIX"):
-            return "Postgres"
-        if target.startswith("TCP"):
-            return "a client" if f"127.0.0.1:{self._server.port}->" in target else "upstream"
-        return "its log" if target.endswith(".log") else "itself"
+    async def _audit(self, url: str, script: _Script) -> Audit:
+        await settle(url, timeout_s=60)
+        result = await audit(url, script.clients, self.upstream)
+        assert set(result.statuses) <= {"completed"}
+        assert {item["id"] for item in script.listed} <= set(result.rows)
+        return result
