@@ -23,7 +23,7 @@ demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose no
 	@exec $(PY) scripts/demo.py
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
-	$(PY) -m pytest -n 4 $(PYTEST_ARGS)
+	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
 
 soak: $(DEV) ## run the attacks at full length: every crash point, fifty kills, outages of a minute
 	$(PY) -m pytest --soak -s $(PYTEST_ARGS)

@@ -70,7 +70,7 @@ class Engine:
 
         # A line of its own for each actor: none waits for another's statement.
         self._lines = {name: Line(database.connect) for name in ("journal", "sweeper", "switchboard", "resignation")}
-        self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S)
+        self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
         self.journal = Journal(self._lines["journal"], queries)
         self.switchboard = Switchboard(self._lines["switchboard"], queries)
         self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 from server.storage.faults import Fault, classify
+from server.storage.hedge import connect_overlapping
 
 CONNECT_TIMEOUT_S = 5.0
 ACQUIRE_TIMEOUT_S = 2.0
@@ -48,6 +49,11 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self.silences = 0
+        """How often a statement that takes no time got no answer: what is open since then is worth nothing, perhaps."""
+
+    def note_silence(self) -> None:
+        self.silences += 1
 
     @property
     def place(self) -> str:
@@ -63,6 +69,9 @@ class Database:
 
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of one's own, within `CONNECT_TIMEOUT_S`."""
+        return await connect_overlapping(self._attempt)
+
+    async def _attempt(self) -> "asyncpg.Connection[Any]":
         connection = await asyncpg.connect(
             self._url,
             timeout=CONNECT_TIMEOUT_S,
@@ -102,9 +111,16 @@ class Line:
     connection without a timeout (asyncpg issue 1326). A line is given up with `terminate()`, which cannot wait.
     """
 
-    def __init__(self, connect: Connect, *, timeout_s: float = STATEMENT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        timeout_s: float = STATEMENT_TIMEOUT_S,
+        on_silence: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connect = connect
         self._timeout_s = timeout_s
+        self._on_silence = on_silence
         self._connection: asyncpg.Connection[Any] | None = None
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -114,6 +130,7 @@ class Line:
         try:
             await asyncio.wait({call}, timeout=self._timeout_s)
             if not call.done():
+                self._on_silence()
                 raise DatabaseAway(f"no answer within {self._timeout_s:g} s", is_slow=True)
             return call.result()
         except BaseException as error:

@@ -23,6 +23,7 @@ class Reader:
         self._database = database
         self._queries = queries
         self._pool: asyncpg.Pool[Any] | None = None
+        self._silences = database.silences
 
     async def open(self) -> None:
         """Make the pool; it connects when it is first asked, so the database need not be there yet."""
@@ -41,9 +42,8 @@ class Reader:
         """All rows. Raises `Unavailable` when the database is away; deadlocks are tried again."""
         for _ in range(_TRIES):
             try:
-                if self._pool is None:
-                    raise Unavailable("The server is stopping.", retry_after_s=2)
-                async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                pool = await self._open_pool()
+                async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                     return await connection.fetch(self._queries[query], *args)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 match classify(error):
@@ -54,6 +54,16 @@ class Reader:
                     case _:
                         raise
         raise Unavailable("The database is busy; try again.", retry_after_s=1)
+
+    async def _open_pool(self) -> "asyncpg.Pool[Any]":
+        """The pool; a new one when the network has swallowed something, which tells nobody what else it has."""
+        if self._pool is None:
+            raise Unavailable("The server is stopping.", retry_after_s=2)
+        if self._silences != self._database.silences:
+            self._silences = self._database.silences
+            self._pool.terminate()  # before a new reader waits for a dead connection as long as a statement may take
+            self._pool = await self._database.create_pool()
+        return self._pool
 
     async def fetch_row(self, query: str, *args: Any) -> asyncpg.Record | None:
         """The first row, if there is one."""

@@ -20,6 +20,8 @@ class Mode(Enum):
     """Open connections are reset, new ones too."""
     STALL = auto()
     """Nothing passes, and everything passes later: lost packets are sent again."""
+    VOID = auto()
+    """What is open and what is opened meanwhile is dead for good, and nobody is told."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,6 +77,8 @@ class TcpProxy:
             self._flows.set()
         if mode is Mode.REFUSE:
             self.reset()
+        if mode is Mode.VOID:
+            self.forget()
 
     def reset(self) -> None:
         """Reset every open connection."""
@@ -103,7 +107,7 @@ class TcpProxy:
             return
         await self._flows.wait()
         behind, ahead = await asyncio.open_unix_connection(str(self.target))
-        link = _Link(writer, ahead)
+        link = _Link(writer, ahead, is_forgotten=self._mode is Mode.VOID)
         self._links.add(link)
         try:
             async with asyncio.TaskGroup() as group:

@@ -42,7 +42,8 @@ class Probes:
             yield
         finally:
             task.cancel()
-            await asyncio.wait({task})
+            [result] = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(result, asyncio.CancelledError), "the probes ended early"
 
     async def _run(self) -> None:
         headers = {"Authorization": f"Bearer {self.server.token}"}
@@ -85,6 +86,7 @@ async def endure(
     assert set(result.statuses) == {"completed"}
     assert {told.status for told in clients.told} <= {200, 202, 503, None}  # None: the clients went first
     assert all(told.retry_after for told in clients.told if told.status == 503)
+    assert {told.polled for told in clients.told} <= {200, 503, None}
     assert set(probes.answers) <= {(200, False), (404, False), (503, True)}
     assert loud.total() <= 20 + _STORM_PER_S * lasted_s
     assert healthy_s <= healthy_within_s

@@ -82,14 +82,14 @@ class OwnPostgres:
     async def stop(self, sign: signal.Signals = FAST) -> None:
         """End it with this signal, and wait until nothing of it is left."""
         os.kill(int(self._pid_file.read_text().split(maxsplit=1)[0]), sign)
-        assert self.keeper is not None
-        assert self.keeper.stdin is not None
-        self.keeper.stdin.close()
-        await asyncio.to_thread(self.keeper.wait, _TIMEOUT_S)
-        self.keeper = None
         async with asyncio.timeout(_TIMEOUT_S):
             while self._is_in_use():  # noqa: ASYNC110 - another process tells nobody
                 await asyncio.sleep(_POLL_S)
+        assert self.keeper is not None
+        assert self.keeper.stdin is not None
+        self.keeper.stdin.close()  # only now: the keeper sends a signal of its own
+        await asyncio.to_thread(self.keeper.wait, _TIMEOUT_S)
+        self.keeper = None
         if sign is KILL:
             self._pid_file.unlink(missing_ok=True)
 

@@ -55,7 +55,7 @@ async def test_an_embedded_postgres_that_is_killed_is_started_again(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", ["reset", "refuse", "stall", "forget", "lose commits"])
+@pytest.mark.parametrize("fault", ["reset", "refuse", "stall", "forget", "void", "lose commits"])
 async def test_a_line_to_postgres_that_fails(tmp_path: Path, fault: str, *, is_soak: bool, patience: float) -> None:
     lasts_s = 20.0 if is_soak else 5.0
     async with (
@@ -73,17 +73,18 @@ async def test_a_line_to_postgres_that_fails(tmp_path: Path, fault: str, *, is_s
                 case "forget":
                     proxy.forget()
                 case "lose commits":
-                    proxy.lose_commits = 40
+                    proxy.lose_commits = 40 if is_soak else 15
                     async with asyncio.timeout(60):
                         while proxy.lose_commits:  # noqa: ASYNC110 - it is the server that makes it end
                             await asyncio.sleep(0.05)
                 case _:
-                    proxy.set(Mode.REFUSE if fault == "refuse" else Mode.STALL)
+                    proxy.set({"refuse": Mode.REFUSE, "stall": Mode.STALL, "void": Mode.VOID}[fault])
                     await asyncio.sleep(lasts_s)
                     proxy.set(Mode.PASS)
 
         url = f"postgresql://postgres:{postgres.password}@127.0.0.1:{proxy.port}/postgres?sslmode=disable"
-        # Who forgets a connection tells nobody: that is found out by waiting for an answer.
-        within_s = HEALTHY_WITHIN_S * patience + (STATEMENT_TIMEOUT_S if fault == "forget" else 0.0)
+        # Who forgets a connection tells nobody: that is found out by waiting for an answer, in a long outage during it.
+        is_found_out_late = fault == "forget" or (fault == "void" and lasts_s < STATEMENT_TIMEOUT_S)
+        within_s = HEALTHY_WITHIN_S * patience + (STATEMENT_TIMEOUT_S if is_found_out_late else 0.0)
         async with serving(tmp_path / "data", DATABASE_URL=url, HF_BASE_URL=upstream.url) as server:
             await endure(server, postgres.url, upstream, outage, healthy_within_s=within_s)

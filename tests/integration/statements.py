@@ -65,7 +65,9 @@ class World:
     user_id: UUID = field(default_factory=uuid4)
 
     def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        return self.runner.run(self.connection.fetch(self.queries[name], *args))
+        """Run a statement of the program. Its rows are put in order: what follows must be the same each time."""
+        rows = self.runner.run(self.connection.fetch(self.queries[name], *args))
+        return sorted(rows, key=lambda row: str(row.get("id")))
 
     def execute(self, statement: str, *args: Any) -> None:
         self.runner.run(self.connection.execute(statement, *args))
