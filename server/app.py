@@ -51,9 +51,9 @@ def create_app(
     *,
     database_url: str,
     instance_id: InstanceId | None = None,
-    predecessor: InstanceId | None = None,
+    predecessors: Sequence[InstanceId] = (),
 ) -> web.Application:
-    """Wire everything; start nothing. `predecessor` is an instance that is known to be dead."""
+    """Wire everything; start nothing. `predecessors` are instances that are known to be dead."""
     queries = load_queries(sql_directory() / "queries")
     database = Database(database_url)
     reader = Reader(database, queries)
@@ -77,7 +77,7 @@ def create_app(
         catalog=catalog,
         lifecycle=lifecycle,
         prepare=prepare,
-        predecessor=predecessor,
+        predecessors=predecessors,
         instance_id=instance_id,
     )
     app = web.Application(middlewares=MIDDLEWARES)

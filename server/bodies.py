@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
@@ -20,6 +20,8 @@ MAX_NUMBER = 2**63
 MAX_INCOMING_BYTES = 32 * 1024 * 1024
 """Of all bodies that are on their way in, together."""
 _MAX_PATH = 200
+
+Body = TypeVar("Body", bytes, bytearray)
 
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
@@ -91,16 +93,23 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
         request.writer.output_size = 0  # not yet the response
     body = bytearray()
     try:
+        if request.content.is_eof():  # it came with its headers: nothing to wait for
+            return _bounded(request.content.read_nowait(), max_bytes)
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > max_bytes:
-                    raise _too_large(max_bytes)
+                _bounded(body, max_bytes)
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
     except web.RequestPayloadError:
         raise BadSyntax("The body ended early or is not framed as its headers say.") from None
     return bytes(body)
+
+
+def _bounded(body: Body, max_bytes: int) -> Body:
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -49,13 +49,13 @@ class Engine:
         catalog: Catalog,
         lifecycle: Lifecycle,
         prepare: Preparation,
-        predecessor: InstanceId | None = None,
+        predecessors: Sequence[InstanceId] = (),
         instance_id: InstanceId | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._queries = queries
         self._prepare = prepare
-        self._predecessor = predecessor
+        self._predecessors = predecessors
         self._upstream = upstream
         self._checks_upstream = settings.backend is not Backend.OFFLINE
         self._upstream_check: Check | None = None
@@ -134,11 +134,11 @@ class Engine:
                 group.create_task(self._check_upstream(), name="upstream-check")
 
     async def _begin(self) -> None:
-        """The schema, then our place among the instances; what a dead predecessor left need not wait for its lease."""
+        """The schema, then our place among the instances; what the dead left here need not wait for their leases."""
         await self._prepare()
-        if self._predecessor is not None:
-            await self._heartbeat.bury(self._predecessor)
-            self._sweeper.expect_orphans_of(self._predecessor)
+        for predecessor in self._predecessors:
+            await self._heartbeat.bury(predecessor)
+            self._sweeper.expect_orphans_of(predecessor)
         await self._heartbeat.register()
 
     async def _begin_patiently(self) -> None:

@@ -10,7 +10,8 @@ TARGET_S = 0.25
 """A create is committed some milliseconds after its body; so long it takes only behind many others."""
 MANY = 512
 """A burst of so many is let in."""
-FEW = 32
+FEW = 128
+"""So many are always let in: they wait for each other for a fraction of a second, even on a slow machine."""
 CALM_S = 2.0
 """After so long without a slow one, a burst may come again."""
 _SHRINK = 0.9

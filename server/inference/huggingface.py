@@ -285,6 +285,8 @@ class HuggingFace:
 
 async def _read(response: aiohttp.ClientResponse, gap_s: float | None) -> bytes:
     """The next bytes, b"" at the end."""
+    if response.content.is_eof():
+        return response.content.read_nowait()  # all of it is here: nothing to wait for
     async with asyncio.timeout(gap_s):
         return await response.content.readany()
 

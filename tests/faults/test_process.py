@@ -27,6 +27,21 @@ def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path: Path, patience: f
         assert sorted(item["id"] for item in server.history()) == sorted(accepted)
 
 
+def test_a_second_kill_before_it_is_ready_makes_nobody_wait_for_a_lease(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data", CONCURRENCY="4") as server:
+        server.sign_up()
+        accepted = [server.create(f"number {number}", model="offline/slow-2s")[1]["id"] for number in range(4)]
+        instance_file = server.data_dir / "instance-0"
+        server.kill()
+        remembered = instance_file.read_text()
+        server.launch()
+        until(lambda: instance_file.read_text() != remembered)  # it has taken its place, and rescued nothing yet
+        server.kill()
+        server.start()
+        until(lambda: {item["status"] for item in server.history()} == {"completed"}, timeout_s=12)  # a lease is 15 s
+        assert sorted(item["id"] for item in server.history()) == sorted(accepted)
+
+
 def test_sigterm_lets_running_requests_end_and_their_waiters_see_it(tmp_path: Path) -> None:
     answers: list[tuple[int, Any]] = []
     with server_process(tmp_path / "data") as server:

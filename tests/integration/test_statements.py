@@ -53,7 +53,7 @@ def _search(world: World, *, examples: int, steps: int, shrinks: bool = True) ->
 @pytest.mark.timeout(1200)
 def test_the_statements_keep_what_is_promised(database: str, *, is_soak: bool) -> None:
     with _world(database) as world:
-        _search(world, examples=2000 if is_soak else 60, steps=80 if is_soak else 50)
+        _search(world, examples=500 if is_soak else 60, steps=80 if is_soak else 50)
 
 
 @pytest.mark.slow
