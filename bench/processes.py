@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,9 +21,16 @@ START_TIMEOUT_S = 60
 
 @contextmanager
 def process(
-    module: str, *arguments: str, port: int, settings: dict[str, str] | None = None
+    module: str,
+    *arguments: str,
+    port: int,
+    settings: dict[str, str] | None = None,
+    max_data_bytes: int | None = None,
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """A Python program of ours that listens on a port, for as long as the block lasts."""
+    """A Python program of ours that listens on a port, for as long as the block lasts.
+
+    `max_data_bytes` is what the kernel lets it have of private writable memory (RLIMIT_DATA), used or not.
+    """
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(  # noqa: S603 - our own programs
             [sys.executable, "-m", module, *arguments],
@@ -32,6 +40,8 @@ def process(
             stderr=subprocess.STDOUT,
         )
         try:
+            if max_data_bytes is not None:
+                resource.prlimit(child.pid, resource.RLIMIT_DATA, (max_data_bytes, max_data_bytes))
             _wait_for(port, child)
             yield child
         except BaseException:
@@ -60,11 +70,11 @@ def _wait_for(port: int, child: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def sign_up(port: int) -> str:
+def sign_up(port: int, email: str = "bench@example.com") -> str:
     """An account on the server at this port; returns its token."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/auth/signup",
-        data=b'{"email":"bench@example.com","password":"correct horse battery"}',
+        data=json.dumps({"email": email, "password": "correct horse battery"}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - loopback
@@ -76,3 +86,9 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def allow_many_connections() -> None:
+    """Raise the limit of open files as far as we may, for this process and those it starts."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,45 @@
+"""A model provider that takes as long as the prompt says, and answers with the moment at which its answer left.
+
+The first word of a prompt is the time in seconds. The clock is the machine's monotonic one, the same in every process.
+
+    python -m bench.slow_upstream PORT
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+
+import uvloop
+from aiohttp import web
+
+HEAD = {"id": "bench", "object": "chat.completion.chunk", "created": 1764000000, "model": "org/model"}
+MAX_BODY_BYTES = 16 * 1024 * 1024
+END = b"data: [DONE]\n\n"
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    prompt = json.loads(await request.read())["messages"][-1]["content"]
+    await asyncio.sleep(float(prompt[:40].split()[0]))
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    await response.write(_delta(f"{time.monotonic():.6f}", None) + _delta("", "stop") + END)
+    return response
+
+
+def _delta(content: str, finish_reason: str | None) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
+    return b"data: " + json.dumps({**HEAD, "choices": [choice]}).encode() + b"\n\n"
+
+
+def main() -> None:
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.router.add_post("/v1/chat/completions", answer)
+    gc.freeze()
+    uvloop.install()
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    main()
