@@ -9,10 +9,10 @@ PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test soak check bench lock
+.PHONY: help setup run demo test soak check bench bench-waiters bench-overload lock
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
 
 setup: $(RUNTIME) $(DEV) ## install everything that the other targets need into .venv
 
@@ -35,8 +35,14 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) scripts/check_requirements.py
 
-bench: $(DEV) ## measure throughput and latency
+bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 	@exec $(PY) -m bench.run
+
+bench-waiters: $(DEV) ## measure 2,000 long-polls beside other traffic (4 min)
+	@exec $(PY) -m bench.waiters
+
+bench-overload: $(DEV) ## measure ten times the load that there is capacity for, in 512 MB (2 min)
+	@exec $(PY) -m bench.overload
 
 lock: ## pin what pyproject.toml asks for, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }

@@ -11,7 +11,7 @@ acknowledged must be in the database, and final.
 The kernel holds the server to 512 MiB of private writable memory (RLIMIT_DATA), whether or not it has touched it. Its
 Postgres has as much for each of its own processes, and what both take together is measured.
 
-    python -m bench.overload [--max-backlog 64] [--per-second 100] [--seconds 30]
+    python -m bench.overload [--max-backlog 32] [--per-second 100] [--seconds 30]
 """
 
 import argparse
@@ -168,7 +168,7 @@ async def _audit(server: Server, answers: Sequence[Answer]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--max-backlog", type=int, default=CONCURRENCY)
+    parser.add_argument("--max-backlog", type=int, default=CONCURRENCY // 2)
     parser.add_argument("--per-second", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()

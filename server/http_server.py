@@ -10,12 +10,15 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_request import BaseRequest
 
-from server.errors import BadSyntax, Problem, ServerFault
+from server.encoding import dumps
+from server.errors import BadSyntax, Problem, ServerFault, Unavailable
 from server.middlewares import SECURE_HEADERS, SERVER_NAME, problem_body
 from server.responses import json_response
 
 KEEPALIVE_S = 75.0
 """Above the idle time of the proxies in front, so that they close first. It is also the deadline for slow headers."""
+MAX_CONNECTIONS = 10_000
+"""Those who wait, and a few more: each takes 15 to 30 KB, and a container has 512 MB."""
 _HTTP_LIMITS: dict[str, Any] = {
     "keepalive_timeout": KEEPALIVE_S,
     "lingering_time": 2.0,
@@ -33,6 +36,14 @@ log = structlog.get_logger(__name__)
 
 class JsonErrorHandler(RequestHandler):
     """One connection. aiohttp's own answer to a malformed request echoes its bytes and logs a traceback."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As aiohttp's; one too many is told so without a look at what it wants."""
+        is_one_too_many = len(self._manager.connections) >= MAX_CONNECTIONS if self._manager is not None else False
+        super().connection_made(transport)
+        if is_one_too_many and isinstance(transport, asyncio.Transport):
+            transport.write(_refusal())
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """As aiohttp's, but a broken chunk ends the read of its body at once, instead of leaving it to its timeout.
@@ -72,6 +83,24 @@ class JsonErrorHandler(RequestHandler):
         )
         response.force_close()
         return response
+
+
+def _refusal() -> bytes:
+    """A whole response, since there is no request to answer."""
+    problem = Unavailable("Too many clients are connected; try again.", retry_after_s=2)
+    request_id = token_hex(8)
+    body = dumps(problem_body(problem, request_id))
+    headers = {
+        "Content-Type": "application/json; charset=utf-8",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Request-Id": request_id,
+        "Server": SERVER_NAME,
+        **problem.headers,
+        **SECURE_HEADERS,
+    }
+    lines = [f"HTTP/1.1 {problem.status} Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class JsonErrorServer(web.Server):

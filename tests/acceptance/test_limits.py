@@ -1,10 +1,13 @@
 """Rates, backlogs, and what a client is told of them."""
 
+import asyncio
 import re
+from contextlib import AsyncExitStack
 
+import orjson
 import pytest
 
-from server import keys
+from server import http_server, keys
 from server.errors import Unavailable
 from tests.acceptance.conftest import PASSWORD, Api, Start
 
@@ -134,3 +137,20 @@ async def test_while_the_backlog_is_full_newcomers_are_refused_without_a_look_an
     assert refused.status == 503
     again = await api.create("first", headers=key, model="offline/slow-2s")
     assert (again.status, again.json["id"]) == (202, first.json["id"])
+
+
+async def test_one_connection_too_many_is_told_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.client.port is not None
+    port = api.client.port
+    async with AsyncExitStack() as stack:
+        monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
+        streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for _, writer in streams:
+            stack.callback(writer.close)
+        reader, _ = streams[-1]
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 2" in head
+    assert orjson.loads(body)["code"] == "SERVER_ERROR"
+    assert (await api.get("/health/live")).status == 200  # whoever was connected still is
