@@ -19,7 +19,6 @@ import asyncio
 import gc
 import itertools
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -116,7 +115,7 @@ async def _measure(server: Server, *, per_second: float, seconds: float) -> None
         )
         memory, lag = Memory(server.process.pid), OwnLag()
         watches = [asyncio.create_task(watch) for watch in (memory.watch(), lag.watch())]
-        cpu = CpuUse(server=server.process.pid, load=os.getpid())
+        cpu = CpuUse(server.process.pid)
         flood = asyncio.create_task(Load(url, tokens, per_second * TIMES, _mixed).run(session, seconds))
         await asyncio.sleep(seconds)
         used = str(cpu)

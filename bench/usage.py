@@ -18,21 +18,35 @@ def memory_mb(pid: int, line: str = "VmRSS") -> float:
 
 
 class CpuUse:
-    """How much of a core each process used, from the start of the measurement until it is printed."""
+    """How many of the machine's cores a server, its load and everybody else used, from now until it is printed."""
 
-    def __init__(self, **pids: int) -> None:
-        self._pids = pids
+    def __init__(self, server: int) -> None:
+        self._server = psutil.Process(server)
         self._began = time.monotonic()
-        self._used_s = {name: _cpu_s(pid) for name, pid in pids.items()}
+        self._before = self._read()
 
     def __str__(self) -> str:
         taken_s = time.monotonic() - self._began
-        shares = {name: (_cpu_s(pid) - self._used_s[name]) / taken_s for name, pid in self._pids.items()}
-        return "of a core: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        server, load, ours, everybody = (
+            (now - before) / taken_s for now, before in zip(self._read(), self._before, strict=True)
+        )
+        return (
+            f"cores used: server {server:.2f}, load {load:.2f}, Postgres and upstream {ours - server - load:.2f}, "
+            f"others {everybody - ours:.2f} of {psutil.cpu_count()}"
+        )
+
+    def _read(self) -> tuple[float, float, float, float]:
+        """Seconds of the server, of this process, of all that this process started and itself, and of all processes."""
+        load, times = psutil.Process(), psutil.cpu_times()
+        ours = sum(_cpu_s(one) for one in (load, *load.children(recursive=True)))
+        return _cpu_s(self._server), _cpu_s(load), ours, sum(times) - times.idle - times.iowait
 
 
-def _cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
+def _cpu_s(one: psutil.Process) -> float:
+    try:
+        times = one.cpu_times()
+    except psutil.Error:  # it ended meanwhile
+        return 0.0
     return float(times.user + times.system)
 
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import random
 import tempfile
 import time
@@ -66,7 +65,7 @@ class Waiters:
             if item.get("status") == "completed":
                 self.late_s.append(arrived - float(item["output_data"]["output"]))
             else:
-                self.surprises[f"{response.status} {item.get('status', item)}"] += 1
+                self.surprises[f"{response.status} {item.get('status') or item.get('detail')}"] += 1
 
     async def _create(self, session: aiohttp.ClientSession, seconds: float) -> str:
         headers = self.headers | {"Prefer": "respond-async"}
@@ -120,7 +119,7 @@ async def _measure(pid: int, port: int, *, waiters: int, seconds: float, per_sec
         print(f"RSS with {patient.waiting} waiting: {memory_mb(pid):.0f} MB")
         gc.collect()
         gc.freeze()
-        lag, cpu = OwnLag(), CpuUse(server=pid, load=os.getpid())
+        lag, cpu = OwnLag(), CpuUse(pid)
         watch = asyncio.create_task(lag.watch())
         beside = await quick.run(session, seconds)
         used = str(cpu)

@@ -37,7 +37,7 @@ _CONNECTIONS_PER_WORKER = 8
 _SPARE_CONNECTIONS = 20
 """Migrations, tools, people, and the connections of the dead that Postgres has not noticed yet."""
 _MIN_CONNECTIONS = 40
-_GC_THRESHOLD = 20_000
+_GC_THRESHOLDS = (5_000, 20, 100)
 _EPHEMERAL_FIX = (
     "This container's disk does not last: accounts and requests are LOST when it is replaced. "
     "Set DATABASE_URL (Supabase, or any Postgres 15+), or mount a volume at DATA_DIR."
@@ -102,7 +102,7 @@ def settle_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 10, 10)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _first_of(event: Coroutine[Any, Any, None] | None, signals: "StopSignals", engine: Engine) -> bool:

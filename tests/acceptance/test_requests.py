@@ -189,6 +189,7 @@ async def test_usage_is_what_the_model_said(api: Api) -> None:
 
 async def test_deleting_the_account_stops_what_runs_and_takes_everything_along(api: Api) -> None:
     created = await api.create_async(model="offline/slow-20s")
+    await api.get(f"/api/requests/{created.json['id']}?wait=20", headers={"If-None-Match": '"0-pending"'})
     assert (await api.send("DELETE", "/auth/user")).status == 204
     assert len(api.app[keys.ENGINE].workload) == 0
     assert (await api.get("/auth/user")).status == 401

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.audit import audit, embedded_url, settle
 from tests.faults.clients import Clients
-from tests.faults.processes import server_process
+from tests.faults.processes import serving
 from tests.faults.upstream import CountingUpstream
 
 MAX_BYTES = 512 * 1024 * 1024
@@ -19,24 +19,25 @@ LARGE_PROMPT = "x" * 190_000
 
 @pytest.mark.timeout(120)
 async def test_a_burst_is_refused_with_a_time_to_return_or_served_to_its_end(tmp_path: Path) -> None:
-    async with CountingUpstream(delay_s=lambda _prompt: 0.2) as upstream:
-        with server_process(tmp_path / "data", HF_BASE_URL=upstream.url, **TINY) as server:
-            assert server.process is not None
-            resource.prlimit(server.process.pid, resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
-            server.sign_up()
-            clients = Clients(server)
-            for _ in range(2):  # who is let in by the first burst is in the way of the second
-                await asyncio.gather(
-                    clients.send(SMALL // 4),
-                    clients.send(SMALL // 4, waits=True),
-                    clients.send(LARGE // 2, waits=True, prompt=LARGE_PROMPT),
-                )
-            burst = clients.statuses
-            refused = [told for told in clients.told if not told.is_acknowledged]
-            [later] = await clients.send(1, waits=True)
-            await settle(embedded_url(server), timeout_s=60)
-            result = await audit(embedded_url(server), clients, upstream)
-            assert server.is_running
+    async with (
+        CountingUpstream(delay_s=lambda _prompt: 0.2) as upstream,
+        serving(tmp_path / "data", HF_BASE_URL=upstream.url, **TINY) as server,
+    ):
+        assert server.process is not None
+        resource.prlimit(server.process.pid, resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
+        clients = Clients(server)
+        for _ in range(2):  # who is let in by the first burst is in the way of the second
+            await asyncio.gather(
+                clients.send(SMALL // 4),
+                clients.send(SMALL // 4, waits=True),
+                clients.send(LARGE // 2, waits=True, prompt=LARGE_PROMPT),
+            )
+        burst = clients.statuses
+        refused = [told for told in clients.told if not told.is_acknowledged]
+        await settle(embedded_url(server), timeout_s=60)
+        [later] = await clients.send(1, waits=True)
+        result = await audit(embedded_url(server), clients, upstream)
+        assert server.is_running
     print(dict(burst), dict(result.statuses))
     assert set(burst) <= {200, 202, 429, 503}
     assert refused
