@@ -29,7 +29,7 @@ from bench.processes import allow_many_connections, free_port, process, sign_up
 from bench.usage import CpuUse, load_average, memory_mb
 
 BOUND_S = 0.1
-FAST_S, SLOW_S = 0.02, (2.0, 8.0)
+FAST_S, SLOW_S = 0.02, (10.0, 30.0)
 """How long the model provider takes: for the other traffic, and at least and at most for what is long-polled."""
 QUICK_USERS = 4
 AT_ONCE = 20
