@@ -41,7 +41,7 @@ def main() -> None:
     app.cleanup_ctx.append(session)
     app.router.add_post("/api/requests", forward)
     uvloop.install()
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, backlog=4096)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     app.router.add_post("/v1/chat/completions", answer)
     gc.freeze()
     uvloop.install()
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, backlog=4096)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def answer_sse() -> Handler:
 def main() -> None:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", {"json": answer_json, "sse": answer_sse}[sys.argv[2]]())
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, backlog=4096)
 
 
 if __name__ == "__main__":

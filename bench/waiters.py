@@ -108,10 +108,10 @@ async def _measure(pid: int, port: int, *, waiters: int, seconds: float, per_sec
     patient = Waiters(url, {"Authorization": f"Bearer {sign_up(port)}", "Content-Type": "application/json"})
     async with open_session() as session:
         await quick.run(session, 3)
-        await patient.use_up_the_rate(session, waiters)
         print(f"RSS before: {memory_mb(pid):.0f} MB")
         _report_quick("without waiters", await quick.run(session, seconds / 3))
 
+        await patient.use_up_the_rate(session, waiters)
         clients = [asyncio.create_task(patient.run(session)) for _ in range(waiters)]
         while patient.waiting < waiters * 0.99:  # noqa: ASYNC110 - some are always between two waits
             await asyncio.sleep(0.1)
