@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test soak check bench bench-waiters bench-overload lock
+.PHONY: help setup run demo test soak check image bench bench-waiters bench-overload lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) -m mypy
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) scripts/check_requirements.py
+
+image: $(DEV) ## execute the Dockerfile's steps in a clean root and serve from it (2 min; root, debootstrap)
+	@exec $(PY) -m scripts.image
 
 bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 	@exec $(PY) -m bench.run

@@ -1,0 +1,131 @@
+"""A server started from an image's root: used, stopped, and started again on the same volume."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn, Self
+from urllib.request import Request, urlopen
+
+from scripts.image import root as roots
+from scripts.image.dockerfile import Config
+from scripts.image.limits import memory_limit, peak_mb
+
+MEMORY_BYTES = 512 * 1024 * 1024
+MAX_CPU_S = 1.0
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+_PROMPT = {"model_type": "text2text", "input_data": {"prompt": "hi"}}
+_CREDENTIALS = {"email": "image@example.com", "password": "correct horse battery"}
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def try_out(root: Path, config: Config, *, volume: Path) -> None:
+    """Exits with a sentence at the first thing that is not as it should be."""
+    subprocess.run(["cp", "-a", str(root / "data"), str(volume)], check=True)  # as an engine fills a new volume
+    port = _free_port()
+    with Trial(root, config, volume=volume, port=port) as trial:
+        token = _call(port, "POST", "/api/auth/signup", body=_CREDENTIALS)["token"]
+        answer = _call(port, "POST", "/api/requests", token=token, body=_PROMPT)
+        if answer["status"] != "completed":
+            _fail(f"a request ended {answer['status']}: {answer['error_msg']}")
+        trial.stop()
+    with Trial(root, config, volume=volume, port=port) as trial:
+        token = _call(port, "POST", "/auth/signin", body=_CREDENTIALS)["token"]
+        if [item["id"] for item in _call(port, "GET", "/api/requests", token=token)] != [answer["id"]]:
+            _fail("after a new start the history does not hold the request")
+        trial.stop()
+
+
+class Trial:
+    """One start of the server; `stop` asks for an orderly end, leaving the block ends it in any case."""
+
+    def __init__(self, root: Path, config: Config, *, volume: Path, port: int) -> None:
+        self._root = root
+        self._config = config
+        self._volume = volume
+        self._port = port
+        self._env = {"PORT": str(port), "INFERENCE_BACKEND": "offline"}
+        self._limit = memory_limit(MEMORY_BYTES)
+
+    def __enter__(self) -> Self:
+        self._group = self._limit.__enter__()
+        if self._group is None:
+            print("No control group can be made on this machine: the memory is not limited")
+        self._process = roots.start(
+            self._root, config=self._config, data=self._volume, env=self._env, group=self._group
+        )
+        try:
+            self._server = self._wait_ready()
+            self._inspect()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._limit.__exit__(None, None, None)
+
+    def stop(self) -> None:
+        os.kill(self._server, getattr(signal, self._config.stop_signal))
+        code = self._process.wait(STOP_TIMEOUT_S)
+        if code != 0:
+            _fail(f"told to stop, the server ended with exit code {code}")
+        if self._group is not None and (peak := peak_mb(self._group)) is not None:
+            print(f"Stopped; at most {peak:.0f} MB of {MEMORY_BYTES // 1024**2}, Postgres and cached files included")
+
+    def _wait_ready(self) -> int:
+        """The process id of the server, seen from here, once it is healthy."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                _fail(f"the server ended with exit code {self._process.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                _fail(f"not ready within {READY_TIMEOUT_S:g} s")
+            try:
+                _call(self._port, "GET", "/health")
+            except OSError:
+                time.sleep(0.05)
+            else:
+                pid = self._process.pid
+                return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    def _inspect(self) -> None:
+        cpu_s = _cpu_s(self._server)
+        print(f"Ready after {cpu_s:.2f} s of processor time")
+        if cpu_s > MAX_CPU_S:
+            _fail(f"the start took {cpu_s:.2f} s of processor time, more than {MAX_CPU_S:g} s")
+        if Path(f"/proc/{self._server}").stat().st_uid == 0:
+            _fail("the server runs as root")
+        if not roots.check_health(self._root, config=self._config, env=self._env):
+            _fail("the HEALTHCHECK says that a healthy server is not")
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time so far (proc(5)), without children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _call(port: int, method: str, path: str, *, token: str = "", body: Any = None) -> Any:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    content = None if body is None else json.dumps(body).encode()
+    request = Request(f"http://127.0.0.1:{port}{path}", content, headers, method=method)
+    with urlopen(request, timeout=30) as response:  # noqa: S310 - its own server
+        return json.load(response)
+
+
+def _fail(complaint: str) -> NoReturn:
+    sys.exit(f"image: {complaint}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
