@@ -73,7 +73,7 @@ def start(
     if group is not None:
         script.insert(0, f"echo 0 > {group}/cgroup.procs")
     script.append("exec " + _chroot(root, _in_workdir(config), config.env | env, user=_ids(root, config.user)))
-    return subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", "\n".join(script)])
+    return subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "sh", "-ec", "\n".join(script)])
 
 
 def check_health(root: Path, *, config: Config, env: dict[str, str]) -> bool:

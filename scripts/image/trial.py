@@ -72,6 +72,8 @@ class Trial:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if (server := self._first_process()) is not None:  # with process 1 its whole namespace ends
+            os.kill(server, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         self._limit.__exit__(None, None, None)
@@ -97,8 +99,17 @@ class Trial:
             except OSError:
                 time.sleep(0.05)
             else:
-                pid = self._process.pid
-                return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+                server = self._first_process()
+                assert server is not None, "healthy without a process"
+                return server
+
+    def _first_process(self) -> int | None:
+        """Process 1 of the container, by the id that it has out here."""
+        pid = self._process.pid
+        if self._process.poll() is not None:
+            return None
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else None
 
     def _inspect(self) -> None:
         self.cpu_s = _cpu_s(self._server)
