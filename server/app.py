@@ -7,9 +7,9 @@ from aiohttp import web
 
 from server import keys
 from server.admission import Admission
-from server.auth.embedded import EmbeddedAccounts, agree_on_signing_secret
-from server.auth.passwords import Passwords
-from server.auth.tokens import SigningKey, TokenMinter, TokenVerifier
+from server.auth.embedded import agree_on_signing_secret
+from server.auth.identity import Identity, create_identity
+from server.auth.tokens import SigningKey
 from server.bodies import BodyRoom
 from server.boot import prepare_database
 from server.catalog import Catalog
@@ -62,11 +62,11 @@ def create_app(
     upstream = create_upstream(settings)
     secret = settings.supabase_jwt_secret
     signing_key = SigningKey(None if secret is None else secret.get_secret_value())
-    passwords = Passwords()
+    identity = create_identity(settings, reader, signing_key)
 
     async def prepare() -> None:
         await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
-        if not signing_key.is_known:
+        if not signing_key.is_known and settings.supabase_url is None:
             signing_key.learn(await agree_on_signing_secret(reader))
 
     engine = Engine(
@@ -84,8 +84,8 @@ def create_app(
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog
     app[keys.LIFECYCLE] = lifecycle
-    app[keys.VERIFIER] = TokenVerifier(signing_key)
-    app[keys.ACCOUNTS] = EmbeddedAccounts(reader, passwords=passwords, minter=TokenMinter(signing_key))
+    app[keys.VERIFIER] = identity.verifier
+    app[keys.ACCOUNTS] = identity.accounts
     _provide_engine(app, engine, reader)
     _provide_limits(app)
     for routes in (auth, requests, health, docs, console):
@@ -96,7 +96,7 @@ def create_app(
     _allow_origins(app, settings.allowed_origins)
 
     # In the order of their start; the reverse is the order of their end.
-    app.cleanup_ctx.extend([_connections(reader, passwords), _inference(upstream), _work(engine)])
+    app.cleanup_ctx.extend([_connections(reader), _identity(identity), _inference(upstream), _work(engine)])
     return app
 
 
@@ -104,14 +104,21 @@ async def _say_nothing_yet(_request: web.Request) -> None:
     """A body is only asked for when somebody is going to read it."""
 
 
-def _connections(reader: Reader, passwords: Passwords) -> Context:
+def _connections(reader: Reader) -> Context:
     async def context(_app: web.Application) -> AsyncIterator[None]:
         await reader.open()
         try:
             yield
         finally:
-            passwords.close()
             await reader.close()
+
+    return context
+
+
+def _identity(identity: Identity) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        async with identity.open():
+            yield
 
     return context
 

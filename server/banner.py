@@ -1,19 +1,21 @@
 """The last lines of a start, for a person: where it listens, what answers, where the data is."""
 
+from server.auth.supabase import auth_host
 from server.catalog import Catalog
 from server.settings import Backend, Settings
 from server.storage.database import Database
 
 
 def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
-    """Three lines. Nothing in them is secret."""
-    return "\n".join(
-        (
-            f"Ready:  http://localhost:{port}   (API: /docs)",
-            f"Model:  {_model(settings, catalog)}",
-            f"Data:   {_data(settings)}",
-        )
-    )
+    """Three lines, and one for the accounts where they are elsewhere. Nothing in them is secret."""
+    lines = [
+        f"Ready:  http://localhost:{port}   (API: /docs)",
+        f"Model:  {_model(settings, catalog)}",
+        f"Data:   {_data(settings)}",
+    ]
+    if settings.supabase_url is not None:
+        lines.append(f"Users:  Supabase Auth at {auth_host(settings)}")
+    return "\n".join(lines)
 
 
 def _model(settings: Settings, catalog: Catalog) -> str:

@@ -33,12 +33,18 @@ async def prepare_database(
 
 
 async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings, queries: Mapping[str, str]) -> None:
-    """Raises `CannotStart` for a Postgres that is too old, and for one whose accounts are Supabase's."""
+    """Raises `CannotStart` for a Postgres that is too old, and for one that does not hold the accounts in use."""
     major = connection.get_server_version().major
     if major < OLDEST_POSTGRES:
         raise CannotStart(f"DATABASE_URL: Postgres {major} is too old: {OLDEST_POSTGRES} or newer is needed.")
-    if await connection.fetchval(queries["is_supabase"]) and not settings.supabase_url:
+    is_supabase = await connection.fetchval(queries["is_supabase"])
+    if is_supabase and not settings.supabase_url:
         raise CannotStart(
-            "DATABASE_URL is a Supabase project, whose Auth owns the accounts; this version keeps accounts of its own: "
-            "use a database without Supabase's roles."
+            "DATABASE_URL is the database of a Supabase project, whose Auth owns the accounts: "
+            "set SUPABASE_URL and SUPABASE_ANON_KEY as well."
+        )
+    if settings.supabase_url and not is_supabase:
+        raise CannotStart(
+            "SUPABASE_URL is set, but DATABASE_URL is not the database of a Supabase project, where its accounts are: "
+            "set it to the project's connection string."
         )

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from enum import IntEnum
 
+from server.auth.supabase import check_accounts
 from server.boot import require_usable
 from server.inference.backends import create_upstream
 from server.inference.events import Fault as UpstreamFault
@@ -29,6 +30,7 @@ class Exit(IntEnum):
     DATABASE = 4
     UPSTREAM_UNREACHABLE = 5
     UPSTREAM_REFUSES = 6
+    ACCOUNTS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Finding:
 async def run_doctor(settings: Settings) -> int:
     """Print a line for each subject; the exit code names the first fault."""
     findings = []
-    for examine in (_examine_data_dir, _examine_database, _examine_upstream):
+    subjects = (_examine_data_dir, _examine_database, _examine_upstream)
+    for examine in (*subjects, *(() if settings.supabase_url is None else (_examine_accounts,))):
         finding = await examine(settings)
         print(finding, flush=True)  # noqa: T201 - the command's output
         findings.append(finding)
@@ -118,3 +121,8 @@ async def _examine_upstream(settings: Settings) -> Finding:
         return Finding("model", where + check.detail)
     unreachable = check.fault in {UpstreamFault.UNREACHABLE, UpstreamFault.UNEXPECTED}
     return Finding("model", check.detail, Exit.UPSTREAM_UNREACHABLE if unreachable else Exit.UPSTREAM_REFUSES)
+
+
+async def _examine_accounts(settings: Settings) -> Finding:
+    found = await check_accounts(settings)
+    return Finding("accounts", found.text, Exit.WELL if found.is_ok else Exit.ACCOUNTS)

@@ -139,20 +139,31 @@ def rate_limit_headers(verdict: Verdict) -> dict[str, str]:
 
 
 def client_address(forwarded_for: Iterable[str], peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]) -> str:
-    """The address to hold a client to: the right-most one that is not a trusted proxy's.
+    """The address to hold a client to.
+
+    IPv6 clients own whole networks and are held to their /64. What is no address shares one key, so that garbage is no
+    way around a limit.
+    """
+    address = true_address(forwarded_for, peer, trusted)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address or "unknown")
+
+
+def true_address(
+    forwarded_for: Iterable[str], peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]
+) -> IPv4Address | IPv6Address | None:
+    """A client's own address, the right-most one that is not a trusted proxy's; None where what stands there is none.
 
     Only proxies we trust may speak for others, and each appends to `X-Forwarded-For`, so the header is read from its
-    end. IPv6 clients own whole networks and are held to their /64. What is no address shares one key, so that garbage
-    is no way around a limit.
+    end.
     """
     networks = tuple(trusted)
     hops = [hop for header in forwarded_for for hop in header.split(",")]
     address = _read_address(peer or "")
     while hops and address is not None and any(address in network for network in networks):
         address = _read_address(hops.pop())
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address or "unknown")
+    return address
 
 
 def _read_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -142,7 +142,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
         return await handler(request)
     credentials = request.headers.getall(hdrs.AUTHORIZATION, [])
     try:
-        request[keys.PRINCIPAL] = request.app[keys.VERIFIER].verify(bearer_token(credentials))
+        request[keys.PRINCIPAL] = await request.app[keys.VERIFIER].identify(bearer_token(credentials))
         return await handler(request)
     except Unauthenticated as problem:
         if any(value.lower().startswith("bearer ") for value in credentials):

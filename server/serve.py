@@ -17,6 +17,7 @@ from aiohttp import web
 
 from server import keys
 from server.app import create_app
+from server.auth.supabase import NO_SERVICE_KEY_FIX, auth_host
 from server.banner import banner
 from server.catalog import Catalog
 from server.engine import Engine
@@ -159,8 +160,11 @@ def log_choices(settings: Settings) -> None:
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = backend.value if backend is Backend.OFFLINE else f"{backend.value} at {settings.hf_base_url}"
-    for part, choice in {"database": database, "accounts": "embedded", "model": model}.items():
+    accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
+    for part, choice in {"database": database, "accounts": accounts, "model": model}.items():
         log.info("chosen", part=part, choice=choice)
+    if settings.supabase_url is not None and settings.supabase_service_role_key is None:
+        log.warning("accounts_cannot_be_deleted", fix=NO_SERVICE_KEY_FIX)
     for name in settings.without_effect():
         log.warning("setting_without_effect", setting=name)
 

@@ -16,6 +16,10 @@ from server.refusal import CannotStart
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
 DEFAULT_WAIT_S = 85.0
+_KEY = re.compile(r"[!-~]+", re.ASCII)
+_PROJECT_URL = re.compile(r"([a-z0-9]+)\.supabase\.(?:co|in)")
+_PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
+_PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -164,6 +168,20 @@ class Settings(BaseSettings):
             raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
         return value
 
+    @field_validator("supabase_anon_key", "supabase_service_role_key")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("must be one word without spaces, as it stands in the project's API settings")
+        return value
+
+    @field_validator("supabase_service_role_key")
+    @classmethod
+    def _not_public(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().startswith("sb_publishable_"):
+            raise ValueError("is a publishable key: take the secret one, which begins with sb_secret_")
+        return value
+
     @property
     def backend(self) -> Backend:
         """Where generations run: what was asked for, else by what is configured."""
@@ -187,7 +205,9 @@ class Settings(BaseSettings):
 
     def without_effect(self) -> list[str]:
         """Names of what is set and not used by this version: it is there for those who come from an earlier server."""
-        names = ("listen_database_url", "supabase_anon_key", "supabase_service_role_key")
+        names = ["listen_database_url"]
+        if not self.supabase_url:
+            names += ["supabase_anon_key", "supabase_service_role_key"]
         storage = [name for name in type(self).model_fields if name.startswith("storage_")]
         return [name.upper() for name in (*names, *storage) if getattr(self, name) is not None]
 
@@ -198,8 +218,10 @@ class Settings(BaseSettings):
             lines.append("SUPABASE_URL is set but DATABASE_URL is not: set it to the project's connection string.")
         if self.supabase_url and not self.supabase_anon_key:
             lines.append("SUPABASE_URL is set but SUPABASE_ANON_KEY is not: copy it from the project's API settings.")
-        if self.supabase_url and self.supabase_anon_key and self.database_url:
-            lines.append("SUPABASE_URL: this version signs users in with accounts of its own; unset SUPABASE_URL.")
+        if not self._is_one_project():
+            lines.append(
+                "DATABASE_URL is the database of another Supabase project than SUPABASE_URL: take both of one."
+            )
         if self.storage_url and not (self.storage_access_key_id and self.storage_secret_access_key):
             lines.append("STORAGE_URL is set but STORAGE_ACCESS_KEY_ID or STORAGE_SECRET_ACCESS_KEY is not.")
         if self.backend is Backend.HUGGINGFACE and not self.hf_api_token and not self.has_own_base_url:
@@ -214,6 +236,17 @@ class Settings(BaseSettings):
         if self.default_wait_s > self.max_wait_s:
             lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
         return lines
+
+    def _is_one_project(self) -> bool:
+        """False only where both addresses name their project, and not the same one."""
+        here = _PROJECT_URL.fullmatch(urlsplit(self.supabase_url or "").hostname or "")
+        parts = _split_url("" if self.database_url is None else self.database_url.get_secret_value())
+        if here is None or parts is None:
+            return True
+        host = parts.hostname or ""
+        is_pooler = host.endswith(".pooler.supabase.com")
+        there = _PROJECT_USER.fullmatch(parts.username or "") if is_pooler else _PROJECT_DATABASE.fullmatch(host)
+        return there is None or here[1] == there[1]
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

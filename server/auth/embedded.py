@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 from uuid import UUID, uuid4
 
-from server.auth.accounts import Session, User
+from server.auth.accounts import NOBODY, Caller, Session, SignedUp, User
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, require_acceptable
 from server.auth.principal import Principal
@@ -29,7 +29,7 @@ class EmbeddedAccounts:
         self._passwords = passwords
         self._minter = minter
 
-    async def sign_up(self, email: str, password: str) -> Session:
+    async def sign_up(self, email: str, password: str, _caller: Caller = NOBODY, /) -> SignedUp:
         address = normalise_email(email)
         require_acceptable(password)
         hashed = await self._passwords.hash(password)
@@ -39,9 +39,9 @@ class EmbeddedAccounts:
         )
         if account is None:
             raise Conflict("There is an account with this e-mail already; sign in instead.")
-        return self._session(account, session_id, refresh_token)
+        return SignedUp(address, "Account created.", self._session(account, session_id, refresh_token))
 
-    async def sign_in(self, email: str, password: str) -> Session:
+    async def sign_in(self, email: str, password: str, _caller: Caller = NOBODY, /) -> Session:
         found = None
         with contextlib.suppress(Invalid):  # no account can have such an address: the same answer, in the same time
             found = await self._reader.fetch_row("find_user_by_email", normalise_email(email))
@@ -54,7 +54,7 @@ class EmbeddedAccounts:
             raise Unauthenticated(_WRONG_CREDENTIALS)
         return self._session(account, session_id, refresh_token)
 
-    async def refresh(self, refresh_token: str) -> Session:
+    async def refresh(self, refresh_token: str, _caller: Caller = NOBODY, /) -> Session:
         successor = _new_refresh_token()
         account = await self._reader.fetch_row(
             "rotate_refresh_token", _fingerprint(refresh_token), _fingerprint(successor), REUSE_INTERVAL_S
@@ -63,21 +63,21 @@ class EmbeddedAccounts:
             raise Unauthenticated("The refresh token is not valid; sign in again.")
         return self._session(account, account["session_id"], successor)
 
-    async def sign_out(self, principal: Principal) -> None:
+    async def sign_out(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
         if principal.session_id is not None:
             await self._reader.fetch("close_session", principal.session_id, principal.user_id)
 
-    async def get_user(self, principal: Principal) -> User:
+    async def get_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> User:
         account = await self._reader.fetch_row("get_user", principal.user_id)
         if account is None:
             raise Unauthenticated
         return _user(account)
 
-    async def delete_user(self, principal: Principal) -> None:
+    async def delete_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
         if await self._reader.fetch_row("delete_user", principal.user_id) is None:
             raise Unauthenticated
 
-    async def request_recovery(self, email: str) -> str:
+    async def request_recovery(self, email: str, _caller: Caller = NOBODY, /) -> str:
         normalise_email(email)
         return "This server sends no e-mail: ask its operator to set a new password."
 

@@ -35,6 +35,12 @@ class Credentials(Body):
     )
 
 
+class SupabaseCredentials(Credentials):
+    """A new account in Supabase, whose own settings say what a password must be."""
+
+    password: str = Field(min_length=1, max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"])
+
+
 class SignIn(Body):
     """Looser than a sign-up: whatever cannot be right is simply the wrong e-mail or password."""
 

@@ -2,20 +2,22 @@
 
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from server import keys
 from server.actors.workload import StopReason
-from server.auth.accounts import Session, User
-from server.auth.forms import Credentials, Recovery, Refresh, SignIn
+from server.auth.accounts import Caller, Session, SignedUp, User
+from server.auth.forms import Credentials, Recovery, Refresh, SignIn, SupabaseCredentials
+from server.auth.tokens import bearer_token
 from server.bodies import read_json
+from server.limits import true_address
 from server.middlewares import limited_by_address
 from server.model_request import RequestId
 from server.responses import json_response
 from server.schemas import parse
 
 MAX_BODY_BYTES = 4096
-_NO_CONTENT = 204
+_OK, _CREATED, _NO_CONTENT = 200, 201, 204
 
 
 def add_routes(app: web.Application) -> None:
@@ -31,52 +33,72 @@ def add_routes(app: web.Application) -> None:
 
 @limited_by_address
 async def sign_up(request: web.Request) -> web.Response:
-    """Create an account; it is signed in at once, as no e-mail has to be confirmed."""
-    form = parse(Credentials, await _read_form(request))
-    session = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password)
-    return json_response({"message": "Account created.", **_session_body(session)}, status=201)
+    """Create an account: 201 and signed in, or 200 and an e-mail to confirm the address first."""
+    kind = SupabaseCredentials if request.app[keys.SETTINGS].supabase_url else Credentials
+    form = parse(kind, await _read_form(request))
+    signed_up = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password, _stranger(request))
+    return json_response(_signed_up_body(signed_up), status=_OK if signed_up.session is None else _CREATED)
 
 
 @limited_by_address
 async def sign_in(request: web.Request) -> web.Response:
     form = parse(SignIn, await _read_form(request))
-    return json_response(_session_body(await request.app[keys.ACCOUNTS].sign_in(form.email, form.password)))
+    session = await request.app[keys.ACCOUNTS].sign_in(form.email, form.password, _stranger(request))
+    return json_response(_session_body(session))
 
 
 @limited_by_address
 async def refresh(request: web.Request) -> web.Response:
     form = parse(Refresh, await _read_form(request))
-    return json_response(_session_body(await request.app[keys.ACCOUNTS].refresh(form.refresh_token)))
+    session = await request.app[keys.ACCOUNTS].refresh(form.refresh_token, _stranger(request))
+    return json_response(_session_body(session))
 
 
 @limited_by_address
 async def recover(request: web.Request) -> web.Response:
     form = parse(Recovery, await _read_form(request))
-    return json_response({"message": await request.app[keys.ACCOUNTS].request_recovery(form.email)})
+    return json_response({"message": await request.app[keys.ACCOUNTS].request_recovery(form.email, _stranger(request))})
 
 
 async def _read_form(request: web.Request) -> Any:
     return await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
 
 
+def _stranger(request: web.Request) -> Caller:
+    """Who tries credentials, as far as it is known: an `Authorization` header that a client sends along is not read."""
+    proxies = request.app[keys.SETTINGS].proxy_networks
+    address = true_address(request.headers.getall("X-Forwarded-For", []), request.remote, proxies)
+    return Caller(address=None if address is None else str(address))
+
+
+def _user(request: web.Request) -> Caller:
+    return Caller(token=bearer_token(request.headers.getall(hdrs.AUTHORIZATION, [])))
+
+
 async def sign_out(request: web.Request) -> web.Response:
     """End the session: no refresh any more; the access token lives out its hour."""
-    await request.app[keys.ACCOUNTS].sign_out(request[keys.PRINCIPAL])
+    await request.app[keys.ACCOUNTS].sign_out(request[keys.PRINCIPAL], _user(request))
     return web.Response(status=_NO_CONTENT)
 
 
 async def get_user(request: web.Request) -> web.Response:
-    return json_response(_user_body(await request.app[keys.ACCOUNTS].get_user(request[keys.PRINCIPAL])))
+    user = await request.app[keys.ACCOUNTS].get_user(request[keys.PRINCIPAL], _user(request))
+    return json_response(_user_body(user))
 
 
 async def delete_user(request: web.Request) -> web.Response:
     """Delete the account with all its rows. What runs for it here stops at once, elsewhere by the next heartbeat."""
     principal = request[keys.PRINCIPAL]
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
-    await request.app[keys.ACCOUNTS].delete_user(principal)
+    await request.app[keys.ACCOUNTS].delete_user(principal, _user(request))
     for row in running:
         request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)
     return web.Response(status=_NO_CONTENT)
+
+
+def _signed_up_body(signed_up: SignedUp) -> dict[str, Any]:
+    about = {"user": {"email": signed_up.email}} if signed_up.session is None else _session_body(signed_up.session)
+    return {"message": signed_up.message, **about}
 
 
 def _session_body(session: Session) -> dict[str, Any]:

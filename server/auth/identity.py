@@ -1,0 +1,66 @@
+"""Who keeps the accounts and how their tokens are checked: our own tables and secret, or a Supabase project."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from server.auth.accounts import Accounts
+from server.auth.embedded import EmbeddedAccounts
+from server.auth.key_set import KeySet
+from server.auth.passwords import Passwords
+from server.auth.supabase import connect_accounts
+from server.auth.tokens import MAX_PROJECT_LIFETIME_S, SigningKey, TokenMinter, TokenVerifier
+from server.settings import Settings
+from server.storage.reader import Reader
+
+Opening = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`open` is an asynchronous context in which both work."""
+
+    accounts: Accounts
+    verifier: TokenVerifier
+    open: Opening
+
+
+def create_identity(settings: Settings, reader: Reader, signing_key: SigningKey) -> Identity:
+    """By what is configured. Connects nowhere yet."""
+    if settings.supabase_url is None:
+        return _embedded(reader, signing_key)
+    return _supabase(settings, f"{settings.supabase_url}/auth/v1", signing_key)
+
+
+def _embedded(reader: Reader, signing_key: SigningKey) -> Identity:
+    passwords = Passwords()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            passwords.close()
+
+    accounts = EmbeddedAccounts(reader, passwords=passwords, minter=TokenMinter(signing_key))
+    return Identity(accounts, TokenVerifier(signing_key), opened)
+
+
+def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Identity:
+    accounts = connect_accounts(settings)
+    public_keys = KeySet(f"{base_url}/.well-known/jwks.json")
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[None]:
+        public_keys.refresh_if_due()  # so that the first token need not wait for it
+        try:
+            yield
+        finally:
+            await public_keys.close()
+            await accounts.close()
+
+    verifier = TokenVerifier(
+        signing_key, issuer=base_url, max_lifetime_s=MAX_PROJECT_LIFETIME_S, public_keys=public_keys
+    )
+    return Identity(accounts, verifier, opened)

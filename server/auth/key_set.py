@@ -1,0 +1,146 @@
+"""The public keys that a Supabase project signs with, fetched when they are needed and kept while they are good."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+import structlog
+
+from server.auth.public_keys import NotAKeySet, PublicKey, read_key_set
+
+TTL_S = 600.0
+"""As long as Supabase lets its edge keep the list. Older keys are used while newer ones are on their way."""
+COOLDOWN_S = 30.0
+"""Between two attempts that were not due: for a key that is unknown, or after a failure."""
+UNKNOWN_S = 120.0
+"""How long a `kid` that the list did not hold is not asked for again."""
+MAX_UNKNOWN = 1000
+MAX_PAUSE_S = 300.0
+TIMEOUT_S = 5.0
+MAX_BODY_BYTES = 256 * 1024
+_OK = 200
+_TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
+
+log = structlog.get_logger(__name__)
+
+
+class KeySet:
+    """One fetch at a time, whoever waits for it. A list that cannot be fetched leaves the keys as they are.
+
+    `generation` changes whenever a key came, went or changed: whatever was verified before is to be verified again.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._clock = clock
+        self._keys: dict[str, PublicKey] = {}
+        self._raw = b""
+        self._unknown: dict[str, float] = {}
+        self._fetched_at: float | None = None
+        self._next_try_at = float("-inf")
+        self._failures = 0
+        self._fetching: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.generation = 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the list was ever there: before, nothing can be said of a key that is not."""
+        return self._fetched_at is not None
+
+    def get(self, kid: str) -> PublicKey | None:
+        return self._keys.get(kid)
+
+    def refresh_if_due(self) -> None:
+        """Begin to fetch the list again once it is older than its TTL; never waits."""
+        now = self._clock()
+        if self._fetched_at is None or now >= self._fetched_at + TTL_S:
+            self._fetch_unless_cooling(now)
+
+    async def look_for(self, kid: str) -> None:
+        """Wait for a newer list where the key is not in the one at hand and asking again makes sense."""
+        self.refresh_if_due()
+        if kid in self._keys:
+            return
+        now = self._clock()
+        if now >= self._unknown.get(kid, now):
+            self._fetch_unless_cooling(now)
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching})
+        if kid not in self._keys and self.is_loaded:
+            self._note_unknown(kid)
+
+    async def close(self) -> None:
+        """End a fetch that is under way, and close its connection."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait({self._fetching})
+        if self._session is not None:
+            await self._session.close()
+
+    def _fetch_unless_cooling(self, now: float) -> None:
+        if self._fetching is None and now >= self._next_try_at:
+            self._fetching = asyncio.create_task(self._fetch(), name="fetch-public-keys")
+            self._fetching.add_done_callback(self._end_fetch)
+
+    def _end_fetch(self, task: asyncio.Task[None]) -> None:
+        self._fetching = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("public_keys_not_fetched", exc_info=error)
+
+    async def _fetch(self) -> None:
+        try:
+            body = await self._download()
+            keys = read_key_set(body)
+        except _TRANSPORT_ERRORS as error:
+            self._fail(type(error).__name__)
+        except NotAKeySet:
+            self._fail("what is there is not a JSON Web Key Set")
+        else:
+            self._take(body, keys)
+
+    async def _download(self) -> bytes:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        async with self._session.get(self._url, allow_redirects=False) as response:
+            body = bytearray()
+            while len(body) <= MAX_BODY_BYTES and (chunk := await response.content.readany()):
+                body += chunk
+            if response.status != _OK or len(body) > MAX_BODY_BYTES:
+                raise NotAKeySet
+            return bytes(body)
+
+    def _take(self, body: bytes, keys: dict[str, PublicKey]) -> None:
+        now = self._clock()
+        if body != self._raw:
+            self._raw = body
+            self._keys = keys
+            self.generation += 1
+            log.info("public_keys", count=len(keys), kids=sorted(keys))
+        elif self._failures:
+            log.info("public_keys_again")
+        self._failures = 0
+        self._fetched_at = now
+        self._next_try_at = now + COOLDOWN_S
+
+    def _fail(self, reason: str) -> None:
+        """Said once for each outage; the pauses grow."""
+        if self._failures == 0:
+            log.warning(
+                "public_keys_unavailable",
+                reason=reason,
+                url=self._url,
+                fix="See that SUPABASE_URL is right and that the project is awake; keys known so far stay in use.",
+            )
+        self._failures += 1
+        self._next_try_at = self._clock() + min(MAX_PAUSE_S, COOLDOWN_S * 2 ** min(self._failures - 1, 4))
+
+    def _note_unknown(self, kid: str) -> None:
+        now = self._clock()
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown = {known: until for known, until in self._unknown.items() if until > now}
+        if len(self._unknown) < MAX_UNKNOWN and self._unknown.get(kid, now) <= now:
+            self._unknown[kid] = now + UNKNOWN_S

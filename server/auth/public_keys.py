@@ -1,0 +1,78 @@
+"""Public keys of a project, out of the JSON Web Key Set (RFC 7517) that it publishes. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import orjson
+
+MAX_KEYS = 50
+MAX_KID_LENGTH = 256
+MIN_RSA_BITS = 2048
+
+_ALGORITHMS = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
+"""By type and curve: the two that Supabase signs with, beside HS256, whose keys are never published."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key, and the one algorithm that it is for: what a token says of its algorithm decides nothing."""
+
+    kid: str
+    algorithm: str
+    key: Any
+    """As PyJWT takes it."""
+
+
+class NotAKeySet(Exception):
+    """This is no JSON Web Key Set."""
+
+
+def read_key_set(body: bytes) -> dict[str, PublicKey]:
+    """The usable keys by their `kid`; an empty set is one, too (a project that signs with its secret alone).
+
+    What is of another kind (a secret, Ed25519, a key for encryption, RSA under 2048 bits) is left out. Raises
+    `NotAKeySet`.
+    """
+    try:
+        listed = orjson.loads(body)["keys"]
+    except (orjson.JSONDecodeError, TypeError, KeyError, IndexError):
+        raise NotAKeySet from None
+    if not isinstance(listed, list):
+        raise NotAKeySet
+    return {key.kid: key for key in _usable(listed[:MAX_KEYS])}
+
+
+def _usable(listed: list[Any]) -> Iterator[PublicKey]:
+    for jwk in listed:
+        if isinstance(jwk, dict) and (key := _read(jwk)) is not None:
+            yield key
+
+
+def _read(jwk: dict[str, Any]) -> PublicKey | None:
+    kid = jwk.get("kid")
+    algorithm = _algorithm_of(jwk)
+    is_for_signatures = jwk.get("use", "sig") == "sig" and _may_verify(jwk.get("key_ops"))
+    if not isinstance(kid, str) or not 0 < len(kid) <= MAX_KID_LENGTH or algorithm is None or not is_for_signatures:
+        return None
+    try:
+        key = jwt.PyJWK(jwk, algorithm=algorithm).key
+    except Exception:  # noqa: BLE001 - what it is made of is not ours, and one bad key must not cost the others
+        return None
+    if algorithm == "RS256" and key.key_size < MIN_RSA_BITS:
+        return None
+    return PublicKey(kid, algorithm, key)
+
+
+def _algorithm_of(jwk: dict[str, Any]) -> str | None:
+    """By what the key is; a key that names another algorithm is for that one, and not for us."""
+    kind, curve = jwk.get("kty"), jwk.get("crv")
+    if not isinstance(kind, str) or not isinstance(curve, str | None):
+        return None
+    algorithm = _ALGORITHMS.get((kind, curve))
+    return algorithm if jwk.get("alg", algorithm) == algorithm else None
+
+
+def _may_verify(operations: object) -> bool:
+    return operations is None or (isinstance(operations, list) and "verify" in operations)
