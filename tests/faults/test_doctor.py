@@ -123,10 +123,10 @@ def test_a_database_of_supabase_is_refused_by_every_command(tmp_path: Path, clus
         try:
             settings = {"DATABASE_URL": url, "INFERENCE_BACKEND": "offline", "PORT": "0"}
             doctor = _doctor(tmp_path / "data", **settings)
-            assert (doctor.returncode, "accounts of its own" in doctor.stdout) == (4, True)
+            assert (doctor.returncode, "set SUPABASE_URL" in doctor.stdout) == (4, True)
             for command in (["migrate"], ["migrate", "--status"], ["serve"]):
                 done = _run(*command, data_dir=tmp_path / "data", **settings)
-                assert (done.returncode, "accounts of its own" in done.stderr) == (2, True), done.stderr
+                assert (done.returncode, "set SUPABASE_URL" in done.stderr) == (2, True), done.stderr
         finally:
             cluster_18.execute("DROP ROLE supabase_auth_admin")
 

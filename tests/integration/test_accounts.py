@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server.auth.accounts import Accounts, Session
+from server.auth.accounts import Accounts, Session, SignedUp
 from server.auth.embedded import REUSE_INTERVAL_S, EmbeddedAccounts, agree_on_signing_secret
 from server.auth.passwords import Passwords
 from server.auth.principal import Principal
@@ -56,7 +56,8 @@ class World:
         )
 
     async def sign_up(self, email: str = EMAIL) -> tuple[Session, Principal]:
-        session = await self.accounts.sign_up(email, PASSWORD)
+        session = (await self.accounts.sign_up(email, PASSWORD)).session
+        assert session is not None
         return session, TokenVerifier(SigningKey(SECRET)).verify(session.access_token)
 
 
@@ -120,7 +121,7 @@ async def test_of_fifty_sign_ups_at_once_one_wins_and_the_others_are_told(world:
     results = await asyncio.gather(
         *(world.accounts.sign_up(EMAIL, PASSWORD) for _ in range(50)), return_exceptions=True
     )
-    assert [type(result) for result in results if not isinstance(result, Conflict)] == [Session]
+    assert [type(result) for result in results if not isinstance(result, Conflict)] == [SignedUp]
     assert (
         await world.count("auth.users")
         == await world.count("auth.sessions")

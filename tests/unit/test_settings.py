@@ -174,7 +174,7 @@ def test_all_faults_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         {"HF_API_TOKEN": SECRET, "PORT": "x"},
         {"SUPABASE_JWT_SECRET": SECRET[:31]},
         {"HF_BASE_URL": f"https://alice:{SECRET}@models.example.com"},
-        SUPABASE,
+        SUPABASE | {"SUPABASE_SERVICE_ROLE_KEY": "sb_publishable_" + SECRET},
     ],
 )
 def test_no_secret_is_in_a_fault(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:

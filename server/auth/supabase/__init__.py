@@ -1,4 +1,4 @@
-"""Accounts that Supabase Auth keeps, over its HTTP interface (GoTrue's): what is sent, what comes back, what it means."""
+"""Accounts that Supabase Auth keeps, over HTTP (GoTrue's interface): what is sent, what comes back, what it means."""
 
 from server.auth.supabase.accounts import SupabaseAccounts
 from server.auth.supabase.checkup import Checkup, check_accounts

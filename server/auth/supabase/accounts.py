@@ -55,7 +55,7 @@ class SupabaseAccounts:
         await self._gotrue.close()
 
     async def sign_up(self, email: str, password: str, caller: Caller = NOBODY, /) -> SignedUp:
-        """A user without a session is not looked at: it may be one that Supabase made up for an address that is taken."""
+        """A user without a session is not looked at: Supabase may have made it up for an address that is taken."""
         body = {"email": normalise_email(email), "password": password}
         data = await self._ask(Step.SIGN_UP, "/signup", self._keys.for_stranger(caller.address), body=body)
         if "access_token" in data:

@@ -30,15 +30,17 @@ async def check_accounts(settings: Settings) -> Checkup:
         about = await _describe(gotrue, keys.for_anyone())
         admin = keys.for_admin()
         if admin is None:
-            return Checkup(True, f"Supabase Auth at {host} takes the key, {about}. {NO_SERVICE_KEY_FIX}")
+            return Checkup(is_ok=True, text=f"Supabase Auth at {host} takes the key, {about}. {NO_SERVICE_KEY_FIX}")
         await _get(gotrue, "/admin/users?page=1&per_page=1", admin, Step.DELETE)
-        return Checkup(True, f"Supabase Auth at {host} takes both keys, {about}.")
+        return Checkup(is_ok=True, text=f"Supabase Auth at {host} takes both keys, {about}.")
     except NoAnswer as error:
-        return Checkup(False, f"No answer from Supabase Auth at {host}: {error.reason}. Is SUPABASE_URL right?")
+        return Checkup(
+            is_ok=False, text=f"No answer from Supabase Auth at {host}: {error.reason}. Is SUPABASE_URL right?"
+        )
     except Unintelligible:
-        return Checkup(False, misconfigured().fix)
+        return Checkup(is_ok=False, text=misconfigured().fix)
     except _Fault as fault:
-        return Checkup(False, str(fault))
+        return Checkup(is_ok=False, text=str(fault))
     finally:
         await gotrue.close()
 

@@ -118,7 +118,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
     return bytes(body)
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:  # noqa: PLR0911 - a table
     """Words without what the exception quotes, which may be a URL, a header, or a body."""
     match error:
         case aiohttp.ClientConnectorDNSError():

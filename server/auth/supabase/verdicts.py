@@ -36,7 +36,7 @@ _FIXES = {
     "captcha_failed": "The project asks for a captcha, which calls through this server cannot solve: switch it off "
     "(AUTH_RATE_LIMIT_PER_MINUTE limits sign-ups and sign-ins here).",
     "email_provider_disabled": "Signing in by e-mail and password is switched off in the project: switch it on.",
-    "email_address_not_authorized": "The project's own mailer writes to its team only: set up SMTP in its Auth settings.",
+    "email_address_not_authorized": "The project's own mailer writes to its team only: set up SMTP there.",
 }
 """Codes that no caller can do anything about."""
 _ENDED = frozenset({
@@ -123,7 +123,7 @@ def _settings_fix(refusal: Refusal, step: Step, key_name: str) -> str:
     return _URL_FIX if is_elsewhere and not code else ""
 
 
-def _for_caller(refusal: Refusal, step: Step) -> Verdict:
+def _for_caller(refusal: Refusal, step: Step) -> Verdict:  # noqa: C901, PLR0911 - a table
     match step, refusal.code:
         case Step.REFRESH, code if code in _NO_REFRESH:
             return Verdict(Unauthenticated("The refresh token is not valid; sign in again."))
