@@ -68,8 +68,8 @@ class KeySet:
             self._fetch_unless_cooling(now)
         if self._fetching is not None:
             await asyncio.wait({self._fetching})
-        if kid not in self._keys and self.is_loaded:
-            self._note_unknown(kid)
+            if kid not in self._keys and self.is_loaded:
+                self._note_unknown(kid)
 
     async def close(self) -> None:
         """End a fetch that is under way, and close its connection."""
