@@ -22,6 +22,7 @@ class KeyServer:
         self.calls = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.called = asyncio.Event()
         self.url = ""
 
     @property
@@ -34,6 +35,7 @@ class KeyServer:
 
     async def answer(self, _request: web.Request) -> web.Response:
         self.calls += 1
+        self.called.set()
         await self.gate.wait()
         if self.fault is not None:
             return web.Response(status=self.fault.status, body=self.fault.body, headers=self.fault.headers)

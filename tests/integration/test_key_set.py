@@ -63,8 +63,8 @@ async def is_good(verifier: TokenVerifier, text: str) -> bool:
 
 async def settle(keys: KeySet) -> None:
     """Until no fetch is under way."""
-    while keys._fetching is not None:
-        await asyncio.sleep(0)
+    if keys._fetching is not None:
+        await asyncio.wait({keys._fetching})
 
 
 async def test_the_first_token_waits_for_the_keys_and_the_next_do_not(
@@ -77,8 +77,7 @@ async def test_the_first_token_waits_for_the_keys_and_the_next_do_not(
 async def test_a_hundred_first_tokens_share_one_fetch(server: KeyServer, verifier: TokenVerifier) -> None:
     server.gate.clear()
     answers = [asyncio.create_task(is_good(verifier, token(server, OLD))) for _ in range(100)]
-    while server.calls == 0:
-        await asyncio.sleep(0)
+    await server.called.wait()
     server.gate.set()
     assert await asyncio.gather(*answers) == [True] * 100
     assert server.calls == 1
@@ -88,8 +87,7 @@ async def test_a_caller_who_leaves_does_not_take_the_fetch_along(server: KeyServ
     server.gate.clear()
     leaving = asyncio.create_task(is_good(verifier, token(server, OLD)))
     staying = asyncio.create_task(is_good(verifier, token(server, OLD)))
-    while server.calls == 0:
-        await asyncio.sleep(0)
+    await server.called.wait()
     leaving.cancel()
     await asyncio.wait({leaving})
     server.gate.set()
@@ -227,8 +225,7 @@ async def test_closing_ends_a_fetch_that_is_under_way(server: KeyServer, clock: 
     keys = KeySet(server.url, clock=clock)
     server.gate.clear()
     waiting = asyncio.create_task(keys.look_for("old"))
-    while server.calls == 0:
-        await asyncio.sleep(0)
+    await server.called.wait()
     await keys.close()
     await waiting
     assert keys.get("old") is None
