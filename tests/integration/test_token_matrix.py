@@ -203,7 +203,7 @@ def bad_headers(project: Project, issuer: str) -> dict[str, str]:
         ),
         "alg HS256 by the empty secret": secret_signer(b"", kid=kid).token(whole),
         "alg ES256, a signature of zeros": f"{encode(json.dumps(ES.header).encode())}.{body}.{encode(bytes(64))}",
-        "alg ES256, a signature in DER": f"{encode(json.dumps(ES.header).encode())}.{body}.{encode(bytes([48, 6] * 4))}",
+        "alg ES256, a signature in DER": ES.token(whole).rpartition(".")[0] + "." + encode(bytes([48, 6] * 4)),
         "another key of the same kid": stranger[signer.algorithm].token(whole),
         "kid unknown": ec_signer("never-published").token(whole),
         "kid unknown, RS256": STRANGER_RS.token(whole, kid="never-published-either"),
