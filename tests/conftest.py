@@ -6,6 +6,7 @@ import pytest
 
 from server.storage.postgres_binaries import Binaries
 from tests.postgres import DEBIAN_15, Cluster, running_cluster
+from tests.supabase import Project, new_project, running_supabase
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +111,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         short = [item for item in items if "is_soak" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=short)
         items[:] = [item for item in items if item not in short]
+
+
+@pytest.fixture(scope="session")
+def supabase_18() -> Iterator[Cluster]:
+    with running_supabase(Binaries.find()) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def supabase_15() -> Iterator[Cluster]:
+    if not (DEBIAN_15 / "postgres").exists():
+        pytest.skip("Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)")
+    with running_supabase(Binaries.at(DEBIAN_15)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def project(supabase_18: Cluster) -> Iterator[Project]:
+    """The database of a new Supabase project, without a table of ours, on the embedded version."""
+    with new_project(supabase_18) as made:
+        yield made
+
+
+@pytest.fixture(params=["supabase_18", "supabase_15"])
+def any_project(request: pytest.FixtureRequest) -> Iterator[Project]:
+    """The database of a new Supabase project, on both versions."""
+    with new_project(request.getfixturevalue(request.param)) as made:
+        yield made

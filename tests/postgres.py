@@ -60,16 +60,19 @@ class Cluster:
 
     folder: Path
     password: str
+    superuser: str = "postgres"
 
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres:{self.password}@/{database}?host={quote(str(self.folder))}&port=5432"
+    def url(self, database: str = "postgres", *, role: str | None = None) -> str:
+        """For the superuser, or for another role that has the same password."""
+        user = role or self.superuser
+        return f"postgresql://{user}:{self.password}@/{database}?host={quote(str(self.folder))}&port=5432"
 
-    def execute(self, *statements: str) -> None:
+    def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, each on its own."""
-        run(self._execute(statements))
+        run(self._execute(statements, database))
 
-    async def _execute(self, statements: tuple[str, ...]) -> None:
-        connection = await asyncpg.connect(self.url())
+    async def _execute(self, statements: tuple[str, ...], database: str) -> None:
+        connection = await asyncpg.connect(self.url(database))
         try:
             for statement in statements:
                 await connection.execute(statement)
@@ -77,12 +80,12 @@ class Cluster:
             await connection.close()
 
     @contextmanager
-    def database(self, template: str = "template1") -> Iterator[str]:
-        """The URL of a database made for this block, dropped in the end whoever is still connected."""
-        name = f"test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    def database(self, template: str = "template1", *, owner: str | None = None) -> Iterator[str]:
+        """The URL of a database made for this block and its owner, dropped in the end whoever is still connected."""
+        name, role = f"test_{secrets.token_hex(6)}", owner or self.superuser
+        self.execute(f"CREATE DATABASE {name} OWNER {role} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
-            yield self.url(name)
+            yield self.url(name, role=role)
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -103,16 +106,16 @@ async def _migrate(url: str) -> None:
 
 
 @contextmanager
-def running_cluster(binaries: Binaries) -> Iterator[Cluster]:
+def running_cluster(binaries: Binaries, *, superuser: str = "postgres") -> Iterator[Cluster]:
     """Make a cluster in a private temporary folder (short: a socket's path has 107 bytes at most), and end it."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_memory_disk()))
     data = folder / "data"
     account = choose_account(data, binaries)
     account.own(folder)
-    cluster = Cluster(folder, secrets.token_urlsafe(12))
+    cluster = Cluster(folder, secrets.token_urlsafe(12), superuser)
     password_file = folder / "password"
     password_file.write_text(cluster.password)
-    initdb = (binaries.path("initdb"), "-D", str(data), "-U", "postgres", f"--pwfile={password_file}")
+    initdb = (binaries.path("initdb"), "-D", str(data), "-U", superuser, f"--pwfile={password_file}")
     options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
     try:
         command = [*account.prefix, *initdb, *options]
