@@ -11,6 +11,7 @@ from server.actors.capacity import Backlog, Slots
 from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
 from server.actors.journal import Journal
+from server.actors.notifier import Notifier
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.switchboard import Switchboard
@@ -20,7 +21,7 @@ from server.errors import Unavailable
 from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
-from server.model_request import InstanceId, ModelRequest
+from server.model_request import InstanceId, ModelRequest, RequestId
 from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
@@ -30,6 +31,7 @@ _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 5.0
+_LINES = ("journal", "sweeper", "switchboard", "notifier", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -69,10 +71,12 @@ class Engine:
         self.lease = Lease(instance_id)
 
         # A line of its own for each actor: none waits for another's statement.
-        self._lines = {name: Line(database.connect) for name in ("journal", "sweeper", "switchboard", "resignation")}
+        self._lines = {name: Line(database.connect) for name in _LINES}
         self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
         self.journal = Journal(self._lines["journal"], queries)
-        self.switchboard = Switchboard(self._lines["switchboard"], queries)
+        notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
+        on_news = _ignore if notifier is None else notifier.tell
+        self.switchboard = Switchboard(self._lines["switchboard"], queries, on_news=on_news)
         self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)
         self._sweeper = Sweeper(
             self._lines["sweeper"],
@@ -84,6 +88,7 @@ class Engine:
             workload=self.workload,
             retention_days=settings.retention_days,
             upstream_outage=lambda: upstream.breaker.outage,
+            on_news=on_news,
         )
         upstream.breaker.watch(self._sweeper.wake)
         generators = {
@@ -106,6 +111,8 @@ class Engine:
             "sweeper": self._sweeper,
             **generators,
         }
+        if notifier is not None:
+            actors["notifier"] = notifier
         self._supervisor = Supervisor(actors)
 
     def start(self) -> None:
@@ -216,3 +223,7 @@ class Engine:
                 await self._lines["resignation"].fetch(self._queries["delete_instance"], self.lease.instance_id)
         except (DatabaseAway, TimeoutError):
             log.info("lease_left_to_expire")
+
+
+def _ignore(_request_id: RequestId) -> None:
+    """Nobody else wants to know."""

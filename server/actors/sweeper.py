@@ -16,7 +16,7 @@ from server.actors.claims import model_request_of
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, Suspects
 from server.actors.workload import Workload
-from server.model_request import InstanceId, ModelRequest, Status
+from server.model_request import InstanceId, ModelRequest, RequestId, Status
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
@@ -49,6 +49,7 @@ class Sweeper:
         workload: Workload,
         retention_days: int = 0,
         upstream_outage: Callable[[], str | None] = lambda: None,
+        on_news: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
         self._line = line
         self._queries = queries
@@ -59,6 +60,7 @@ class Sweeper:
         self._workload = workload
         self._retention_days = retention_days
         self._upstream_outage = upstream_outage
+        self._on_news = on_news
         self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
         self._due: dict[str, float] = {}
@@ -154,6 +156,7 @@ class Sweeper:
         )
         for row in rows:
             log.warning("request_rescued", id=str(row["id"]), status=row["status"], attempt=row["attempt"])
+            self._on_news(row["id"])
         if rows:
             self._backlog.hint()
         if len(rows) < _SWEEP_BATCH:
@@ -166,8 +169,10 @@ class Sweeper:
         )
         for row in expired:
             log.info("request_expired", id=str(row["id"]))
+            self._on_news(row["id"])
         for row in await self._line.fetch(self._queries["finalise_cancelled"], _SWEEP_BATCH):
             log.info("request_cancelled", id=str(row["id"]))
+            self._on_news(row["id"])
 
     async def adopt(self) -> None:
         """Run what the database says is ours and memory does not hold: an accept or a claim whose reply was lost."""

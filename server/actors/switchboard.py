@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -96,9 +96,12 @@ class Watch:
 class Switchboard:
     """Local news wakes waiters at once; one batched query a second over all waited-for ids is the truth behind it."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+    def __init__(
+        self, line: Line, queries: Mapping[str, str], *, on_news: Callable[[RequestId], None] = lambda _: None
+    ) -> None:
         self._line = line
         self._queries = queries
+        self._on_news = on_news
         self._watches: dict[RequestId, set[Watch]] = {}
         self._count = 0
         self._kept_bytes = 0
@@ -136,6 +139,7 @@ class Switchboard:
 
     def publish(self, request_id: RequestId, view: View) -> None:
         """Tell everyone who waits for this request; never blocks."""
+        self._on_news(request_id)
         for watch in tuple(self._watches.get(request_id, ())):
             watch.tell(view)
 

@@ -63,3 +63,7 @@ SELECT
 SELECT id
 FROM public.model_requests
 WHERE user_id = $1 AND status = 'processing';
+
+-- name: broadcast_requests
+-- Tell Supabase Realtime how these requests stand: the number of messages, NULL where there is no Realtime.
+SELECT public.broadcast_model_requests($1::uuid[]) AS sent;

@@ -1,0 +1,64 @@
+"""Tells Supabase Realtime of requests that changed: in batches, beside the writes, never in their way."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from server.model_request import RequestId
+from server.storage.database import DatabaseAway, Line
+
+PAUSE_S = 0.05
+"""Between two statements: what changes meanwhile goes out together, and twice changed is told once."""
+BATCH = 500
+MAX_WAITING = 10_000
+"""Beyond that the oldest are forgotten: whoever listens reads the request itself for certainty."""
+_RETRY_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Notifier:
+    """Holds ids only: what is told is what the row says when it is told."""
+
+    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+        self._line = line
+        self._queries = queries
+        self._waiting: dict[RequestId, None] = {}
+        self._news = asyncio.Event()
+        self._forgotten = 0
+
+    def tell(self, request_id: RequestId) -> None:
+        """This request changed; never blocks."""
+        self._waiting.pop(request_id, None)
+        self._waiting[request_id] = None
+        if len(self._waiting) > MAX_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+            self._forgotten += 1
+        self._news.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self._flush()
+            except DatabaseAway as error:
+                log.debug("broadcast_skipped", reason=str(error))
+                self._news.set()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(PAUSE_S)
+            batch = list(self._waiting)[:BATCH]
+            for request_id in batch:
+                del self._waiting[request_id]  # before the statement: what changes during it is told again
+            try:
+                await self._line.fetch(self._queries["broadcast_requests"], batch)
+            except DatabaseAway:
+                self._waiting = dict.fromkeys(batch) | self._waiting
+                raise
+        if self._forgotten:
+            log.warning("broadcasts_forgotten", count=self._forgotten)
+            self._forgotten = 0
