@@ -228,6 +228,11 @@ class Settings(BaseSettings):
             lines.append("INFERENCE_BACKEND=huggingface needs HF_API_TOKEN, or HF_BASE_URL for a server of your own.")
         if self.backend is Backend.EDGE and not self.supabase_url:
             lines.append("INFERENCE_BACKEND=edge needs SUPABASE_URL, where the edge function runs.")
+        if self.backend is Backend.EDGE and self.supabase_url and not self.supabase_service_role_key:
+            lines.append(
+                "The edge function is called with SUPABASE_SERVICE_ROLE_KEY, which is not set: copy it from the "
+                "project's API settings, or set HF_API_TOKEN to do without the function."
+            )
         if self.database_url and self.backend is Backend.OFFLINE and self.inference_backend is None:
             lines.append(
                 "DATABASE_URL is set but no model is: set HF_API_TOKEN or HF_BASE_URL, "

@@ -1,6 +1,7 @@
 """The operations on accounts."""
 
-from server.errors import Conflict, RateLimited, Unauthenticated
+from server.auth.accounts import CHECK_YOUR_EMAIL
+from server.errors import Conflict, Forbidden, RateLimited, Unauthenticated
 from server.openapi import examples
 from server.openapi.operation import BODY, SIGNED_IN, USUAL, Operation
 from server.openapi.parts import empty_answer, json_answer
@@ -16,15 +17,21 @@ ACCOUNTS = (
         "Accounts",
         "Create an account",
         {
+            "200": json_answer(
+                "The address has to be confirmed first (accounts in Supabase); the same for one that is taken.",
+                ref("Unconfirmed"),
+                examples={"unconfirmed": {"message": CHECK_YOUR_EMAIL, "user": {"email": "alice@example.com"}}},
+            ),
             "201": json_answer(
                 "The account, signed in.",
                 ref("Session"),
                 examples={"session": {"message": "Account created.", **examples.SESSION}},
-            )
+            ),
         },
+        description="Accounts in Supabase may ask more of a password, and for the address to be confirmed by e-mail.",
         alias="/auth/signup",
         body="Credentials",
-        problems=(*BODY, Conflict, RateLimited, *USUAL),
+        problems=(*BODY, Forbidden, Conflict, RateLimited, *USUAL),
         is_public=True,
     ),
     Operation(
@@ -37,7 +44,7 @@ ACCOUNTS = (
         description="An unknown address and a wrong password are answered alike, after the same time.",
         alias="/api/auth/signin",
         body="SignIn",
-        problems=(*BODY, Unauthenticated, RateLimited, *USUAL),
+        problems=(*BODY, Unauthenticated, Forbidden, RateLimited, *USUAL),
         is_public=True,
     ),
     Operation(
@@ -101,6 +108,6 @@ ACCOUNTS = (
         "Delete the account with all its requests",
         {"204": empty_answer("Gone. What was running for it is stopped.")},
         alias="/api/auth/user",
-        problems=(*SIGNED_IN, *USUAL),
+        problems=(*SIGNED_IN, Forbidden, *USUAL),
     ),
 )

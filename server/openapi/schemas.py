@@ -197,6 +197,10 @@ _PUBLIC: dict[str, Schema] = {
             "last_sign_in_at": _nullable("string", "", **_TIME),
         },
     ),
+    "Unconfirmed": _object(
+        "An account whose address has to be confirmed; nothing more is said of it.",
+        {"message": _text(), "user": _object("The address.", {"email": _text(format="email")})},
+    ),
     "Notice": _object("Words for the user.", {"message": _text()}),
     "Health": _HEALTH,
     "Liveness": _object("The event loop answers.", {"status": {"const": "ok"}}),

@@ -9,6 +9,7 @@ from server.settings import HUGGING_FACE_ROUTER, Backend, LogFormat, Settings
 
 SECRET = "s3cret-that-nobody-may-see-in-a-message"
 OWN_DATABASE = f"postgresql://alice:{SECRET}@db.example.com:5432/app"
+PROJECT = {"SUPABASE_URL": "https://abc.supabase.co"}
 SUPABASE = {
     "SUPABASE_URL": "https://abc.supabase.co",
     "SUPABASE_ANON_KEY": SECRET,
@@ -115,8 +116,12 @@ def test_log_format_is_left_to_the_terminal_unless_said(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({"SUPABASE_URL": "https://abc.supabase.co", "SUPABASE_ANON_KEY": "k"}, "DATABASE_URL is not"),
-        ({"SUPABASE_URL": "https://abc.supabase.co", "DATABASE_URL": OWN_DATABASE}, "SUPABASE_ANON_KEY is not"),
+        ({**PROJECT, "SUPABASE_ANON_KEY": "k", "HF_API_TOKEN": "t"}, "DATABASE_URL is not"),
+        ({**PROJECT, "DATABASE_URL": OWN_DATABASE, "HF_API_TOKEN": "t"}, "SUPABASE_ANON_KEY is not"),
+        (
+            {**PROJECT, "SUPABASE_ANON_KEY": "k", "DATABASE_URL": OWN_DATABASE},
+            "SUPABASE_SERVICE_ROLE_KEY, which is not",
+        ),
         ({"DATABASE_URL": OWN_DATABASE}, "INFERENCE_BACKEND=offline"),
         ({"INFERENCE_BACKEND": "huggingface"}, "needs HF_API_TOKEN"),
         ({"INFERENCE_BACKEND": "edge"}, "needs SUPABASE_URL"),
