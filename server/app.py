@@ -22,7 +22,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, console, docs, health, requests
+from server.routes import auth, console, docs, gotrue, health, requests
 from server.settings import Settings
 from server.storage.database import Database
 from server.storage.queries import load_queries, sql_directory
@@ -33,7 +33,7 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
 
-_CORS_METHODS = ("GET", "POST", "DELETE")
+_CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 _CORS_EXPOSED = (
     "Location",
     "Link",
@@ -43,6 +43,8 @@ _CORS_EXPOSED = (
     "RateLimit-Policy",
     "Preference-Applied",
     "X-Request-Id",
+    "X-Sb-Error-Code",
+    "X-Supabase-Api-Version",
 )
 
 
@@ -90,6 +92,9 @@ def create_app(
     _provide_limits(app)
     for routes in (auth, requests, health, docs, console):
         routes.add_routes(app)
+    if identity.gotrue is not None:
+        app[keys.GOTRUE] = identity.gotrue
+        gotrue.add_routes(app)
     for route in app.router.routes():
         # By default aiohttp says "100 Continue" before any middleware has seen the request; bodies.py says it in time.
         route._expect_handler = _say_nothing_yet  # noqa: SLF001 - else every single route would have to name it

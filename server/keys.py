@@ -5,6 +5,7 @@ from aiohttp import web
 from server.actors.switchboard import Switchboard
 from server.admission import Admission
 from server.auth.accounts import Accounts
+from server.auth.gotrue.accounts import GoTrueAccounts
 from server.auth.principal import Principal
 from server.auth.tokens import TokenVerifier
 from server.bodies import BodyRoom
@@ -27,6 +28,7 @@ ADMISSION = web.AppKey("admission", Admission)
 HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
+GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 BODY_ROOM = web.AppKey("body_room", BodyRoom)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from server import keys
+from server.auth.gotrue.refusals import problem_wording
 from server.auth.tokens import bearer_token
 from server.errors import (
     BadSyntax,
@@ -39,6 +40,8 @@ _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 SERVER_NAME = "ai-sdk-server"
 """In place of aiohttp's own, which names versions."""
+GOTRUE_PREFIX = "/auth/v1/"
+"""Below it, errors have the shape that clients of Supabase Auth read."""
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
@@ -198,9 +201,11 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
 
 
 def problem_response(request: web.Request, problem: Problem) -> web.Response:
-    response = json_response(
-        problem_body(problem, request[keys.REQUEST_ID]), status=problem.status, headers=problem.headers
-    )
+    body, headers = problem_body(problem, request[keys.REQUEST_ID]), problem.headers
+    if request.path.startswith(GOTRUE_PREFIX) and keys.GOTRUE in request.app:
+        wording = problem_wording(problem, request.headers)
+        body, headers = wording.body, headers | wording.headers
+    response = json_response(body, status=problem.status, headers=headers)
     if not request.content.is_eof() and problem.status in {401, 408, 413, 415, 503}:
         response.force_close()  # do not read a body that was refused
     return response

@@ -3,14 +3,18 @@
 import contextlib
 import hashlib
 import secrets
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
+
+import orjson
 
 from server.auth.accounts import NOBODY, Caller, Session, SignedUp, User
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, require_acceptable
 from server.auth.principal import Principal
 from server.auth.tokens import ACCESS_TOKEN_S, TokenMinter
+from server.encoding import dumps
 from server.errors import Conflict, Invalid, Unauthenticated
 from server.model_request import UserId
 from server.storage.reader import Reader
@@ -29,13 +33,16 @@ class EmbeddedAccounts:
         self._passwords = passwords
         self._minter = minter
 
-    async def sign_up(self, email: str, password: str, _caller: Caller = NOBODY, /) -> SignedUp:
+    async def sign_up(
+        self, email: str, password: str, _caller: Caller = NOBODY, /, *, metadata: Mapping[str, Any] | None = None
+    ) -> SignedUp:
+        """As `Accounts.sign_up`; `metadata` is whatever the app wants to keep with the account."""
         address = normalise_email(email)
         require_acceptable(password)
         hashed = await self._passwords.hash(password)
         session_id, refresh_token = uuid4(), _new_refresh_token()
         account = await self._reader.fetch_row(
-            "create_user", uuid4(), address, hashed, session_id, _fingerprint(refresh_token)
+            "create_user", uuid4(), address, hashed, session_id, fingerprint(refresh_token), dumps(metadata or {})
         )
         if account is None:
             raise Conflict("There is an account with this e-mail already; sign in instead.")
@@ -49,7 +56,7 @@ class EmbeddedAccounts:
         if not await self._passwords.matches(stored, password) or found is None:
             raise Unauthenticated(_WRONG_CREDENTIALS)
         session_id, refresh_token = uuid4(), _new_refresh_token()
-        account = await self._reader.fetch_row("open_session", session_id, found["id"], _fingerprint(refresh_token))
+        account = await self._reader.fetch_row("open_session", session_id, found["id"], fingerprint(refresh_token))
         if account is None:  # deleted in this moment
             raise Unauthenticated(_WRONG_CREDENTIALS)
         return self._session(account, session_id, refresh_token)
@@ -57,7 +64,7 @@ class EmbeddedAccounts:
     async def refresh(self, refresh_token: str, _caller: Caller = NOBODY, /) -> Session:
         successor = _new_refresh_token()
         account = await self._reader.fetch_row(
-            "rotate_refresh_token", _fingerprint(refresh_token), _fingerprint(successor), REUSE_INTERVAL_S
+            "rotate_refresh_token", fingerprint(refresh_token), fingerprint(successor), REUSE_INTERVAL_S
         )
         if account is None:
             raise Unauthenticated("The refresh token is not valid; sign in again.")
@@ -83,7 +90,8 @@ class EmbeddedAccounts:
 
     def _session(self, account: Any, session_id: UUID, refresh_token: str) -> Session:
         user = _user(account)
-        token, expires_at = self._minter.mint(user.id, user.email, session_id)
+        metadata = orjson.loads(account["raw_user_meta_data"] or b"{}")
+        token, expires_at = self._minter.mint(user.id, user.email, session_id, metadata)
         return Session(user, token, refresh_token, expires_in=ACCESS_TOKEN_S, expires_at=expires_at)
 
 
@@ -104,5 +112,6 @@ def _new_refresh_token() -> str:
     return secrets.token_urlsafe(_REFRESH_TOKEN_BYTES)
 
 
-def _fingerprint(token: str) -> str:
+def fingerprint(token: str) -> str:
+    """What is stored of a refresh token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

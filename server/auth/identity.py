@@ -7,6 +7,7 @@ from typing import Any
 
 from server.auth.accounts import Accounts
 from server.auth.embedded import EmbeddedAccounts
+from server.auth.gotrue.accounts import GoTrueAccounts
 from server.auth.key_set import KeySet
 from server.auth.passwords import Passwords
 from server.auth.supabase import connect_accounts
@@ -24,6 +25,8 @@ class Identity:
     accounts: Accounts
     verifier: TokenVerifier
     open: Opening
+    gotrue: GoTrueAccounts | None = None
+    """The embedded accounts for clients of Supabase Auth; None where Supabase itself is there for them."""
 
 
 def create_identity(settings: Settings, reader: Reader, signing_key: SigningKey) -> Identity:
@@ -44,7 +47,7 @@ def _embedded(reader: Reader, signing_key: SigningKey) -> Identity:
             passwords.close()
 
     accounts = EmbeddedAccounts(reader, passwords=passwords, minter=TokenMinter(signing_key))
-    return Identity(accounts, TokenVerifier(signing_key), opened)
+    return Identity(accounts, TokenVerifier(signing_key), opened, GoTrueAccounts(accounts, reader, passwords))
 
 
 def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Identity:

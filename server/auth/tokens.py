@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -68,7 +68,9 @@ class TokenMinter:
         self._key = key
         self._clock = clock
 
-    def mint(self, user_id: UserId, email: str, session_id: UUID) -> tuple[str, int]:
+    def mint(
+        self, user_id: UserId, email: str, session_id: UUID, user_metadata: Mapping[str, Any] | None = None
+    ) -> tuple[str, int]:
         """A token for `ACCESS_TOKEN_S` seconds, and when it expires in seconds since the epoch."""
         now = int(self._clock())
         expires_at = now + ACCESS_TOKEN_S
@@ -81,7 +83,7 @@ class TokenMinter:
             "email": email,
             "phone": "",
             "app_metadata": {"provider": "email", "providers": ["email"]},
-            "user_metadata": {},
+            "user_metadata": user_metadata or {},
             "role": "authenticated",
             "aal": "aal1",
             "amr": [{"method": "password", "timestamp": now}],

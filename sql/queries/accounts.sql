@@ -1,10 +1,10 @@
 -- name: create_user
 -- Insert an account, signed in: its first session and refresh token. Nothing comes back when the e-mail has an account.
 WITH account AS (
-    INSERT INTO auth.users (id, email, encrypted_password, email_confirmed_at, last_sign_in_at)
-    VALUES ($1, $2, $3, now(), now())
+    INSERT INTO auth.users (id, email, encrypted_password, email_confirmed_at, last_sign_in_at, raw_user_meta_data)
+    VALUES ($1, $2, $3, now(), now(), $6)
     ON CONFLICT (email) WHERE is_sso_user = false DO NOTHING
-    RETURNING id, email, created_at, last_sign_in_at
+    RETURNING id, email, created_at, last_sign_in_at, raw_user_meta_data
 ), session AS (
     INSERT INTO auth.sessions (id, user_id)
     SELECT $4, id
@@ -15,7 +15,7 @@ WITH account AS (
     SELECT $5, user_id::text, id
     FROM session
 )
-SELECT id, email, created_at, last_sign_in_at
+SELECT id, email, created_at, last_sign_in_at, raw_user_meta_data
 FROM account;
 
 -- name: find_user_by_email
@@ -39,7 +39,7 @@ WITH account AS (
     UPDATE auth.users
     SET last_sign_in_at = now()
     WHERE id = $2
-    RETURNING id, email, created_at, last_sign_in_at
+    RETURNING id, email, created_at, last_sign_in_at, raw_user_meta_data
 ), session AS (
     INSERT INTO auth.sessions (id, user_id)
     SELECT $1, id
@@ -50,7 +50,7 @@ WITH account AS (
     SELECT $3, user_id::text, id
     FROM session
 )
-SELECT id, email, created_at, last_sign_in_at
+SELECT id, email, created_at, last_sign_in_at, raw_user_meta_data
 FROM account;
 
 -- name: rotate_refresh_token
@@ -88,7 +88,7 @@ WITH presented AS MATERIALIZED (
     WHERE session.id = presented.session_id
         AND NOT EXISTS (SELECT FROM fresh)
 )
-SELECT account.id, account.email, account.created_at, account.last_sign_in_at, fresh.session_id
+SELECT account.id, account.email, account.created_at, account.last_sign_in_at, account.raw_user_meta_data, fresh.session_id
 FROM fresh
 INNER JOIN auth.users AS account ON account.id = fresh.user_id
 WHERE account.deleted_at IS NULL AND (account.banned_until IS NULL OR account.banned_until < now());
@@ -113,3 +113,45 @@ WITH proposed AS (
     RETURNING value
 )
 SELECT value FROM proposed;
+
+-- name: get_account
+-- Everything of an account that a client of Supabase Auth is shown, and whether session $2 of it is still open.
+SELECT
+    account.id, account.email, account.email_confirmed_at, account.last_sign_in_at, account.raw_app_meta_data,
+    account.raw_user_meta_data, account.created_at, account.updated_at, account.encrypted_password,
+    EXISTS (
+        SELECT FROM auth.sessions AS session WHERE session.id = $2 AND session.user_id = account.id
+    ) AS has_session
+FROM auth.users AS account
+WHERE account.id = $1 AND account.deleted_at IS NULL;
+
+-- name: find_refresh_token
+-- Whether a refresh token is known, and was traded already.
+SELECT revoked
+FROM auth.refresh_tokens
+WHERE token = $1;
+
+-- name: update_account
+-- Change what is given (NULL leaves it) of account $1. A new password ends all of its sessions but $5.
+WITH account AS (
+    UPDATE auth.users
+    SET email = coalesce($2, email),
+        encrypted_password = coalesce($3, encrypted_password),
+        raw_user_meta_data = coalesce($4, raw_user_meta_data),
+        updated_at = now()
+    WHERE id = $1 AND deleted_at IS NULL
+    RETURNING id
+), ended AS (
+    DELETE FROM auth.sessions AS session
+    USING account
+    WHERE session.user_id = account.id
+        AND $3::text IS NOT NULL
+        AND session.id IS DISTINCT FROM $5
+)
+SELECT id FROM account;
+
+-- name: close_sessions
+-- End sessions of account $1: session $2 ($3 = 'local'), all but it ('others'), or all of them ('global').
+DELETE FROM auth.sessions
+WHERE user_id = $1
+    AND CASE $3::text WHEN 'local' THEN id = $2 WHEN 'others' THEN id <> $2 ELSE true END;

@@ -1,0 +1,1 @@
+"""The embedded accounts in the shapes of Supabase Auth (GoTrue), for its client libraries."""
