@@ -43,6 +43,10 @@ async def _command(options: argparse.Namespace, settings: Settings) -> int:
             from server.doctor import run_doctor  # noqa: PLC0415 - as above
 
             return await run_doctor(settings)
+        case "set-password":
+            from server.set_password import run_set_password  # noqa: PLC0415 - as above
+
+            return await run_set_password(settings, options.email)
         case "worker":
             from server.workers import work  # noqa: PLC0415 - as above
 
@@ -63,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     migrate = commands.add_parser("migrate", help="bring the database to the newest schema")
     migrate.add_argument("--status", action="store_true", help="only show what is applied and what is missing")
     commands.add_parser("doctor", help="check settings, database and upstream, and say what to do")
+    password = commands.add_parser("set-password", help="give an account a new password, and end its sessions")
+    password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
     worker = commands.add_parser("worker")  # started by `serve` when WORKERS is greater than 1; not for people
     worker.add_argument("number", type=int)
     worker.add_argument("ready", type=int)

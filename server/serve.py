@@ -26,8 +26,9 @@ from server.model_request import InstanceId
 from server.predecessor import InstanceFile
 from server.refusal import CannotStart
 from server.settings import Backend, Settings
+from server.storage.data_folder import DataFolderInUse
 from server.storage.database import Database
-from server.storage.embedded_postgres import EmbeddedPostgres
+from server.storage.embedded_postgres import EmbeddedPostgres, url_of_running
 from server.storage.ephemeral import is_ephemeral
 
 EXIT_CANNOT_WORK = 2
@@ -197,6 +198,17 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
     max_connections = max(_MIN_CONNECTIONS, _SPARE_CONNECTIONS + _CONNECTIONS_PER_WORKER * settings.workers)
     async with EmbeddedPostgres(settings.data_dir, max_connections=max_connections) as postgres:
         yield postgres.url
+
+
+@contextlib.asynccontextmanager
+async def open_shared_database(settings: Settings) -> AsyncIterator[str]:
+    """As `open_database`, and beside a server that has the embedded one open already."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(open_database(settings))
+        except DataFolderInUse:
+            url = url_of_running(settings.data_dir)
+        yield url
 
 
 @contextlib.contextmanager

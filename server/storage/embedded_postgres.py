@@ -212,9 +212,26 @@ class EmbeddedPostgres:
                 self._cluster.prepare_log()
 
     def _url(self, database: str) -> str:
-        """The port is part of a socket's name, and would be taken from PGPORT if it were not said."""
-        host = quote(str(self._sockets), safe="")
-        return f"postgresql://postgres:{self._password}@/{database}?host={host}&port=5432"
+        return _connection_string(self._password, str(self._sockets), database)
+
+
+def url_of_running(data_dir: Path) -> str:
+    """The connection string of the embedded Postgres that another process of this user runs in this folder.
+
+    Raises `EmbeddedPostgresError` where there is none. The fifth line of postmaster.pid names its socket's folder
+    (src/include/utils/pidfile.h).
+    """
+    cluster = ClusterFolder(data_dir.absolute() / "postgres")
+    try:
+        sockets = (cluster.data / "postmaster.pid").read_text("utf-8").splitlines()[4]
+    except (OSError, IndexError):
+        raise EmbeddedPostgresError(f"The embedded Postgres in {cluster.home} is not running.") from None
+    return _connection_string(cluster.read_password(), sockets, "ai_sdk_server")
+
+
+def _connection_string(password: str, sockets: str, database: str) -> str:
+    """The port is part of a socket's name, and would be taken from PGPORT if it were not said."""
+    return f"postgresql://postgres:{password}@/{database}?host={quote(sockets, safe='')}&port=5432"
 
 
 def _settings(major: int) -> dict[str, str]:

@@ -155,3 +155,17 @@ SELECT id FROM account;
 DELETE FROM auth.sessions
 WHERE user_id = $1
     AND CASE $3::text WHEN 'local' THEN id = $2 WHEN 'others' THEN id <> $2 ELSE true END;
+
+-- name: set_password
+-- A new password for the account of an e-mail, whose sessions all end. Nothing comes back where there is no such account.
+WITH account AS (
+    UPDATE auth.users
+    SET encrypted_password = $2, updated_at = now()
+    WHERE email = $1 AND is_sso_user = false AND deleted_at IS NULL
+    RETURNING id
+), ended AS (
+    DELETE FROM auth.sessions AS session
+    USING account
+    WHERE session.user_id = account.id
+)
+SELECT id FROM account;

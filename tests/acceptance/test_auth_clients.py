@@ -98,7 +98,7 @@ SAID = [
     ["refresh", [True, None]],
     ["wait", None],
     ["reused", ["refresh_token_already_used", 400]],
-    ["ended", ["session_not_found"]],
+    ["ended", ["AuthSessionMissingError"]],
     ["same password", ["same_password"]],
     ["update password", [EMAIL, None]],
     ["sign out", [None, None]],
