@@ -318,19 +318,19 @@ async def test_an_impossible_model_is_not_asked_for(connect: Connect) -> None:
 
 
 async def test_an_upstream_that_never_answers_is_given_up(connect: Connect) -> None:
-    client = connect(timeout_s=0.1, max_retries=1)
+    client = connect(timeout_s=1, max_retries=1)  # enough for the connection of the first try, on a busy machine too
     client.fake.default = lambda _: Answer(end=End.STALL, is_silent=True)
     failed = await client.fail()
     assert failed.transient
-    assert failed.message == "The model did not answer within 0.1 s."
+    assert failed.message == "The model did not answer within 1 s."
     assert len(client.fake.calls) == 2
 
 
 async def test_the_deadline_of_the_request_comes_before_that_of_a_try(client: Client) -> None:
     client.fake.default = lambda _: Answer(end=End.STALL, is_silent=True)
     started = asyncio.get_running_loop().time()
-    failed = await client.fail(timeout_s=0.2)
-    assert asyncio.get_running_loop().time() - started < 2
+    failed = await client.fail(timeout_s=0.5)
+    assert asyncio.get_running_loop().time() - started < 5
     assert failed.transient
     assert len(client.fake.calls) == 1
 
