@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+DENO := DENO_DIR=$(VENV)/deno NO_COLOR=1 $(VENV)/bin/deno
+FUNCTION := supabase/functions/hf-inference
 PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
@@ -34,6 +36,9 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(PY) -m mypy
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) scripts/check_requirements.py
+	$(DENO) fmt --check --config $(FUNCTION)/deno.json $(FUNCTION) tests/clients/accounts.ts
+	$(DENO) lint --config $(FUNCTION)/deno.json $(FUNCTION)
+	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 
 image: $(DEV) ## execute the Dockerfile's steps in a clean root and serve from it (2 min; root, debootstrap)
 	@exec $(PY) -m scripts.image

@@ -117,7 +117,7 @@ async def _examine_upstream(settings: Settings) -> Finding:
     finally:
         await upstream.close()
     if check.is_ok:
-        where = "" if settings.backend is Backend.OFFLINE else f"{settings.hf_base_url}: "
+        where = f"{settings.hf_base_url}: " if settings.backend is Backend.HUGGINGFACE else ""
         return Finding("model", where + check.detail)
     unreachable = check.fault in {UpstreamFault.UNREACHABLE, UpstreamFault.UNEXPECTED}
     return Finding("model", check.detail, Exit.UPSTREAM_UNREACHABLE if unreachable else Exit.UPSTREAM_REFUSES)

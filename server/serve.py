@@ -160,7 +160,7 @@ def log_choices(settings: Settings) -> None:
     """What the settings chose for each part, a line each, and which of them change nothing. No secrets."""
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
-    model = backend.value if backend is Backend.OFFLINE else f"{backend.value} at {settings.hf_base_url}"
+    model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
     accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
     for part, choice in {"database": database, "accounts": accounts, "model": model}.items():
         log.info("chosen", part=part, choice=choice)

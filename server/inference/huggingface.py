@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 import aiohttp
 import structlog
+from aiohttp import hdrs
 
 from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Completed, Delta, Event, Fault, Started
@@ -19,6 +20,7 @@ from server.inference.protocol import (
     BadModel,
     Decipherer,
     Failure,
+    Judge,
     Unintelligible,
     UpstreamError,
     WireRequest,
@@ -99,7 +101,11 @@ class HuggingFace:
         self._budget.earn()
         deadline = Deadline(timeout_s)
         plan = RetryPlan(
-            call.models, max_retries=self._max_retries, deadline=deadline, budget=self._budget, jitter=self._jitter
+            self._chain(call),
+            max_retries=self._max_retries,
+            deadline=deadline,
+            budget=self._budget,
+            jitter=self._jitter,
         )
         while True:
             tried = plan.model
@@ -147,7 +153,7 @@ class HuggingFace:
         try:
             model, wire = await self._prepare(call, model, timeout_s)
             async with self._request(wire, deadline.left_s) as response:
-                decipherer = Decipherer(response.status, response.headers, model=model)
+                decipherer = self._decipher(response, model)
                 while chunk := await _read(response, gap_s):
                     gap_s = self._gap_s
                     for event in decipherer.feed(chunk):
@@ -165,6 +171,16 @@ class HuggingFace:
                 yield last
         elif cut is not None:
             yield Failure(cut, model=model)
+
+    def _credentials(self) -> dict[str, str]:
+        return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}
+
+    def _chain(self, call: Call) -> tuple[str, ...]:
+        """The models to try here, one after the other; empty where upstream chooses."""
+        return call.models
+
+    def _decipher(self, response: aiohttp.ClientResponse, model: str | None) -> Decipherer:
+        return Decipherer(response.status, response.headers, model=model)
 
     async def _prepare(self, call: Call, model: str | None, timeout_s: float) -> tuple[str | None, WireRequest]:
         if model is None:
@@ -201,7 +217,7 @@ class HuggingFace:
 
     def _request(self, wire: WireRequest, timeout_s: float) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._session is None:
-            self._session = create_session(token=self._token, connections=self._connections)
+            self._session = create_session(credentials=self._credentials(), connections=self._connections)
         return self._session.request(
             wire.method,
             wire.url,
@@ -234,7 +250,7 @@ class HuggingFace:
             return None
         return models[0] if models else UpstreamError("The model provider has no model to offer.")
 
-    async def _fetch(self, wire: WireRequest) -> _Reply:
+    async def _fetch(self, wire: WireRequest, *, judge: Judge = read_refusal) -> _Reply:
         """The whole answer within `CHECK_S`; never raises for a fault of upstream."""
         body = bytearray()
         try:
@@ -246,7 +262,7 @@ class HuggingFace:
         if is_success(response.status):
             return _Reply(bytes(body))
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return _Reply(error=read_refusal(response.status, headers, bytes(body), now=datetime.now(UTC)))
+        return _Reply(error=judge(response.status, headers, bytes(body), now=datetime.now(UTC)))
 
     def _judge_probe(self, reply: _Reply) -> Check:
         error = reply.error

@@ -1,5 +1,7 @@
 """What aiohttp needs to reach a model provider, and what its exceptions mean."""
 
+from collections.abc import Mapping
+
 import aiohttp
 from aiohttp import hdrs, http_exceptions
 
@@ -17,11 +19,9 @@ TRANSPORT_ERRORS = (aiohttp.ClientError, http_exceptions.HttpProcessingError, OS
 """All that a fault of upstream or of the network can raise."""
 
 
-def create_session(*, token: str | None, connections: int) -> aiohttp.ClientSession:
+def create_session(*, credentials: Mapping[str, str], connections: int) -> aiohttp.ClientSession:
     """The one session of an upstream. No cookies, and no compression, which could be a bomb or hold tokens back."""
     headers = {hdrs.USER_AGENT: f"ai-sdk-server/{__version__}", hdrs.ACCEPT_ENCODING: "identity"}
-    if token is not None:
-        headers[hdrs.AUTHORIZATION] = f"Bearer {token}"
     connector = aiohttp.TCPConnector(
         limit=connections + _SPARE_CONNECTIONS,
         ttl_dns_cache=_DNS_CACHE_S,
@@ -29,7 +29,7 @@ def create_session(*, token: str | None, connections: int) -> aiohttp.ClientSess
     )
     return aiohttp.ClientSession(
         connector=connector,
-        headers=headers,
+        headers=headers | dict(credentials),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         raise_for_status=False,

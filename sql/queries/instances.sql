@@ -19,7 +19,9 @@ WITH renewed AS (
 )
 SELECT
     EXISTS (SELECT FROM renewed) AS is_renewed,
-    (SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp()) AS live_instances,
+    (
+        SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp() AND host <> 'edge function'
+    ) AS live_instances,
     ARRAY(SELECT id FROM held WHERE cancel_requested) AS cancelled,
     ARRAY(SELECT id FROM held WHERE cancel_requested IS NULL) AS lost;
 

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -256,6 +256,8 @@ class GoTrueFake:
             body = await handler(request)
         except Refusal as refusal:
             return self._error(request, refusal)
+        if isinstance(body, web.StreamResponse):
+            return body
         return web.Response(status=204) if body is None else web.json_response(body)
 
     def _is_admin(self, request: web.Request) -> bool:
@@ -280,8 +282,10 @@ def _time() -> str:
 
 
 @asynccontextmanager
-async def serve_gotrue(database_url: str) -> AsyncIterator[GoTrueFake]:
-    """Serves it on loopback below /auth/v1, until the end of the context."""
+async def serve_gotrue(
+    database_url: str, extend: Callable[[web.Application], None] = lambda _: None
+) -> AsyncIterator[GoTrueFake]:
+    """Serves it on loopback below /auth/v1, until the end of the context; `extend` adds more of a project's services."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
         fake = GoTrueFake(pool)
         app = web.Application(middlewares=[fake.gateway])
@@ -299,6 +303,7 @@ async def serve_gotrue(database_url: str) -> AsyncIterator[GoTrueFake]:
         ]
         for method, path, handler in routes:
             app.router.add_route(method, f"/auth/v1{path}", handler)
+        extend(app)
         async with TestServer(app) as server:
             fake.url = str(server.make_url("")).rstrip("/")
             yield fake

@@ -117,8 +117,8 @@ async def test_a_publication_of_all_tables_is_left_alone(any_project: Project) -
 async def test_a_table_that_is_published_already_is_left_alone(any_project: Project) -> None:
     await bring_forward(any_project)
     async with any_project.connected() as connection:
-        await connection.execute("DELETE FROM schema_migrations WHERE number = 8")
-    assert await bring_forward(any_project) == ["0008_publish_requests"]
+        await connection.execute("DELETE FROM schema_migrations WHERE number >= 8")
+    assert (await bring_forward(any_project))[0] == "0008_publish_requests"
 
 
 @pytest.mark.parametrize("topic", ["requests:{alice}", "requests:{bob}", "requests:", "other"])

@@ -5,7 +5,8 @@ every recorded answer is tested without a network.
 """
 
 from server.inference.protocol.calls import BadModel, WireRequest, build, build_listing, build_probe, is_router
-from server.inference.protocol.decipher import BROKEN_OFF, Decipherer
+from server.inference.protocol.decipher import BROKEN_OFF, Decipherer, Judge
+from server.inference.protocol.edge import build_edge_call, build_edge_probe, read_edge_refusal
 from server.inference.protocol.faults import Failure, UpstreamError, is_success, read_refusal
 from server.inference.protocol.listing import read_models
 from server.inference.protocol.texts import Unintelligible, to_words
@@ -15,14 +16,18 @@ __all__ = [
     "BadModel",
     "Decipherer",
     "Failure",
+    "Judge",
     "Unintelligible",
     "UpstreamError",
     "WireRequest",
     "build",
+    "build_edge_call",
+    "build_edge_probe",
     "build_listing",
     "build_probe",
     "is_router",
     "is_success",
+    "read_edge_refusal",
     "read_models",
     "read_refusal",
     "to_words",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Protocol
 
 from server.inference.events import Delta, Segment, Started
 from server.inference.protocol.answer import Answer
@@ -33,6 +33,12 @@ _FIRST_OF_EVENTS = b":deir"
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 
 
+class Judge(Protocol):
+    """Finds the error in an answer that is not a success; `headers` are in lower case."""
+
+    def __call__(self, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError: ...
+
+
 class _Form(Enum):
     UNKNOWN = auto()
     EVENTS = auto()
@@ -47,12 +53,19 @@ class Decipherer:
     """
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], *, model: str | None = None, now: datetime | None = None
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        *,
+        model: str | None = None,
+        now: datetime | None = None,
+        judge: Judge = read_refusal,
     ) -> None:
         self._status = status
         self._headers = {name.lower(): value for name, value in headers.items()}
         self._model = model
         self._now = now or datetime.now(UTC)
+        self._judge = judge
         provider = self._headers.get("x-inference-provider", "")
         self._provider = provider if _PROVIDER.fullmatch(provider) else None
         self._is_success = is_success(status)
@@ -94,7 +107,7 @@ class Decipherer:
         if self._is_success and not self._is_over:
             events += self._with_start(self._finish_reading(cut))
         elif not self._is_success:
-            self._error = read_refusal(self._status, self._headers, bytes(self._body), now=self._now)
+            self._error = self._judge(self._status, self._headers, bytes(self._body), now=self._now)
         if not self._is_complete and self._error is None:
             self._error = cut or self._name_what_is_missing()
         events += self._with_start(self._answer.flush())

@@ -95,7 +95,7 @@ def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: d
     error = _judge(status, words or to_words(headers.get("x-error-message", "")), document)
     if not error.is_transient:
         return error
-    return replace(error, retry_after_s=_read_retry_after(status, headers, document, now))
+    return replace(error, retry_after_s=read_retry_after(status, headers, document, now))
 
 
 def read_reported(document: Any) -> UpstreamError:
@@ -237,7 +237,7 @@ def _reported_status(document: Any) -> int:
     return next((_TYPE_STATUS[kind] for kind in _kinds(document) if kind in _TYPE_STATUS), 500)
 
 
-def _read_retry_after(status: int, headers: Mapping[str, str], document: Any, now: datetime) -> float | None:
+def read_retry_after(status: int, headers: Mapping[str, str], document: Any, now: datetime) -> float | None:
     """Seconds from `Retry-After` (a number or an HTTP date, RFC 9110 10.2.3), else from hf-inference's estimate."""
     if status not in _WITH_RETRY_AFTER:
         return None

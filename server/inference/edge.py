@@ -1,0 +1,67 @@
+"""Runs generations through the project's edge function, which holds the Hugging Face token."""
+
+from http import HTTPStatus
+
+import aiohttp
+
+from server.inference.events import Call, Check, Fault
+from server.inference.huggingface import HuggingFace
+from server.inference.protocol import (
+    Decipherer,
+    UpstreamError,
+    WireRequest,
+    build_edge_call,
+    build_edge_probe,
+    read_edge_refusal,
+)
+
+EDGE_TIMEOUT_S = 155.0
+"""The platform ends a call without a first byte after 150 s; tries and their pauses are the function's own affair."""
+_MAX_RETRIES = 1
+_NEW_KEY = "sb_"
+
+
+class EdgeFunction(HuggingFace):
+    """Hugging Face, spoken to by way of the function: the same answers, other credentials, one call for all tries."""
+
+    def __init__(self, *, supabase_url: str, key: str, timeout_s: float, connections: int) -> None:
+        super().__init__(
+            base_url=f"{supabase_url}/functions/v1/hf-inference",
+            token=key,
+            timeout_s=timeout_s,
+            max_retries=_MAX_RETRIES,
+            connections=connections,
+        )
+
+    async def check(self) -> Check:
+        """See `Upstream.check`: a call without a task shows that the function is there and takes the key."""
+        reply = await self._fetch(build_edge_probe(self._base_url), judge=read_edge_refusal)
+        error = reply.error
+        if error is not None and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+            return Check(None, "The edge function hf-inference answers and takes the key.")
+        if error is None:
+            return Check(Fault.UNEXPECTED, "What answers at SUPABASE_URL is not the edge function hf-inference.")
+        return self._judge_edge(error)
+
+    def _judge_edge(self, error: UpstreamError) -> Check:
+        if error.status is None:
+            return Check(Fault.UNREACHABLE, f"{error.message} See that SUPABASE_URL is right.")
+        if error.status == HTTPStatus.UNAUTHORIZED:
+            return Check(Fault.TOKEN_REFUSED, error.message)
+        return Check(Fault.UNEXPECTED, error.message)
+
+    def _credentials(self) -> dict[str, str]:
+        """A new key goes into `apikey` alone, an older one is a token as well."""
+        key = self._token or ""
+        bearer = {} if key.startswith(_NEW_KEY) else {"Authorization": f"Bearer {key}"}
+        return {"apikey": key, **bearer}
+
+    def _chain(self, _call: Call) -> tuple[str, ...]:
+        return ()
+
+    async def _prepare(self, call: Call, _model: str | None, _timeout_s: float) -> tuple[str | None, WireRequest]:
+        return None, build_edge_call(call, self._base_url)
+
+    def _decipher(self, response: aiohttp.ClientResponse, _model: str | None) -> Decipherer:
+        model = response.headers.get("x-model") or None
+        return Decipherer(response.status, response.headers, model=model, judge=read_edge_refusal)

@@ -1,0 +1,80 @@
+"""What goes to the edge function `hf-inference`, and what its refusals mean (docs/edge-function.md). Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from server.errors import Code
+from server.inference.events import Call
+from server.inference.protocol.calls import WireRequest
+from server.inference.protocol.faults import TRANSIENT, UpstreamError, read_retry_after
+from server.inference.protocol.texts import Unintelligible, parse_json, to_words
+
+_HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+_DEPLOY = "The operator must run: supabase functions deploy hf-inference."
+_KEY = "The operator must set SUPABASE_SERVICE_ROLE_KEY to a secret key of the project that the function runs in."
+_WORTH_ANOTHER_CALL = frozenset({429, 503, 504})
+_UNAUTHORISED, _NOT_FOUND = 401, 404
+
+
+def build_edge_call(call: Call, url: str) -> WireRequest:
+    """The function tries the whole chain of models itself, and passes a stream through."""
+    body = {
+        "task": call.task,
+        "models": call.models,
+        "input": dict(call.input_data),
+        "parameters": dict(call.parameters),
+        "stream": True,
+    }
+    return WireRequest("POST", url, _HEADERS, orjson.dumps(body))
+
+
+def build_edge_probe(url: str) -> WireRequest:
+    """A call without a task: the function looks at the key first, then refuses it, and nothing is generated."""
+    return WireRequest("POST", url, _HEADERS, b"{}")
+
+
+def read_edge_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError:
+    """The error of an answer that is not a success, of the function or of the platform before it.
+
+    The function has retried by its own settings: what is left is not tried again here, but later, from the backlog.
+    """
+    try:
+        document = parse_json(body)
+    except Unintelligible:
+        document = None
+    code = document.get("code") if isinstance(document, dict) else None
+    if isinstance(document, dict) and code in set(Code) and isinstance(document.get("detail"), str):
+        return _of_function(status, headers, document, now)
+    return _of_platform(status, headers, document, now)
+
+
+def _of_function(status: int, headers: Mapping[str, str], document: Mapping[str, Any], now: datetime) -> UpstreamError:
+    if document["code"] == Code.AUTH_ERROR:
+        return UpstreamError(f"The edge function does not take this server's key. {_KEY}", status=status)
+    said = headers.get("x-upstream-status", "")
+    is_transient = status in _WORTH_ANOTHER_CALL
+    return UpstreamError(
+        to_words(document["detail"]) or "The edge function refused the request.",
+        status=int(said) if said.isascii() and said.isdecimal() and len(said) < 4 else status,  # noqa: PLR2004
+        is_transient=is_transient,
+        retry_after_s=read_retry_after(status, headers, document, now) if is_transient else None,
+        max_retries=0,
+    )
+
+
+def _of_platform(status: int, headers: Mapping[str, str], document: Any, now: datetime) -> UpstreamError:
+    if status == _NOT_FOUND:
+        return UpstreamError(f"The edge function hf-inference is not there. {_DEPLOY}", status=status)
+    if status == _UNAUTHORISED:
+        words = "The platform asks for a token of a user before the edge function is reached."
+        return UpstreamError(f"{words} {_DEPLOY} (supabase/config.toml switches that off.)", status=status)
+    is_transient = status in TRANSIENT
+    return UpstreamError(
+        f"The edge function cannot answer at the moment ({status}).",
+        status=status,
+        is_transient=is_transient,
+        retry_after_s=read_retry_after(status, headers, document, now) if is_transient else None,
+    )

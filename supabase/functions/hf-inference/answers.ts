@@ -1,0 +1,179 @@
+// Reads an answer of Hugging Face, as it streams, into what is kept of it. Everything seen in recordings is allowed for.
+import { type Fault, fault, findWords, parse } from "./faults.ts";
+import { isObject, type Json } from "./http.ts";
+
+export const MAX_ANSWER_CHARS = 4 * 1024 * 1024;
+export const MAX_LINE_CHARS = 8 * 1024 * 1024;
+
+/** What an answer came to. `output_data` of a failed one is partial, or null where nothing had arrived. */
+export interface Result {
+  status: "completed" | "failed";
+  output_data: Json | null;
+  error_msg: string | null;
+  token_used: number | null;
+  token_count: number | null;
+}
+
+/** Takes the bytes of one answer, cut anywhere. */
+export class Collector {
+  private readonly decoder = new TextDecoder();
+  private readonly isStream: boolean;
+  private held = "";
+  private output = "";
+  private reasoning = "";
+  private finishReason: string | null = null;
+  private isOver = false;
+  private used: number | null = null;
+  private count: number | null = null;
+  private error: string | null = null;
+
+  constructor(contentType: string | null, private readonly provider: string | null = null) {
+    this.isStream = (contentType ?? "").includes("text/event-stream");
+  }
+
+  feed(chunk: Uint8Array): void {
+    this.take(this.decoder.decode(chunk, { stream: true }));
+  }
+
+  /** The end; `cut` says why it came before the answer's own. */
+  finish(cut: Fault | null = null): Result {
+    this.take(this.decoder.decode());
+    if (this.isStream) this.line(this.held);
+    else this.document(parse(this.held));
+    if (this.error === null && !this.isOver && this.finishReason === null) {
+      this.error = cut?.message ?? "The answer was cut off before its end; what had arrived is kept.";
+    }
+    if (this.error === null && this.output === "" && this.reasoning === "") {
+      this.error = "The model gave an empty answer.";
+    }
+    return this.error === null ? this.completed() : this.failed(this.error);
+  }
+
+  private completed(): Result {
+    const data = { ...this.data(), finish_reason: this.finishReason };
+    return { status: "completed", output_data: data, error_msg: null, token_used: this.used, token_count: this.count };
+  }
+
+  private failed(message: string): Result {
+    const hasText = this.output !== "" || this.reasoning !== "";
+    const data = hasText ? { ...this.data(), partial: true } : null;
+    return { status: "failed", output_data: data, error_msg: message, token_used: this.used, token_count: this.count };
+  }
+
+  private data(): Json {
+    const output = clean(this.output), reasoning = clean(this.reasoning);
+    return {
+      output,
+      ...(reasoning === "" ? {} : { reasoning }),
+      ...(this.provider === null ? {} : { provider: this.provider }),
+      ...(output === this.output && reasoning === this.reasoning ? {} : { cleaned: true }),
+    };
+  }
+
+  private take(text: string): void {
+    this.held += text;
+    if (!this.isStream) {
+      if (this.held.length > MAX_LINE_CHARS) this.fail("The model's answer is too long.");
+      return;
+    }
+    for (let end = this.held.search(/\r\n|\n|\r(?!$)/); end >= 0; end = this.held.search(/\r\n|\n|\r(?!$)/)) {
+      const line = this.held.slice(0, end);
+      this.held = this.held.slice(end + (this.held.startsWith("\r\n", end) ? 2 : 1));
+      this.line(line);
+    }
+    if (this.held.length > MAX_LINE_CHARS) this.fail("The model's answer has a line that is too long.");
+  }
+
+  private line(line: string): void {
+    const match = /^data: ?(.*?)\r?$/s.exec(line);
+    if (match === null || this.error !== null) return;
+    const data = (match[1] ?? "").trim();
+    if (data === "[DONE]") this.isOver = true;
+    else if (data !== "") this.document(parse(data));
+  }
+
+  private document(found: unknown): void {
+    const document = Array.isArray(found) ? found[0] : found;
+    if (!isObject(document)) {
+      if (!this.isStream) this.error ??= "The model's answer could not be understood.";
+      return;
+    }
+    const hasContent = "choices" in document || "generated_text" in document || "token" in document;
+    if (document.error || document.object === "error" || (!hasContent && (document.detail || document.message))) {
+      this.error = `The model provider reported an error: ${findWords(document) || "no reason given"}`;
+      return;
+    }
+    this.usage(document.usage);
+    if ("token" in document || "generated_text" in document) this.tgi(document);
+    else if (Array.isArray(document.choices)) this.choice(document.choices[0]);
+  }
+
+  private choice(choice: unknown): void {
+    if (!isObject(choice)) return;
+    const message = isObject(choice.delta) ? choice.delta : isObject(choice.message) ? choice.message : choice;
+    this.write(message.content ?? message.text);
+    this.think(message.reasoning_content ?? message.reasoning);
+    if (typeof choice.finish_reason === "string" && choice.finish_reason !== "") {
+      this.finishReason = finishReason(choice.finish_reason);
+    }
+  }
+
+  private tgi(document: Json): void {
+    const token = isObject(document.token) ? document.token : null;
+    if (token !== null && token.special !== true) this.write(token.text);
+    if (typeof document.generated_text === "string") {
+      if (token === null) this.write(document.generated_text);
+      this.isOver = true;
+    }
+    if (!isObject(document.details)) return;
+    const { generated_tokens, input_length, finish_reason } = document.details;
+    this.count = counted(generated_tokens) ?? this.count;
+    const prompt = counted(input_length);
+    if (prompt !== null && this.count !== null) this.used = prompt + this.count;
+    if (typeof finish_reason === "string") this.finishReason = finishReason(finish_reason);
+  }
+
+  private usage(usage: unknown): void {
+    if (!isObject(usage)) return;
+    this.count = counted(usage.completion_tokens);
+    const prompt = counted(usage.prompt_tokens);
+    this.used = counted(usage.total_tokens) ?? (prompt === null || this.count === null ? null : prompt + this.count);
+  }
+
+  private write(text: unknown): void {
+    if (typeof text === "string") this.output += text;
+    if (this.output.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
+  }
+
+  private think(text: unknown): void {
+    if (typeof text === "string") this.reasoning += text;
+    if (this.reasoning.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
+  }
+
+  private fail(message: string): void {
+    this.error ??= message;
+    this.held = "";
+  }
+
+  /** Whether more of the answer would be of use. */
+  get hasFailed(): boolean {
+    return this.error !== null;
+  }
+}
+
+/** TGI's own names in those of OpenAI. */
+function finishReason(reason: string): string {
+  return { eos_token: "stop", stop_sequence: "stop" }[reason] ?? reason.slice(0, 64);
+}
+
+function counted(value: unknown): number | null {
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 31 ? value : null;
+}
+
+/** What Postgres can store: no NUL, no half of a surrogate pair. */
+function clean(text: string): string {
+  return text.replaceAll("\0", "\ufffd").toWellFormed();
+}
+
+/** For an answer that ended before it began. */
+export const NO_ANSWER = fault("The model's answer broke off before its end.");

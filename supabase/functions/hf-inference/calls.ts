@@ -1,0 +1,91 @@
+// Which URL and which body ask for a generation: the same as the server's own (server/inference/protocol/calls.py).
+import defaults from "./models.json" with { type: "json" };
+import { type Json, Problem } from "./http.ts";
+import type { Call } from "./request.ts";
+
+const ROUTER_HOST = "router.huggingface.co";
+const POLICIES = ["fastest", "cheapest", "preferred"];
+const MODEL = /^([A-Za-z0-9._-]+)\/([A-Za-z0-9._-]+)(?::([a-z0-9-]+))?$/;
+const CHAT = ["max_tokens", "temperature", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty"];
+const COMPLETION = ["temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"];
+
+export interface WireRequest {
+  url: string;
+  body: Json;
+}
+
+/** The models to try, in order. A server of one's own may need none: then null stands for whatever it has. */
+export function chain(call: Call, baseUrl: string): (string | null)[] {
+  if (call.models.length > 0) return call.models;
+  return isRouter(baseUrl) ? defaults[call.task] : [null];
+}
+
+/** The request for one model. Throws a `Problem` for a name that the router cannot have. */
+export function build(call: Call, model: string | null, baseUrl: string): WireRequest {
+  if (call.task === "chat-completion") {
+    if (isRouter(baseUrl)) split(model);
+    return { url: `${apiRoot(baseUrl)}/chat/completions`, body: chatBody(call, model) };
+  }
+  if (!isRouter(baseUrl)) return { url: `${apiRoot(baseUrl)}/completions`, body: completionBody(call, model) };
+  const { name, suffix } = split(model);
+  if (suffix === undefined || suffix === "hf-inference" || POLICIES.includes(suffix)) {
+    return { url: `${baseUrl}/hf-inference/models/${name}`, body: tgiBody(call) };
+  }
+  return { url: `${baseUrl}/${suffix}/v1/completions`, body: completionBody(call, name) };
+}
+
+function isRouter(baseUrl: string): boolean {
+  return URL.parse(baseUrl)?.hostname === ROUTER_HOST;
+}
+
+function apiRoot(baseUrl: string): string {
+  if (baseUrl.endsWith("/chat/completions")) return baseUrl.slice(0, -"/chat/completions".length);
+  return baseUrl.endsWith("/v1") ? baseUrl : `${baseUrl}/v1`;
+}
+
+/** `org/name` and the suffix; parts of dots alone would climb out of the path. */
+function split(model: string | null): { name: string; suffix: string | undefined } {
+  const match = MODEL.exec(model ?? "");
+  if (match === null || /^\.+$/.test(match[1] ?? "") || /^\.+$/.test(match[2] ?? "")) {
+    throw new Problem(422, "VALIDATION_ERROR", "A model is named as organisation/name or organisation/name:provider.");
+  }
+  return { name: `${match[1]}/${match[2]}`, suffix: match[3] };
+}
+
+function picked(parameters: Json, names: string[]): Json {
+  return Object.fromEntries(names.filter((name) => parameters[name] != null).map((name) => [name, parameters[name]]));
+}
+
+/** First in the body, as in both official clients: the router looks for it in a prefix of the body only. */
+function named(model: string | null): Json {
+  return model === null ? {} : { model };
+}
+
+function streamed(call: Call): Json {
+  return call.stream ? { stream: true, stream_options: { include_usage: true } } : {};
+}
+
+function chatBody(call: Call, model: string | null): Json {
+  const messages = call.input.messages ?? [{ role: "user", content: call.input.prompt }];
+  return { ...named(model), messages, ...picked(call.parameters, CHAT), ...streamed(call) };
+}
+
+function completionBody(call: Call, model: string | null): Json {
+  const { max_new_tokens, do_sample, return_full_text } = call.parameters;
+  return {
+    ...named(model),
+    prompt: call.input.prompt,
+    ...(max_new_tokens == null ? {} : { max_tokens: max_new_tokens }),
+    ...picked(call.parameters, COMPLETION),
+    ...(do_sample === false ? { temperature: 0 } : {}),
+    ...(return_full_text ? { echo: true } : {}),
+    ...streamed(call),
+  };
+}
+
+function tgiBody(call: Call): Json {
+  const parameters = picked(call.parameters, ["max_new_tokens", ...COMPLETION, "do_sample"]);
+  if (typeof parameters.stop === "string") parameters.stop = [parameters.stop];
+  parameters.return_full_text = Boolean(call.parameters.return_full_text);
+  return { inputs: call.input.prompt, parameters, stream: call.stream };
+}

@@ -1,0 +1,133 @@
+// Why a try failed, in words for the user of an app: the same judgement as the server's (inference/protocol/faults.py).
+import { isObject, type Json, Problem } from "./http.ts";
+
+export const MAX_WORDS = 400;
+const MAX_RETRY_AFTER_S = 600;
+const MAX_RETRIES: Record<number, number> = { 424: 1, 500: 2, 504: 1 };
+const SECRETS = /\bhf_[a-z0-9]{6,}|\bsk-[a-z0-9_-]{16,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )[\w.~+/=-]{12,}/gi;
+
+export interface Fault {
+  message: string;
+  /** What Hugging Face said; null where it said nothing. */
+  status: number | null;
+  isTransient: boolean;
+  isModelMissing: boolean;
+  isTimeout: boolean;
+  retryAfterS: number | null;
+  maxRetries: number;
+}
+
+export function fault(message: string, about: Partial<Fault> = {}): Fault {
+  return {
+    message,
+    status: null,
+    isTransient: false,
+    isModelMissing: false,
+    isTimeout: false,
+    retryAfterS: null,
+    maxRetries: Infinity,
+    ...about,
+  };
+}
+
+/** The fault of an answer that is not a success, or of an error that is reported under one. */
+export function readFault(status: number, headers: Headers, text: string): Fault {
+  const document = parse(text.startsWith("data:") ? text.slice(5).split("\n")[0] ?? "" : text);
+  const words = findWords(document) || (document === undefined ? toWords(text) : "");
+  const isTransient = [408, 424, 425, 429, 500, 502, 503, 504].includes(status) || status >= 506;
+  const isInputFault = status === 500 && isObject(document) && document.error === "unknown error" &&
+    Array.isArray(document.warnings) && document.warnings.length > 0;
+  return fault(sentence(status, words, isTransient && !isInputFault), {
+    status,
+    isTransient: isTransient && !isInputFault,
+    isModelMissing: isModelMissing(status, words, document),
+    retryAfterS: status === 429 || status >= 500 ? retryAfter(headers, document) : null,
+    maxRetries: MAX_RETRIES[status] ?? Infinity,
+  });
+}
+
+/** What the caller gets of it. Transient faults are worth another call, and say when. */
+export function toProblem(found: Fault): Problem {
+  const headers: Record<string, string> = found.status === null ? {} : { "x-upstream-status": String(found.status) };
+  if (found.isTimeout) return new Problem(504, "MODEL_ERROR", found.message, headers);
+  if (!found.isTransient) return new Problem(502, "MODEL_ERROR", found.message, headers);
+  headers["retry-after"] = String(Math.max(1, Math.ceil(found.retryAfterS ?? 5)));
+  return new Problem(found.status === 429 ? 429 : 503, "MODEL_ERROR", found.message, headers);
+}
+
+export function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** One line of upstream's text, without secrets; nothing of a page of HTML. */
+export function toWords(text: unknown): string {
+  if (typeof text !== "string" || /<(!doctype|\/?(html|head|body|title|h\d|p|div|center|pre)\b)/i.test(text)) return "";
+  // deno-lint-ignore no-control-regex
+  const line = text.slice(0, 8 * MAX_WORDS).replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\s]+/g, " ").trim();
+  const safe = line.replace(SECRETS, "[redacted]").replace(/\bon behalf of user\s+\S+/gi, "on behalf of user");
+  return safe.length <= MAX_WORDS ? safe : `${safe.slice(0, MAX_WORDS - 1).trimEnd()}…`;
+}
+
+export function findWords(document: unknown): string {
+  if (Array.isArray(document)) return findWords(document[0]);
+  if (!isObject(document)) return toWords(document);
+  const inner = isObject(document.error) ? document.error.message ?? document.error.detail : document.error;
+  for (const found of [inner, document.detail, document.message]) {
+    const words = toWords(joined(found));
+    if (words === "unknown error" && Array.isArray(document.warnings)) {
+      return toWords(`${words} (${joined(document.warnings[0])})`);
+    }
+    if (words) return words;
+  }
+  return "";
+}
+
+function joined(found: unknown): string {
+  if (typeof found === "string") return found;
+  if (Array.isArray(found)) return found.map(joined).filter(Boolean).join("; ");
+  if (!isObject(found)) return "";
+  const where = Array.isArray(found.loc) ? found.loc.join(".") : "";
+  return [where, found.msg ?? found.message].filter((part) => typeof part === "string" && part).join(": ");
+}
+
+function isModelMissing(status: number, words: string, document: unknown): boolean {
+  if (status === 404 || status === 410) return true;
+  if (status !== 400) return false;
+  const places = isObject(document) ? [document, document.error].filter(isObject) as Json[] : [];
+  const kinds = places.flatMap((place) => [place.code, place.type, place.error_type].map(String));
+  return kinds.some((kind) => kind === "model_not_found" || kind === "model_not_supported") ||
+    words.toLowerCase().startsWith("model not supported by provider");
+}
+
+function sentence(status: number, words: string, isTransient: boolean): string {
+  const said = words === "" ? "." : /[.!?…]$/.test(words) ? `: ${words}` : `: ${words}.`;
+  switch (status) {
+    case 401:
+      return `The server's Hugging Face token was refused${said} The operator must set a valid HF_API_TOKEN.`;
+    case 402:
+      return `The server's Hugging Face account has no credits left${said} The operator must buy credits or wait for ` +
+        "the next month's.";
+    case 403:
+      return `The server's Hugging Face token is not allowed to do this${said} The operator must give it the ` +
+        "permission 'Make calls to Inference Providers', or accept the terms of the model.";
+  }
+  let verdict = isTransient ? "cannot answer at the moment" : "refused the request";
+  if (status === 404 || status === 410) verdict = "does not have this model";
+  if (status >= 300 && status < 400) verdict = "sent the request elsewhere, where it is not taken";
+  return `The model provider ${verdict} (${status})${said}`;
+}
+
+function retryAfter(headers: Headers, document: unknown): number | null {
+  const text = headers.get("retry-after");
+  const estimate = isObject(document) && typeof document.estimated_time === "number" ? document.estimated_time : null;
+  const seconds = text === null
+    ? estimate
+    : /^\d+(\.\d+)?$/.test(text)
+    ? Number(text)
+    : (Date.parse(text) - Date.now()) / 1000;
+  return seconds === null || Number.isNaN(seconds) ? null : Math.min(Math.max(0, seconds), MAX_RETRY_AFTER_S);
+}

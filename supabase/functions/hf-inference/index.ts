@@ -1,0 +1,5 @@
+// The Supabase Edge Function `hf-inference`: calls Hugging Face with a token that only the project knows.
+import { makeHandler } from "./handler.ts";
+import { readSettings } from "./settings.ts";
+
+export default { fetch: makeHandler(readSettings(Deno.env.toObject())) };
