@@ -1,4 +1,4 @@
-"""Our server, the edge function in the real Deno, and a fake Hugging Face behind it; and the function without our server."""
+"""Our server, the edge function in the real Deno, and a fake Hugging Face behind it; and the function alone."""
 
 import asyncio
 from collections.abc import AsyncIterator

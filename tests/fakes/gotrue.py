@@ -285,7 +285,7 @@ def _time() -> str:
 async def serve_gotrue(
     database_url: str, extend: Callable[[web.Application], None] = lambda _: None
 ) -> AsyncIterator[GoTrueFake]:
-    """Serves it on loopback below /auth/v1, until the end of the context; `extend` adds more of a project's services."""
+    """Serves it on loopback below /auth/v1, until the end of the context; `extend` adds other services."""
     async with asyncpg.create_pool(database_url, min_size=0, max_size=2) as pool:
         fake = GoTrueFake(pool)
         app = web.Application(middlewares=[fake.gateway])

@@ -35,6 +35,16 @@ async def add(connection: Connection, user: UUID, **columns: Any) -> UUID:
     return request_id
 
 
+async def rescue(connection: Connection) -> None:
+    """As the sweeper of a server whose own lease lets it judge others."""
+    may_judge_others = True
+    await connection.fetch(queries()["rescue_orphans"], [], may_judge_others, 0.0, 8, 2, 100)
+
+
+async def claim(connection: Connection, request_id: UUID) -> Any:
+    return await connection.fetchrow(CLAIM, request_id)
+
+
 async def row_of(connection: Connection, request_id: UUID) -> Any:
     return await connection.fetchrow("SELECT * FROM model_requests WHERE id = $1", request_id)
 
@@ -42,28 +52,28 @@ async def row_of(connection: Connection, request_id: UUID) -> Any:
 async def test_a_claim_takes_the_row_under_a_lease_of_its_own(any_database: str, user: UUID) -> None:
     async with connected(any_database) as connection:
         request_id = await add(connection, user, model="org/a")
-        claim = await connection.fetchrow(CLAIM, request_id)
-        assert (claim["epoch"], claim["model"], claim["model_type"], claim["input_data"]) == (
+        claimed = await claim(connection, request_id)
+        assert (claimed["epoch"], claimed["model"], claimed["model_type"], claimed["input_data"]) == (
             1,
             "org/a",
             "text2text",
             b'{"prompt": "x"}',
         )
-        assert 0 < claim["deadline_s"] <= 600
+        assert 0 < claimed["deadline_s"] <= 600
         row = await row_of(connection, request_id)
         assert (row["status"], row["epoch"], row["attempt"]) == ("processing", 1, 1)
         lease = await connection.fetchval("SELECT lease_until > now() FROM instances WHERE id = $1", row["owner"])
         assert lease
         assert await connection.fetch(CLAIM, request_id) == [], "it is taken"
         assert await connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2) == []
-        await connection.fetch(queries()["rescue_orphans"], [], True, 0.0, 8, 2, 100)
+        await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "processing", "the sweeper leaves it alone"
 
 
 async def test_an_outcome_is_taken_once(any_database: str, user: UUID) -> None:
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
-        epoch = (await connection.fetchrow(CLAIM, request_id))["epoch"]
+        epoch = (await claim(connection, request_id))["epoch"]
         assert not await connection.fetchval(RECORD, request_id, epoch + 1, "completed", b"{}")
         assert await connection.fetchval(RECORD, request_id, epoch, "completed", b'{"output": "a"}')
         assert await connection.fetchval(RECORD, request_id, epoch, "completed", b'{"output": "a"}'), "a lost reply"
@@ -77,20 +87,20 @@ async def test_an_outcome_is_taken_once(any_database: str, user: UUID) -> None:
 async def test_a_row_that_is_given_back_can_be_claimed_again(any_database: str, user: UUID) -> None:
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
-        epoch = (await connection.fetchrow(CLAIM, request_id))["epoch"]
+        epoch = (await claim(connection, request_id))["epoch"]
         assert await connection.fetchval(RECORD, request_id, epoch, "pending", None)
         row = await row_of(connection, request_id)
         assert (row["status"], row["owner"], row["attempt"], row["epoch"]) == ("pending", None, 0, 1)
         assert not await connection.fetchval(RECORD, request_id, epoch, "completed", b"{}")
-        assert (await connection.fetchrow(CLAIM, request_id))["epoch"] == 2
+        assert (await claim(connection, request_id))["epoch"] == 2
 
 
 async def test_a_lease_that_ran_out_makes_an_orphan_whose_late_outcome_is_fenced(any_database: str, user: UUID) -> None:
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
-        epoch = (await connection.fetchrow(CLAIM, request_id))["epoch"]
+        epoch = (await claim(connection, request_id))["epoch"]
         await connection.execute("UPDATE instances SET lease_until = now() - interval '1 second'")
-        await connection.fetch(queries()["rescue_orphans"], [], True, 0.0, 8, 2, 100)
+        await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "pending"
         [claimed] = await connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
         assert claimed["epoch"] == 2
@@ -112,7 +122,7 @@ async def test_a_server_cannot_be_impersonated(any_database: str, user: UUID) ->
 async def test_cancelling_wins_over_giving_back(any_database: str, user: UUID, *, asked: bool) -> None:
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
-        epoch = (await connection.fetchrow(CLAIM, request_id))["epoch"]
+        epoch = (await claim(connection, request_id))["epoch"]
         await connection.execute("UPDATE model_requests SET cancel_requested = $1", asked)
         await connection.fetchval(RECORD, request_id, epoch, "pending", None)
         assert (await row_of(connection, request_id))["status"] == ("cancelled" if asked else "pending")
