@@ -11,7 +11,7 @@ from server.auth.embedded import agree_on_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.bodies import BodyRoom
-from server.boot import prepare_database
+from server.boot import database_of, prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
@@ -24,7 +24,6 @@ from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
 from server.routes import auth, console, docs, gotrue, health, requests
 from server.settings import Settings
-from server.storage.database import Database
 from server.storage.queries import load_queries, sql_directory
 from server.storage.reader import Reader
 
@@ -57,7 +56,7 @@ def create_app(
 ) -> web.Application:
     """Wire everything; start nothing. `predecessors` are instances that are known to be dead."""
     queries = load_queries(sql_directory() / "queries")
-    database = Database(database_url)
+    database = database_of(settings, database_url)
     reader = Reader(database, queries)
     catalog = Catalog(settings)
     lifecycle = Lifecycle()

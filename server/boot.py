@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from server.pooling import find_pooling
 from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.database import Database
@@ -17,10 +18,24 @@ OLDEST_POSTGRES = 15
 log = structlog.get_logger(__name__)
 
 
+def database_of(settings: Settings, url: str) -> Database:
+    """The database at this URL, of the settings or embedded, as it has to be spoken to."""
+    if settings.database_url is None:
+        return Database(url)
+    return Database(
+        url, pooling=settings.database_pooler or find_pooling(url), root_cert=settings.database_ssl_root_cert
+    )
+
+
 async def prepare_database(
     settings: Settings, database: Database, *, directory: Path, queries: Mapping[str, str]
 ) -> None:
-    """Migrate over a connection of its own. Raises `CannotStart` when a person has to do something first."""
+    """Migrate over a connection of its own, by `LISTEN_DATABASE_URL` where there is one: it is a session.
+
+    Raises `CannotStart` when a person has to do something first.
+    """
+    if settings.database_url is not None and settings.listen_database_url is not None:
+        database = database_of(settings, settings.listen_database_url.get_secret_value())
     connection = await database.connect()
     try:
         await require_usable(connection, settings, queries)

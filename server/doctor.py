@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from server.auth.supabase import check_accounts
-from server.boot import require_usable
+from server.boot import database_of, require_usable
 from server.inference.backends import create_upstream
 from server.inference.events import Fault as UpstreamFault
+from server.pooling import remedy_for
 from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.data_folder import DataFolderInUse
-from server.storage.database import Database, explain_refusal
+from server.storage.database import explain_refusal
 from server.storage.embedded_postgres import EmbeddedPostgres
 from server.storage.ephemeral import is_ephemeral
 from server.storage.migrations import MigrationError, Standing, load_migrations, status
@@ -71,7 +72,11 @@ async def _examine_data_dir(settings: Settings) -> Finding:
 
 async def _examine_database(settings: Settings) -> Finding:
     if settings.database_url is not None:
-        return await _examine_url(settings, settings.database_url.get_secret_value(), "DATABASE_URL")
+        finding = await _examine_url(settings, settings.database_url.get_secret_value(), "DATABASE_URL")
+        if finding.exit_code is not Exit.WELL or settings.listen_database_url is None:
+            return finding
+        direct = await _examine_url(settings, settings.listen_database_url.get_secret_value(), "LISTEN_DATABASE_URL")
+        return finding if direct.exit_code is Exit.WELL else direct
     try:
         async with EmbeddedPostgres(settings.data_dir) as postgres:
             return await _examine_url(settings, postgres.url, "embedded Postgres")
@@ -82,11 +87,13 @@ async def _examine_database(settings: Settings) -> Finding:
 
 
 async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
-    database = Database(url)
+    database = database_of(settings, url)
     try:
         connection = await database.connect()
     except Exception as error:  # noqa: BLE001 - whatever keeps us out is the finding
-        advice = explain_refusal(error) or (
+        if advice := explain_refusal(error) or remedy_for(error):
+            return Finding("database", advice.replace("DATABASE_URL", name, 1), Exit.DATABASE)
+        advice = (
             f"{name}: {database.place} cannot be reached ({type(error).__name__}). "
             "Is the host right, is it running, does a firewall stand between?"
         )

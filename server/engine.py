@@ -22,6 +22,7 @@ from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
+from server.pooling import Pooling, remedy_for
 from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
@@ -71,7 +72,10 @@ class Engine:
         self.lease = Lease(instance_id)
 
         # A line of its own for each actor: none waits for another's statement.
-        self._lines = {name: Line(database.connect) for name in _LINES}
+        # Behind a session pooler, where connections are few, those that can wait share one.
+        shared = Line(database.connect)
+        is_short = database.pooling is Pooling.SESSION
+        self._lines = {name: shared if is_short and name != "journal" else Line(database.connect) for name in _LINES}
         self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
         self.journal = Journal(self._lines["journal"], queries)
         notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
@@ -159,10 +163,10 @@ class Engine:
                     raise CannotStart(refusal) from error
                 if not isinstance(error, (DatabaseAway, Unavailable)) and classify(error) is not Fault.AWAY:
                     raise
-                reason = f"{type(error).__name__}: {error}"
+                reason, remedy = f"{type(error).__name__}: {error}", remedy_for(error)
             tries += 1
             self._lifecycle.reason = "the database cannot be reached yet"
-            log.warning("database_not_ready", reason=reason, tries=tries)
+            log.warning("database_not_ready", reason=reason, tries=tries, fix=remedy)
             await asyncio.sleep(random.uniform(0.5, 1) * min(_PREPARE_BACKOFF_CAP_S, 0.1 * 2**tries))  # noqa: S311
 
     @property

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from server.boot import prepare_database, require_usable
+from server.boot import database_of, prepare_database, require_usable
 from server.refusal import CannotStart
 from server.serve import open_database
 from server.settings import Settings
@@ -15,7 +15,7 @@ from server.storage.queries import load_queries, sql_directory
 async def run_migrate(settings: Settings, *, status_only: bool) -> int:
     """Exit code 0: the schema is the newest (with `status_only`: nothing is missing); 1: it is not."""
     async with open_database(settings) as url:
-        database = Database(url)
+        database = database_of(settings, url)
         try:
             entries = await _bring_forward(settings, database, sql_directory(), status_only=status_only)
         except MigrationError as error:

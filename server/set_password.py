@@ -5,12 +5,11 @@ import sys
 
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, require_acceptable
-from server.boot import prepare_database
+from server.boot import database_of, prepare_database
 from server.errors import Invalid
 from server.refusal import CannotStart
 from server.serve import open_shared_database
 from server.settings import Settings
-from server.storage.database import Database
 from server.storage.queries import load_queries, sql_directory
 
 _MAX_LINE = 4096
@@ -43,7 +42,7 @@ async def run_set_password(settings: Settings, email: str) -> int:
 async def _store(settings: Settings, address: str, hashed: str) -> bool:
     queries = load_queries(sql_directory() / "queries")
     async with open_shared_database(settings) as url:
-        database = Database(url)
+        database = database_of(settings, url)
         await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
         connection = await database.connect()
         try:

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.pooling import Pooling
 from server.refusal import CannotStart
 
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 - a server in a container listens on all interfaces
     database_url: SecretStr | None = None
     listen_database_url: SecretStr | None = None
+    database_pooler: Pooling | None = None
+    database_ssl_root_cert: Path | None = None
     data_dir: Path = Path(".data")
 
     supabase_url: str | None = None
@@ -205,13 +208,15 @@ class Settings(BaseSettings):
 
     def without_effect(self) -> list[str]:
         """Names of what is set and not used by this version: it is there for those who come from an earlier server."""
-        names = ["listen_database_url"]
+        names = []
+        if not self.database_url:
+            names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:
             names += ["supabase_anon_key", "supabase_service_role_key"]
         storage = [name for name in type(self).model_fields if name.startswith("storage_")]
         return [name.upper() for name in (*names, *storage) if getattr(self, name) is not None]
 
-    def faults(self) -> list[str]:
+    def faults(self) -> list[str]:  # noqa: C901 - a list
         """What is set and cannot work together, a line for each."""
         lines = []
         if self.supabase_url and not self.database_url:
@@ -222,6 +227,8 @@ class Settings(BaseSettings):
             lines.append(
                 "DATABASE_URL is the database of another Supabase project than SUPABASE_URL: take both of one."
             )
+        if self.database_ssl_root_cert and not self.database_ssl_root_cert.is_file():
+            lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
         if self.storage_url and not (self.storage_access_key_id and self.storage_secret_access_key):
             lines.append("STORAGE_URL is set but STORAGE_ACCESS_KEY_ID or STORAGE_SECRET_ACCESS_KEY is not.")
         if self.backend is Backend.HUGGINGFACE and not self.hf_api_token and not self.has_own_base_url:

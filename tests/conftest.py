@@ -1,10 +1,14 @@
 """Databases for tests, as URLs. The clusters start when a test first asks for one and end with the test session."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from urllib.parse import urlsplit
 
 import pytest
 
 from server.storage.postgres_binaries import Binaries
+from tests.pgbouncer import PgBouncer, running_pgbouncer
 from tests.postgres import DEBIAN_15, Cluster, running_cluster
 from tests.supabase import Project, new_project, running_supabase
 
@@ -87,9 +91,29 @@ def empty_database(any_cluster: Cluster) -> Iterator[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pooler", choices=["session", "transaction"], help="servers reach Postgres through PgBouncer")
     parser.addoption(
         "--soak", action="store_true", help="only the tests that have a long form, at full length (make soak)"
     )
+
+
+@pytest.fixture(scope="session")
+def through_pooler(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Leads a URL through PgBouncer where `--pooler` asks for it: what a whole server is started on."""
+    mode = request.config.getoption("--pooler")
+    with ExitStack() as stack:
+
+        @cache
+        def pooler_of(cluster: str, url: str) -> PgBouncer:
+            return stack.enter_context(running_pgbouncer(url, mode))
+
+        def through(url: str) -> str:
+            parts = urlsplit(url)
+            if mode is None or "host=" not in parts.query:
+                return url
+            return pooler_of(f"{parts.username}@{parts.query}", parts._replace(path="/postgres").geturl()).through(url)
+
+        yield through
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,14 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
+from server.pooling import Pooling, default_sslmode
 from server.storage.faults import Fault, classify
 from server.storage.hedge import connect_overlapping
 
@@ -18,7 +20,13 @@ STATEMENT_TIMEOUT_S = 10.0
 POOL_SIZE = 4
 
 _SESSION = {"application_name": "ai-sdk-server", "jit": "off", "timezone": "UTC", "lock_timeout": "5s"}
+_POOLED_SESSION = {"application_name": "ai-sdk-server"}
+"""A pooler refuses, or drops, what it does not know. No statement needs the rest."""
+SESSION_POOL_SIZE = 2
+"""Behind a session pooler, whose places are few: with the lines of the actors that makes five for an instance."""
 _JSONB_VERSION = b"\x01"
+_NAME_MISMATCHES = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 
 
 class DatabaseAway(Exception):
@@ -47,8 +55,10 @@ async def _keep_session(_connection: "asyncpg.Connection[Any]") -> None:
 class Database:
     """Where the data is, and how to connect to it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pooling: Pooling = Pooling.NONE, root_cert: Path | None = None) -> None:
         self._url = url
+        self.pooling = pooling
+        self._root_cert = root_cert
         self.silences = 0
         """How often a statement that takes no time got no answer: what is open since then is worth nothing, perhaps."""
 
@@ -72,12 +82,12 @@ class Database:
         return await connect_overlapping(self._attempt)
 
     async def _attempt(self) -> "asyncpg.Connection[Any]":
-        connection = await asyncpg.connect(
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
             self._url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
             max_cached_statement_lifetime=0,
-            server_settings=_SESSION,
+            **self._options(),
         )
         try:
             await prepare_connection(connection)
@@ -91,14 +101,25 @@ class Database:
         return asyncpg.create_pool(
             self._url,
             min_size=0,
-            max_size=POOL_SIZE,
+            max_size=SESSION_POOL_SIZE if self.pooling is Pooling.SESSION else POOL_SIZE,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
             max_inactive_connection_lifetime=240,
-            server_settings=_SESSION,
             init=prepare_connection,
             reset=_keep_session,
+            **self._options(),
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Behind a transaction pooler every statement is parsed anew: a named one would be on another connection."""
+        options: dict[str, Any] = {"server_settings": _SESSION if self.pooling is Pooling.NONE else _POOLED_SESSION}
+        if self.pooling is Pooling.TRANSACTION:
+            options["statement_cache_size"] = 0
+        if self._root_cert is not None:
+            options["ssl"] = ssl.create_default_context(cafile=self._root_cert)
+        elif (mode := default_sslmode(self._url)) is not None:
+            options["ssl"] = mode
+        return options
 
 
 Connect = Callable[[], "Awaitable[asyncpg.Connection[Any]]"]
@@ -106,6 +127,9 @@ Connect = Callable[[], "Awaitable[asyncpg.Connection[Any]]"]
 
 class Line:
     """One dedicated connection for one actor, opened when needed and dropped at the first doubt.
+
+    Actors may share one where connections are few: their statements wait for each other, and their time counts from
+    the moment they are sent.
 
     A pooled call can hang for good under a partition, because its release waits for a cancel request that opens a new
     connection without a timeout (asyncpg issue 1326). A line is given up with `terminate()`, which cannot wait.
@@ -122,9 +146,14 @@ class Line:
         self._timeout_s = timeout_s
         self._on_silence = on_silence
         self._connection: asyncpg.Connection[Any] | None = None
+        self._turn = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one autocommit statement. Raises `DatabaseAway` when no answer came, asyncpg's errors when one did."""
+        async with self._turn:
+            return await self._fetch(query, *args)
+
+    async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         connection = await self._open()
         call = asyncio.ensure_future(connection.fetch(query, *args))
         try:
@@ -173,8 +202,12 @@ def explain_refusal(error: BaseException) -> str | None:
             return (
                 "DATABASE_URL: the server has no database of that name. Create it, or correct the last part of the URL."
             )
+        case ssl.SSLCertVerificationError(verify_code=code) if code in _NAME_MISMATCHES:
+            return "DATABASE_URL: the certificate there is not for this host. Use the host's name that it was made for."
         case ssl.SSLCertVerificationError():
-            return "DATABASE_URL: the server's certificate is not trusted. Add sslrootcert=/path/to/ca.crt to the URL."
+            return "DATABASE_URL: its certificate is not trusted. Set DATABASE_SSL_ROOT_CERT to the file of its CA."
+        case ConnectionError() if "rejected SSL upgrade" in str(error):
+            return "DATABASE_URL: the server speaks no TLS. Set sslmode=disable if the way to it is private."
         case _:
             return _explain_url(error)
 

@@ -114,11 +114,15 @@ async def _first_look(engine: Engine) -> None:
 
 
 @pytest.fixture
-async def start(database: str, aiohttp_client: AiohttpClient) -> Start:
+async def start(
+    request: pytest.FixtureRequest, database: str, aiohttp_client: AiohttpClient, through_pooler: Callable[[str], str]
+) -> Start:
     """Start a server with some settings; several may run on the same database."""
+    pooler = request.config.getoption("--pooler")
 
     async def start(**overrides: Any) -> Api:
-        app = create_app(settings_for(database, **overrides), database_url=overrides.get("database_url", database))
+        url = through_pooler(overrides.pop("database_url", database))
+        app = create_app(settings_for(url, database_pooler=pooler, **overrides), database_url=url)
         client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(app))
         await app[keys.LIFECYCLE].wait_ready()
         await _first_look(app[keys.ENGINE])

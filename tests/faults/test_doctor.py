@@ -19,6 +19,7 @@ from server.refusal import CannotStart
 from server.settings import Settings
 from tests.fakes.huggingface import FakeHuggingFace, error_answer
 from tests.faults.processes import PROJECT, server_process
+from tests.pgbouncer import running_pgbouncer
 from tests.postgres import Cluster
 
 
@@ -80,6 +81,22 @@ def test_a_wrong_database_password_is_named(tmp_path: Path, postgres_18: str) ->
     assert result.returncode == 4
     assert "password" in result.stdout
     assert "canary" not in result.stdout + result.stderr
+
+
+def test_both_ways_to_the_database_are_tried(tmp_path: Path, postgres_18: str) -> None:
+    closed = "postgresql://alice:canary@127.0.0.1:1/app"
+    settings = {"DATABASE_URL": postgres_18, "LISTEN_DATABASE_URL": closed, "INFERENCE_BACKEND": "offline"}
+    result = _doctor(tmp_path / "data", **settings)
+    assert (result.returncode, "LISTEN_DATABASE_URL: 127.0.0.1:1/app cannot be reached" in result.stdout) == (4, True)
+    assert "canary" not in result.stdout + result.stderr
+
+
+def test_a_pooler_that_nobody_announced_is_named(tmp_path: Path, postgres_18: str) -> None:
+    with running_pgbouncer(postgres_18, "transaction") as pooler:
+        settings = {"DATABASE_URL": pooler.through(postgres_18), "INFERENCE_BACKEND": "offline"}
+        result = _doctor(tmp_path / "data", **settings)
+        assert (result.returncode, "set DATABASE_POOLER" in result.stdout) == (4, True), result.stdout
+        assert _doctor(tmp_path / "data", DATABASE_POOLER="transaction", **settings).returncode == 0
 
 
 BAD_URLS = [

@@ -239,6 +239,8 @@ def test_what_is_set_in_vain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().without_effect() == []
     settings = load(monkeypatch, LISTEN_DATABASE_URL=OWN_DATABASE, SUPABASE_ANON_KEY="k", STORAGE_BUCKET="b")
     assert settings.without_effect() == ["LISTEN_DATABASE_URL", "SUPABASE_ANON_KEY", "STORAGE_BUCKET"]
+    monkeypatch.setenv("DATABASE_URL", OWN_DATABASE)
+    assert Settings().without_effect() == ["SUPABASE_ANON_KEY", "STORAGE_BUCKET"]
 
 
 def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
