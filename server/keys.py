@@ -15,6 +15,7 @@ from server.history import History
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter, Verdict
 from server.settings import Settings
+from server.storage.objects import Objects
 from server.storage.reader import Reader
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -28,6 +29,7 @@ HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 VERIFIER = web.AppKey("verifier", TokenVerifier)
+OBJECTS = web.AppKey("objects", Objects)
 BODY_ROOM = web.AppKey("body_room", BodyRoom)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
