@@ -168,15 +168,20 @@ class Objects:
         return await obstore.sign_async(store, "GET", key, timedelta(seconds=expires_s))
 
     async def check(self) -> Fault | None:
-        """What keeps files from being kept, as far as one listing of nothing can tell. Changes nothing."""
+        """What keeps files from being kept, as far as looking for nothing can tell. Changes nothing."""
         try:
             store = await self._opened()
             async for _ in store.list(_NOBODY):
                 break
         except Exception as error:  # noqa: BLE001 - whatever is in the way is the finding
             fault = read_fault(error.__cause__ or error)
-            return Fault.NO_BUCKET if fault is Fault.NO_OBJECT else fault
-        return None
+            return Fault.UNEXPECTED if fault is Fault.NO_OBJECT else fault
+        try:
+            await store.get_async(f"{_NOBODY}/nothing")
+        except Exception as error:  # noqa: BLE001 - as above
+            fault = read_fault(error)
+            return None if fault is Fault.NO_OBJECT else fault
+        return Fault.UNEXPECTED  # a page of HTML passes for an empty listing, but this file cannot be there
 
     async def close(self) -> None:
         """End what is being uploaded. The store itself opens again for whoever still comes."""
@@ -229,7 +234,7 @@ class Objects:
                 raise source.failure from error
             fault = read_fault(error)
             if source is not None and fault is Fault.NO_OBJECT:
-                fault = Fault.NO_BUCKET
+                fault = Fault.UNEXPECTED  # a missing bucket has a code of its own
             self._tell(fault)
             raise problem_for(fault) from error
 

@@ -55,6 +55,8 @@ class Bucket:
     name: str
     access_key_id: SecretStr
     secret_access_key: SecretStr
+    read_timeout_s: float = READ_TIMEOUT_S
+    retries: int = RETRIES
 
     def __str__(self) -> str:
         return f"bucket {self.name} at {urlsplit(self.url).netloc}"
@@ -80,10 +82,10 @@ class Bucket:
                 client_options={
                     "allow_http": self.url.startswith("http://"),
                     "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-                    "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+                    "read_timeout": timedelta(seconds=self.read_timeout_s),
                     "timeout": timedelta(seconds=CALL_TIMEOUT_S),
                 },
-                retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
+                retry_config={"max_retries": self.retries, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
             )
 
 
