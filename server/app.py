@@ -24,6 +24,7 @@ from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
 from server.routes import auth, console, docs, gotrue, health, requests
 from server.settings import Settings
+from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
 from server.storage.reader import Reader
 
@@ -61,6 +62,7 @@ def create_app(
     catalog = Catalog(settings)
     lifecycle = Lifecycle()
     upstream = create_upstream(settings)
+    objects = create_objects(settings)
     secret = settings.supabase_jwt_secret
     signing_key = SigningKey(None if secret is None else secret.get_secret_value())
     identity = create_identity(settings, reader, signing_key)
@@ -87,6 +89,7 @@ def create_app(
     app[keys.LIFECYCLE] = lifecycle
     app[keys.VERIFIER] = identity.verifier
     app[keys.ACCOUNTS] = identity.accounts
+    app[keys.OBJECTS] = objects
     _provide_engine(app, engine, reader)
     _provide_limits(app)
     for routes in (auth, requests, health, docs, console):
@@ -100,7 +103,9 @@ def create_app(
     _allow_origins(app, settings.allowed_origins)
 
     # In the order of their start; the reverse is the order of their end.
-    app.cleanup_ctx.extend([_connections(reader), _identity(identity), _inference(upstream), _work(engine)])
+    app.cleanup_ctx.extend(
+        [_connections(reader), _identity(identity), _inference(upstream), _files(objects), _work(engine)]
+    )
     return app
 
 
@@ -133,6 +138,16 @@ def _inference(upstream: Upstream) -> Context:
             yield
         finally:
             await upstream.close()
+
+    return context
+
+
+def _files(objects: Objects) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await objects.close()
 
     return context
 

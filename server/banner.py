@@ -4,14 +4,16 @@ from server.auth.supabase import auth_host
 from server.catalog import Catalog
 from server.settings import Backend, Settings
 from server.storage.database import Database
+from server.storage.objects import place_of
 
 
 def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
-    """Three lines, and one for the accounts where they are elsewhere. Nothing in them is secret."""
+    """Four lines, and one for the accounts where they are elsewhere. Nothing in them is secret."""
     lines = [
         f"Ready:  http://localhost:{port}   (API: /docs)",
         f"Model:  {_model(settings, catalog)}",
         f"Data:   {_data(settings)}",
+        f"Files:  {place_of(settings)}",
     ]
     if settings.supabase_url is not None:
         lines.append(f"Users:  Supabase Auth at {auth_host(settings)}")

@@ -17,6 +17,7 @@ from server.storage.database import explain_refusal
 from server.storage.embedded_postgres import EmbeddedPostgres
 from server.storage.ephemeral import is_ephemeral
 from server.storage.migrations import MigrationError, Standing, load_migrations, status
+from server.storage.objects import check_objects
 from server.storage.postgres_binaries import EmbeddedPostgresError
 from server.storage.queries import load_queries, sql_directory
 
@@ -32,6 +33,7 @@ class Exit(IntEnum):
     UPSTREAM_UNREACHABLE = 5
     UPSTREAM_REFUSES = 6
     ACCOUNTS = 7
+    STORAGE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ async def run_doctor(settings: Settings) -> int:
     """Print a line for each subject; the exit code names the first fault."""
     findings = []
     subjects = (_examine_data_dir, _examine_database, _examine_upstream)
-    for examine in (*subjects, *(() if settings.supabase_url is None else (_examine_accounts,))):
+    accounts = () if settings.supabase_url is None else (_examine_accounts,)
+    storage = () if settings.storage_url is None else (_examine_storage,)
+    for examine in (*subjects, *accounts, *storage):
         finding = await examine(settings)
         print(finding, flush=True)  # noqa: T201 - the command's output
         findings.append(finding)
@@ -133,3 +137,8 @@ async def _examine_upstream(settings: Settings) -> Finding:
 async def _examine_accounts(settings: Settings) -> Finding:
     found = await check_accounts(settings)
     return Finding("accounts", found.text, Exit.WELL if found.is_ok else Exit.ACCOUNTS)
+
+
+async def _examine_storage(settings: Settings) -> Finding:
+    found = await check_objects(settings)
+    return Finding("storage", found.text, Exit.WELL if found.is_ok else Exit.STORAGE)

@@ -16,6 +16,7 @@ from server.history import History
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter, Verdict
 from server.settings import Settings
+from server.storage.objects import Objects
 from server.storage.reader import Reader
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -30,6 +31,7 @@ CATALOG = web.AppKey("catalog", Catalog)
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
+OBJECTS = web.AppKey("objects", Objects)
 BODY_ROOM = web.AppKey("body_room", BodyRoom)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)

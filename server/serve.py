@@ -30,6 +30,7 @@ from server.storage.data_folder import DataFolderInUse
 from server.storage.database import Database
 from server.storage.embedded_postgres import EmbeddedPostgres, url_of_running
 from server.storage.ephemeral import is_ephemeral
+from server.storage.objects import place_of
 
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
@@ -162,7 +163,8 @@ def log_choices(settings: Settings) -> None:
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
     accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
-    for part, choice in {"database": database, "accounts": accounts, "model": model}.items():
+    chosen = {"database": database, "accounts": accounts, "model": model, "files": str(place_of(settings))}
+    for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)
     if settings.supabase_url is not None and settings.supabase_service_role_key is None:
         log.warning("accounts_cannot_be_deleted", fix=NO_SERVICE_KEY_FIX)

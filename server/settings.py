@@ -21,6 +21,8 @@ _KEY = re.compile(r"[!-~]+", re.ASCII)
 _PROJECT_URL = re.compile(r"([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
+_BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
+_REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -129,6 +131,20 @@ class Settings(BaseSettings):
             raise ValueError("must be an http(s) URL without credentials or query, such as http://localhost:11434/v1")
         return value.rstrip("/")
 
+    @field_validator("storage_bucket")
+    @classmethod
+    def _bucket_name(cls, value: str | None) -> str | None:
+        if value is not None and not _BUCKET.fullmatch(value):
+            raise ValueError("must be the name of a bucket: 1 to 100 letters, digits, dots, hyphens or underscores")
+        return value
+
+    @field_validator("storage_region")
+    @classmethod
+    def _region_name(cls, value: str | None) -> str | None:
+        if value is not None and not _REGION.fullmatch(value):
+            raise ValueError("must be the name of a region, such as eu-central-1")
+        return value
+
     @field_validator("database_url", "listen_database_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -171,11 +187,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
         return value
 
-    @field_validator("supabase_anon_key", "supabase_service_role_key")
+    @field_validator(
+        "supabase_anon_key", "supabase_service_role_key", "storage_access_key_id", "storage_secret_access_key"
+    )
     @classmethod
     def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
-            raise ValueError("must be one word without spaces, as it stands in the project's API settings")
+            raise ValueError("must be one word without spaces, as it stands in the settings it is copied from")
         return value
 
     @field_validator("supabase_service_role_key")
@@ -213,10 +231,20 @@ class Settings(BaseSettings):
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:
             names += ["supabase_anon_key", "supabase_service_role_key"]
-        storage = [name for name in type(self).model_fields if name.startswith("storage_")]
-        return [name.upper() for name in (*names, *storage) if getattr(self, name) is not None]
+        return [name.upper() for name in names if getattr(self, name) is not None]
 
-    def faults(self) -> list[str]:  # noqa: C901 - a list
+    def _storage_faults(self) -> list[str]:
+        """A bucket needs its URL and both keys; files meant for it would else end in a folder, unnoticed."""
+        fields = (name for name in type(self).model_fields if name.startswith("storage_"))
+        given = {name.upper() for name in fields if getattr(self, name) is not None}
+        needed = ("STORAGE_URL", "STORAGE_ACCESS_KEY_ID", "STORAGE_SECRET_ACCESS_KEY")
+        missing = [name for name in needed if name not in given]
+        if not given or not missing:
+            return []
+        first = next(name for name in (*needed, "STORAGE_REGION", "STORAGE_BUCKET") if name in given)
+        return [f"{first} is set but {name} is not: object storage needs both." for name in missing]
+
+    def faults(self) -> list[str]:
         """What is set and cannot work together, a line for each."""
         lines = []
         if self.supabase_url and not self.database_url:
@@ -229,8 +257,7 @@ class Settings(BaseSettings):
             )
         if self.database_ssl_root_cert and not self.database_ssl_root_cert.is_file():
             lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
-        if self.storage_url and not (self.storage_access_key_id and self.storage_secret_access_key):
-            lines.append("STORAGE_URL is set but STORAGE_ACCESS_KEY_ID or STORAGE_SECRET_ACCESS_KEY is not.")
+        lines += self._storage_faults()
         if self.backend is Backend.HUGGINGFACE and not self.hf_api_token and not self.has_own_base_url:
             lines.append("INFERENCE_BACKEND=huggingface needs HF_API_TOKEN, or HF_BASE_URL for a server of your own.")
         if self.backend is Backend.EDGE and not self.supabase_url:

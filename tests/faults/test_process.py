@@ -172,6 +172,7 @@ def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
             "database": f"embedded in {server.data_dir}",
             "accounts": "embedded",
             "model": "offline",
+            "files": str(server.data_dir / "files"),
         }
         assert [event["setting"] for event in events if event["event"] == "setting_without_effect"] == [
             "LISTEN_DATABASE_URL"

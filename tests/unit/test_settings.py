@@ -6,9 +6,15 @@ import pytest
 
 from server.refusal import CannotStart
 from server.settings import HUGGING_FACE_ROUTER, Backend, LogFormat, Settings
+from server.storage.objects import place_of
 
 SECRET = "s3cret-that-nobody-may-see-in-a-message"
 OWN_DATABASE = f"postgresql://alice:{SECRET}@db.example.com:5432/app"
+BUCKET = {
+    "STORAGE_URL": "https://abc.storage.supabase.co/storage/v1/s3",
+    "STORAGE_ACCESS_KEY_ID": "key",
+    "STORAGE_SECRET_ACCESS_KEY": SECRET,
+}
 PROJECT = {"SUPABASE_URL": "https://abc.supabase.co"}
 SUPABASE = {
     "SUPABASE_URL": "https://abc.supabase.co",
@@ -125,7 +131,9 @@ def test_log_format_is_left_to_the_terminal_unless_said(monkeypatch: pytest.Monk
         ({"DATABASE_URL": OWN_DATABASE}, "INFERENCE_BACKEND=offline"),
         ({"INFERENCE_BACKEND": "huggingface"}, "needs HF_API_TOKEN"),
         ({"INFERENCE_BACKEND": "edge"}, "needs SUPABASE_URL"),
-        ({"STORAGE_URL": "https://s3.example.com"}, "STORAGE_ACCESS_KEY_ID"),
+        ({**BUCKET, "STORAGE_ACCESS_KEY_ID": ""}, "STORAGE_URL is set but STORAGE_ACCESS_KEY_ID is not"),
+        ({**BUCKET, "STORAGE_SECRET_ACCESS_KEY": ""}, "STORAGE_URL is set but STORAGE_SECRET_ACCESS_KEY is not"),
+        ({**BUCKET, "STORAGE_URL": ""}, "STORAGE_ACCESS_KEY_ID is set but STORAGE_URL is not"),
         ({"DEFAULT_WAIT_S": "60", "MAX_WAIT_S": "30"}, "DEFAULT_WAIT_S is greater"),
     ],
 )
@@ -156,12 +164,33 @@ def test_what_cannot_work_together_refuses_to_start(
         ("CONCURRENCY", "0"),
         ("MODEL_TIMEOUT", "90"),
         ("LOG_LEVEL", "loud"),
+        ("STORAGE_URL", "s3://files"),
+        ("STORAGE_BUCKET", "a/b"),
+        ("STORAGE_BUCKET", "x" * 101),
+        ("STORAGE_REGION", "eu central"),
+        ("STORAGE_SECRET_ACCESS_KEY", "two words"),
         ("RETENTION_DAYS", "-1"),
     ],
 )
 def test_a_value_out_of_bounds_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     [fault] = faults(monkeypatch, **{name: value})
     assert fault.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", ["STORAGE_BUCKET", "STORAGE_REGION"])
+def test_a_bucket_without_a_place_refuses_to_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = faults(monkeypatch, **{name: "eu"})
+    assert [fault.split(" is not")[0] for fault in found] == [f"{name} is set but {needed}" for needed in BUCKET]
+
+
+def test_without_a_bucket_files_go_to_a_folder() -> None:
+    assert str(place_of(Settings())) == ".data/files"
+
+
+def test_a_bucket_with_all_its_partners_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, **BUCKET)
+    assert str(place_of(settings)) == "bucket ai-sdk-server at abc.storage.supabase.co"
+    assert SECRET not in repr(place_of(settings))
 
 
 def test_all_faults_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +266,10 @@ def test_an_env_file_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyP
 
 def test_what_is_set_in_vain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().without_effect() == []
-    settings = load(monkeypatch, LISTEN_DATABASE_URL=OWN_DATABASE, SUPABASE_ANON_KEY="k", STORAGE_BUCKET="b")
-    assert settings.without_effect() == ["LISTEN_DATABASE_URL", "SUPABASE_ANON_KEY", "STORAGE_BUCKET"]
+    settings = load(monkeypatch, LISTEN_DATABASE_URL=OWN_DATABASE, SUPABASE_ANON_KEY="k")
+    assert settings.without_effect() == ["LISTEN_DATABASE_URL", "SUPABASE_ANON_KEY"]
     monkeypatch.setenv("DATABASE_URL", OWN_DATABASE)
-    assert Settings().without_effect() == ["SUPABASE_ANON_KEY", "STORAGE_BUCKET"]
+    assert Settings().without_effect() == ["SUPABASE_ANON_KEY"]
 
 
 def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,20 @@
+"""Files: a bucket behind the S3 protocol where STORAGE_* is set, else a folder; the same promises for both."""
+
+from server.storage.objects.checkup import Checkup, check_objects
+from server.storage.objects.names import ObjectKey, content_type_of, new_key, parse_key
+from server.storage.objects.objects import Objects, OpenObject, StoredObject
+from server.storage.objects.places import create_objects, place_of
+
+__all__ = [
+    "Checkup",
+    "ObjectKey",
+    "Objects",
+    "OpenObject",
+    "StoredObject",
+    "check_objects",
+    "content_type_of",
+    "create_objects",
+    "new_key",
+    "parse_key",
+    "place_of",
+]

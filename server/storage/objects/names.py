@@ -1,0 +1,67 @@
+"""How files are called: `<user_id>/<uuid>.<extension>`, which every store takes and nobody can break out of. Pure."""
+
+import re
+from typing import NewType
+from uuid import UUID, uuid4
+
+ObjectKey = NewType("ObjectKey", str)
+
+OTHER = "application/octet-stream"
+_CONTENT_TYPES = {
+    "aac": "audio/aac",
+    "avif": "image/avif",
+    "bin": OTHER,
+    "csv": "text/csv",
+    "flac": "audio/flac",
+    "gif": "image/gif",
+    "jpg": "image/jpeg",
+    "json": "application/json",
+    "m4a": "audio/mp4",
+    "mov": "video/quicktime",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "ogg": "audio/ogg",
+    "pdf": "application/pdf",
+    "png": "image/png",
+    "tiff": "image/tiff",
+    "txt": "text/plain",
+    "wav": "audio/wav",
+    "weba": "audio/webm",
+    "webm": "video/webm",
+    "webp": "image/webp",
+}
+"""The extension decides: a folder keeps no types. What a browser would run (HTML, SVG, scripts) is kept as bytes."""
+_EXTENSIONS = {content_type: extension for extension, content_type in _CONTENT_TYPES.items()} | {
+    "audio/mp3": "mp3",
+    "audio/vnd.wave": "wav",
+    "audio/wave": "wav",
+    "audio/x-flac": "flac",
+    "audio/x-m4a": "m4a",
+    "audio/x-wav": "wav",
+    "image/jpg": "jpg",
+}
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_KEY = re.compile(rf"{_UUID}/{_UUID}\.({'|'.join(_CONTENT_TYPES)})", re.ASCII)
+
+
+def new_key(user_id: UUID, content_type: str) -> ObjectKey:
+    """A name that nobody has yet. Parameters of the type (`; charset=…`) are dropped, an unknown type is bytes."""
+    essence = content_type.partition(";")[0].strip().lower()
+    return ObjectKey(f"{user_id}/{uuid4()}.{_EXTENSIONS.get(essence, 'bin')}")
+
+
+def parse_key(text: str) -> ObjectKey:
+    """Raises ValueError for what `new_key` cannot have made."""
+    if not _KEY.fullmatch(text):
+        raise ValueError("a key is <user id>/<uuid>.<extension>, in lower case")
+    return ObjectKey(text)
+
+
+def content_type_of(key: ObjectKey) -> str:
+    """What the file was kept as."""
+    return _CONTENT_TYPES[key.rpartition(".")[2]]
+
+
+def is_key(text: str) -> bool:
+    """Whether it is one of ours: a bucket may hold other files, too."""
+    return _KEY.fullmatch(text) is not None

@@ -1,0 +1,120 @@
+"""Where files are kept, and how obstore is told: nothing but the settings counts, whatever the environment says."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from server.settings import Settings
+from server.storage.objects.objects import Objects
+
+if TYPE_CHECKING:
+    from obstore.store import LocalStore, S3Store
+
+DEFAULT_BUCKET = "ai-sdk-server"
+DEFAULT_REGION = "us-east-1"
+"""Taken by Supabase unless it enforces the project's own, by MinIO and its like always."""
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 60
+"""Between two bytes; it has to suffice for sending one part, too."""
+CALL_TIMEOUT_S = 900
+RETRIES = 3
+RETRY_BUDGET_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder:
+    """A folder that only its owner can enter."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self) -> "LocalStore":
+        """Raises OSError where the folder cannot be made."""
+        from obstore.store import LocalStore  # noqa: PLC0415 - loaded when the first file comes
+
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        return LocalStore(self.path.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket behind the S3 protocol, by path: `<url>/<bucket>/<key>`."""
+
+    url: str
+    region: str
+    name: str
+    access_key_id: SecretStr
+    secret_access_key: SecretStr
+    read_timeout_s: float = READ_TIMEOUT_S
+    retries: int = RETRIES
+
+    def __str__(self) -> str:
+        return f"bucket {self.name} at {urlsplit(self.url).netloc}"
+
+    def open(self) -> "S3Store":
+        """Connects nowhere yet.
+
+        Bulk deletes are off since they carry Content-MD5 and x-amz-checksum, which Supabase does not support. No other
+        call sends a header that a proxy on the way rewrites (accept-encoding), so none is signed.
+        """
+        from obstore.store import S3Store  # noqa: PLC0415 - loaded when the first file comes
+
+        with _no_amazon_variables():
+            return S3Store(
+                self.name,
+                endpoint=self.url,
+                region=self.region,
+                access_key_id=self.access_key_id.get_secret_value(),
+                secret_access_key=self.secret_access_key.get_secret_value(),
+                virtual_hosted_style_request=False,
+                disable_bulk_delete=True,
+                disable_tagging=True,
+                client_options={
+                    "allow_http": self.url.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+                    "read_timeout": timedelta(seconds=self.read_timeout_s),
+                    "timeout": timedelta(seconds=CALL_TIMEOUT_S),
+                },
+                retry_config={"max_retries": self.retries, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
+            )
+
+
+@contextlib.contextmanager
+def _no_amazon_variables() -> Iterator[None]:
+    """obstore reads AWS_* as well: a session token or an endpoint from there would go with our own keys."""
+    hidden = {name: value for name, value in os.environ.items() if name.upper().startswith("AWS_")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def place_of(settings: Settings) -> LocalFolder | Bucket:
+    """The bucket of STORAGE_*, else the folder `files` in DATA_DIR."""
+    key, secret = settings.storage_access_key_id, settings.storage_secret_access_key
+    if settings.storage_url is None or key is None or secret is None:
+        return LocalFolder(settings.data_dir / "files")
+    return Bucket(
+        url=settings.storage_url,
+        region=settings.storage_region or DEFAULT_REGION,
+        name=settings.storage_bucket or DEFAULT_BUCKET,
+        access_key_id=key,
+        secret_access_key=secret,
+    )
+
+
+def create_objects(settings: Settings) -> Objects:
+    """Opens nothing before the first file."""
+    return Objects(place_of(settings))
