@@ -99,6 +99,18 @@ def test_a_pooler_that_nobody_announced_is_named(tmp_path: Path, postgres_18: st
         assert _doctor(tmp_path / "data", DATABASE_POOLER="transaction", **settings).returncode == 0
 
 
+def test_a_store_of_files_that_cannot_be_reached_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    storage = {
+        "STORAGE_URL": "http://127.0.0.1:1/s3",
+        "STORAGE_ACCESS_KEY_ID": "key-canary",
+        "STORAGE_SECRET_ACCESS_KEY": "secret-canary",
+    }
+    result = _doctor(tmp_path / "data", INFERENCE_BACKEND="offline", **storage)
+    [said] = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert (result.returncode, said.split()[1], "STORAGE_URL" in said) == (8, "storage", True)
+    assert "canary" not in result.stdout + result.stderr
+
+
 BAD_URLS = [
     ("127.0.0.1:1/app?sslmode=canary", "sslmode"),
     ("127.0.0.1:1/app?sslmode=verify-full&sslrootcert=/nope/canary", "sslrootcert"),
