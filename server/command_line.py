@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from server import __version__
 from server.refusal import CannotStart
@@ -12,13 +13,19 @@ from server.settings import Settings
 from server.telemetry import configure_logging
 
 EXIT_FAILED = 1
+_MOVES = {
+    "export": "write accounts, requests and files to an archive",
+    "import": "take in what `export` wrote, into another database",
+    "backup": "write all of the embedded database, and the files, to an archive",
+    "restore": "make an embedded database of what `backup` wrote",
+}
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code: 0 well, 1 failed, 2 cannot work as it is configured."""
     options = _parser().parse_args(arguments)
     try:
-        settings = Settings.load()
+        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
         configure_logging(settings)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_command(options, settings))
@@ -28,7 +35,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_FAILED
 
 
-async def _command(options: argparse.Namespace, settings: Settings) -> int:
+async def _command(options: argparse.Namespace, settings: Settings) -> int:  # noqa: PLR0911 - a table
     match options.command:
         case "migrate":
             from server.migrate import run_migrate  # noqa: PLC0415 - what serving does not need is not loaded
@@ -42,6 +49,22 @@ async def _command(options: argparse.Namespace, settings: Settings) -> int:
             from server.set_password import run_set_password  # noqa: PLC0415 - as above
 
             return await run_set_password(settings, options.email)
+        case "export":
+            from server.moving.exporter import run_export  # noqa: PLC0415 - as above
+
+            return await run_export(settings, options.file)
+        case "import":
+            from server.moving.importer import run_import  # noqa: PLC0415 - as above
+
+            return await run_import(settings, options.file)
+        case "backup":
+            from server.moving.backups import run_backup  # noqa: PLC0415 - as above
+
+            return await run_backup(settings, options.file)
+        case "restore":
+            from server.moving.backups import run_restore  # noqa: PLC0415 - as above
+
+            return await run_restore(settings, options.file)
         case "worker":
             from server.workers import work  # noqa: PLC0415 - as above
 
@@ -64,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="check settings, database and upstream, and say what to do")
     password = commands.add_parser("set-password", help="give an account a new password, and end its sessions")
     password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
+    for name, purpose in _MOVES.items():
+        commands.add_parser(name, help=purpose).add_argument("file", type=Path)
     worker = commands.add_parser("worker")  # started by `serve` when WORKERS is greater than 1; not for people
     worker.add_argument("number", type=int)
     worker.add_argument("ready", type=int)

@@ -258,6 +258,12 @@ class Settings(BaseSettings):
         if self.database_ssl_root_cert and not self.database_ssl_root_cert.is_file():
             lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
         lines += self._storage_faults()
+        if self.default_wait_s > self.max_wait_s:
+            lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
+        return lines
+
+    def _model_faults(self) -> list[str]:
+        lines = []
         if self.backend is Backend.HUGGINGFACE and not self.hf_api_token and not self.has_own_base_url:
             lines.append("INFERENCE_BACKEND=huggingface needs HF_API_TOKEN, or HF_BASE_URL for a server of your own.")
         if self.backend is Backend.EDGE and not self.supabase_url:
@@ -272,8 +278,6 @@ class Settings(BaseSettings):
                 "DATABASE_URL is set but no model is: set HF_API_TOKEN or HF_BASE_URL, "
                 "or INFERENCE_BACKEND=offline to answer from the test double on purpose."
             )
-        if self.default_wait_s > self.max_wait_s:
-            lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
         return lines
 
     def _is_one_project(self) -> bool:
@@ -288,15 +292,18 @@ class Settings(BaseSettings):
         return there is None or here[1] == there[1]
 
     @classmethod
-    def load(cls, **overrides: Any) -> Self:
-        """Read and check everything; raises `CannotStart` with all faults at once."""
+    def load(cls, *, needs_model: bool = True, **overrides: Any) -> Self:
+        """Read and check everything; raises `CannotStart` with all faults at once.
+
+        Without `needs_model`, for commands that only touch the data, it does not matter whether a model is configured.
+        """
         try:
             settings = cls(**overrides)
         except (OSError, UnicodeError):
             raise CannotStart(".env cannot be read: make it a UTF-8 file that this user may read.") from None
         except ValidationError as error:
             raise CannotStart(*(_line(item) for item in error.errors(include_input=False, include_url=False))) from None
-        if faults := settings.faults():
+        if faults := settings.faults() + (settings._model_faults() if needs_model else []):
             raise CannotStart(*faults)
         return settings
 

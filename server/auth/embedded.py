@@ -11,7 +11,7 @@ import orjson
 
 from server.auth.accounts import NOBODY, Caller, Session, SignedUp, User
 from server.auth.emails import normalise_email
-from server.auth.passwords import Passwords, require_acceptable
+from server.auth.passwords import Passwords, is_outdated, require_acceptable
 from server.auth.principal import Principal
 from server.auth.tokens import ACCESS_TOKEN_S, TokenMinter
 from server.encoding import dumps
@@ -55,6 +55,9 @@ class EmbeddedAccounts:
         stored = None if found is None else found["encrypted_password"]
         if not await self._passwords.matches(stored, password) or found is None:
             raise Unauthenticated(_WRONG_CREDENTIALS)
+        if is_outdated(found["encrypted_password"]):
+            hashed = await self._passwords.hash(password)
+            await self._reader.fetch_row("replace_hash", found["id"], found["encrypted_password"], hashed)
         session_id, refresh_token = uuid4(), _new_refresh_token()
         account = await self._reader.fetch_row("open_session", session_id, found["id"], fingerprint(refresh_token))
         if account is None:  # deleted in this moment

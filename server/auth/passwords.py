@@ -1,6 +1,10 @@
-"""Password hashes: argon2id, two at a time, so that a burst of sign-ins is a queue and not an out-of-memory kill."""
+"""Password hashes: argon2id, two at a time, so that a burst of sign-ins is a queue and not an out-of-memory kill.
+
+Accounts that come from Supabase bring hashes of bcrypt; each is verified as it is, and replaced at the next sign-in.
+"""
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,6 +27,12 @@ MAX_WAITING = 20
 _MAX_STORED_MEMORY_KIB = 65_536
 _MAX_STORED_TIME_COST = 10
 _MAX_STORED_PARALLELISM = 4
+
+_BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
+_MAX_STORED_BCRYPT_COST = 14
+"""About a second; Supabase's is 10."""
+_MAX_BCRYPT_BYTES = 72
+"""bcrypt looks at no more. Nobody has a longer password there (GoTrue refuses it), so none is cut here."""
 
 _NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$7lHgr0RSYv/vUWGhqI/p/g$IeeNUhTYBsguibXpOa/GYmS6Hp8rxqub2AtxfMZnP7s"
 """Of a random text that nobody kept, by the parameters above: verified in the place of a hash that is not there."""
@@ -58,7 +68,7 @@ class Passwords:
     async def matches(self, stored: str | None, password: str) -> bool:
         """Whether `password` is the one behind a stored hash. Raises `Unavailable` as `hash` does.
 
-        None and hashes that are not argon2's (bcrypt, a placeholder) are False after the same time.
+        None and hashes of another kind than argon2 and bcrypt (a placeholder, say) are False after argon2's time.
         """
         return await self._in_thread(lambda: self._verify(stored, _bytes(password)))
 
@@ -66,6 +76,8 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _verify(self, stored: str | None, password: bytes) -> bool:
+        if stored is not None and (found := _BCRYPT.fullmatch(stored)) and int(found[1]) <= _MAX_STORED_BCRYPT_COST:
+            return _is_bcrypt_of(stored, password)
         is_known = stored is not None and _is_affordable(stored)
         try:
             is_match = self._hasher.verify(stored if stored is not None and is_known else _NOBODYS_HASH, password)
@@ -81,6 +93,21 @@ class Passwords:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._in_line -= 1
+
+
+def _is_bcrypt_of(stored: str, password: bytes) -> bool:
+    import bcrypt  # noqa: PLC0415 - only where accounts came from elsewhere
+
+    try:
+        is_match = bcrypt.checkpw(password[:_MAX_BCRYPT_BYTES], stored.encode())
+    except ValueError:  # a cost below 4, or a NUL in the password
+        return False
+    return is_match and len(password) <= _MAX_BCRYPT_BYTES
+
+
+def is_outdated(stored: str) -> bool:
+    """Whether a hash that matched should be replaced by one of ours."""
+    return not stored.startswith("$argon2id$")
 
 
 def _bytes(password: str) -> bytes:

@@ -110,8 +110,8 @@ class ClusterFolder:
         if found != str(major):
             raise EmbeddedPostgresError(
                 f"{self.data} was written by Postgres {found}, and this version brings Postgres {major}. To move it: "
-                f"start the version before, save with pg_dump, move {self.home} away, start this version, load with "
-                f"psql. Or set DATABASE_URL to a Postgres {found} that holds the data."
+                f"save it by `python -m server backup FILE` of the version before, move {self.home} away, and load it "
+                f"by `restore FILE` of this one. Or set DATABASE_URL to a Postgres {found} that holds the data."
             )
 
     def choose_sockets(self, account: Account) -> Path:

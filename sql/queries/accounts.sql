@@ -169,3 +169,10 @@ WITH account AS (
     WHERE session.user_id = account.id
 )
 SELECT id FROM account;
+
+-- name: replace_hash
+-- The same password under another hash, unless it was changed meanwhile.
+UPDATE auth.users
+SET encrypted_password = $3
+WHERE id = $1 AND encrypted_password = $2
+RETURNING id;

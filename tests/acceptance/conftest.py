@@ -91,7 +91,7 @@ async def _read(response: ClientResponse) -> Reply:
 
 def settings_for(database: str, **overrides: Any) -> Settings:
     """Settings as from an environment in which nothing else is set. Limits are off unless a test asks for them."""
-    values = {
+    values: dict[str, Any] = {
         "database_url": database,
         "inference_backend": "offline",
         "rate_limit_per_minute": 0,

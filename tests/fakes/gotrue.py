@@ -4,15 +4,18 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import bcrypt
 import jwt
 from aiohttp import hdrs, web
 from aiohttp.test_utils import TestServer
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
 
 from tests.fakes.signers import Json, Signer, secret_signer
 
@@ -36,7 +39,7 @@ class Refusal(Exception):
 class Account:
     id: UUID
     email: str
-    password: str
+    password_hash: str
     is_confirmed: bool = True
     is_banned: bool = False
     signed_in_at: str | None = None
@@ -71,14 +74,20 @@ class GoTrueFake:
     # --- accounts ---
 
     async def add(self, email: str, password: str, **about: Any) -> Account:
-        account = Account(uuid4(), email, password, **about)
+        hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+        return await self._insert(Account(uuid4(), email, hashed, **about))
+
+    async def _insert(self, account: Account) -> Account:
         await self.pool.execute(
-            "INSERT INTO auth.users (id, aud, role, email, created_at, updated_at)"
-            " VALUES ($1, 'authenticated', 'authenticated', $2, now(), now())",
+            "INSERT INTO auth.users"
+            " (id, aud, role, email, encrypted_password, email_confirmed_at, created_at, updated_at)"
+            " VALUES ($1, 'authenticated', 'authenticated', $2, $3, CASE WHEN $4 THEN now() END, now(), now())",
             account.id,
-            email,
+            account.email,
+            account.password_hash,
+            account.is_confirmed,
         )
-        self.accounts[email] = account
+        self.accounts[account.email] = account
         return account
 
     def session(self, account: Account, session_id: UUID | None = None) -> Json:
@@ -154,7 +163,7 @@ class GoTrueFake:
             return self._refresh(body["refresh_token"])
         self._require_email()
         account = self.accounts.get(body["email"])
-        if account is None or account.password != body["password"]:
+        if account is None or not _matches(account.password_hash, body["password"]):
             raise Refusal(400, "invalid_credentials", "Invalid login credentials")
         if account.is_banned:
             raise Refusal(400, "user_banned", "User is banned")
@@ -193,6 +202,19 @@ class GoTrueFake:
                 raise Refusal(429, "over_email_send_rate_limit", words)
             self.mails.append(("recovery", email))
         return {}
+
+    async def create_user(self, request: web.Request) -> Json:
+        body = await request.json()
+        if "password" in body and "password_hash" in body:
+            raise Refusal(400, "validation_failed", "Only a password or a password hash should be provided")
+        if body["email"] in self.accounts:
+            raise Refusal(422, "email_exists", "A user with this email address has already been registered")
+        hashed = body.get("password_hash", "$2a$10$" + "." * 53)
+        if not hashed.startswith(("$argon2", "$2a$", "$2b$", "$2y$")):
+            raise Refusal(500, "unexpected_failure", "crypto/bcrypt: hashedSecret too short to be a bcrypted password")
+        is_banned = body.get("ban_duration", "none") != "none"
+        account = Account(UUID(body["id"]), body["email"], hashed, body.get("email_confirm", False), is_banned)
+        return self.user(await self._insert(account))
 
     async def delete_user(self, request: web.Request) -> Json:
         user_id = UUID(request.match_info["id"])
@@ -277,6 +299,14 @@ class GoTrueFake:
         return web.json_response(body, status=refusal.status, headers=headers)
 
 
+def _matches(hashed: str, password: str) -> bool:
+    if hashed.startswith("$argon2"):
+        with suppress(VerificationError):
+            return PasswordHasher().verify(hashed, password)
+        return False
+    return bcrypt.checkpw(password.encode()[:72], hashed.encode())
+
+
 def _time() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.123456Z", time.gmtime())
 
@@ -299,6 +329,7 @@ async def serve_gotrue(
             ("GET", "/settings", fake.settings),
             ("GET", "/.well-known/jwks.json", fake.keys),
             ("GET", "/admin/users", fake.list_users),
+            ("POST", "/admin/users", fake.create_user),
             ("DELETE", "/admin/users/{id}", fake.delete_user),
         ]
         for method, path, handler in routes:

@@ -359,7 +359,7 @@ async def test_data_of_another_major_version_is_explained(own_data_dir: Path) ->
     (own_data_dir / "postgres" / "data" / "PG_VERSION").write_text("16\n")
     message = await refusal(own_data_dir)
     assert "written by Postgres 16, and this version brings Postgres 18" in message
-    assert "pg_dump" in message
+    assert "`python -m server backup FILE`" in message
 
 
 @pytest.mark.skipif(

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 
+import bcrypt
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2 import Type as ArgonType
 
 from server.auth import passwords as module
-from server.auth.passwords import MAX_CONCURRENT, MAX_WAITING, Passwords, require_acceptable
+from server.auth.passwords import MAX_CONCURRENT, MAX_WAITING, Passwords, is_outdated, require_acceptable
 from server.errors import Invalid, Unavailable
 
 BCRYPT = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
@@ -101,13 +102,36 @@ async def test_a_match_with_nobodys_hash_is_no_match(passwords: Passwords, monke
     assert not await passwords.matches(BCRYPT, "correct horse")
 
 
+@pytest.mark.parametrize("prefix", ["$2a$", "$2b$", "$2y$"])
+async def test_a_password_of_supabase_matches_its_bcrypt_hash(passwords: Passwords, prefix: str) -> None:
+    stored = prefix + bcrypt.hashpw(b"correct horse", bcrypt.gensalt(4)).decode()[4:]
+    assert await passwords.matches(stored, "correct horse")
+    assert not await passwords.matches(stored, "wrong horse")
+    assert is_outdated(stored)
+    assert not is_outdated(await passwords.hash("correct horse"))
+
+
+async def test_bcrypt_cuts_no_password(passwords: Passwords) -> None:
+    stored = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+    assert await passwords.matches(stored, "x" * 72)
+    assert not await passwords.matches(stored, "x" * 73)
+
+
+@pytest.mark.parametrize(
+    "stored", ["$2b$03$" + "." * 53, "$2b$31$" + "." * 53, "$2b$10$" + "." * 52, "$2x$10$" + "." * 53]
+)
+async def test_a_bcrypt_hash_that_nobody_made_is_never_right(passwords: Passwords, stored: str) -> None:
+    assert not await passwords.matches(stored, "correct horse")
+    assert not await passwords.matches(stored, "nul\0nul")
+
+
 async def test_nobodys_hash_costs_what_ours_do(passwords: Passwords) -> None:
     ours, nobodys = extract_parameters(await passwords.hash("x")), extract_parameters(module._NOBODYS_HASH)
     assert ours == nobodys
 
 
 async def test_an_unknown_user_takes_as_long_as_a_wrong_password(passwords: Passwords) -> None:
-    stored = {"unknown": None, "wrong": await passwords.hash("correct horse"), "bcrypt": BCRYPT}
+    stored = {"unknown": None, "wrong": await passwords.hash("correct horse"), "placeholder": "!"}
     samples: dict[str, list[float]] = {name: [] for name in stored}
     for _ in range(15):
         for name, value in stored.items():

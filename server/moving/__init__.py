@@ -1,0 +1,1 @@
+"""Data on the move: `export` and `import` between any two databases, `backup` and `restore` of the embedded one."""

@@ -1,0 +1,89 @@
+"""The command `export`: accounts, requests, usage and files of one moment, as one archive."""
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from server.boot import database_of, prepare_database
+from server.moving.archive import ArchiveWriter
+from server.moving.files import add_files
+from server.serve import open_shared_database
+from server.settings import Settings
+from server.storage.objects import Objects, create_objects
+from server.storage.queries import load_queries, sql_directory
+
+PAGES = ("users", "requests", "idempotency_keys", "usage")
+"""In the order in which they can be imported."""
+_NAMES = {"idempotency_keys": "idempotency keys", "usage": "days of usage"}
+_PAGE_ROWS = 500
+_PAGE_BYTES = 4 * 1024 * 1024
+_FETCH_ROWS = 25
+_FETCH_TIMEOUT_S = 300.0
+
+
+async def run_export(settings: Settings, path: Path) -> int:
+    """Exit code 0: the file is complete. Works beside a running server; what comes in later is not in the file."""
+    queries = load_queries(sql_directory() / "queries")
+    async with open_shared_database(settings) as url:
+        database = database_of(settings, url)
+        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
+        connection = await database.connect()
+        objects = create_objects(settings)
+        try:
+            counts, unfinished = await _export(connection, queries, objects, settings, path)
+        finally:
+            connection.terminate()
+            await objects.close()
+    _report(path, counts, unfinished)
+    return 0
+
+
+async def _export(
+    connection: "asyncpg.Connection[Any]",
+    queries: Mapping[str, str],
+    objects: Objects,
+    settings: Settings,
+    path: Path,
+) -> tuple[dict[str, int], asyncpg.Record]:
+    about = {"accounts": "supabase" if settings.supabase_url else "embedded"}
+    async with ArchiveWriter(path, "export", about) as archive:
+        counts = dict.fromkeys(PAGES, 0)
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            [unfinished] = await connection.fetch(queries["count_unfinished"])
+            for kind in PAGES:
+                number = 0
+                async for rows in _pages(connection, queries[f"export_{kind}"]):
+                    number += 1
+                    counts[kind] += len(rows)
+                    await archive.add(f"{kind}/{number:06}.json", f"[{','.join(rows)}]".encode())
+        # After the database: a file that an exported request names was there before it.
+        counts["files"] = await add_files(archive, objects)
+    return counts, unfinished
+
+
+async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIterator[list[str]]:
+    """Rows as JSON texts, so many at a time that a page stays small."""
+    rows: list[str] = []
+    size = 0
+    cursor = connection.cursor(query, prefetch=_FETCH_ROWS, timeout=_FETCH_TIMEOUT_S)
+    async for record in cursor:
+        rows.append(record["line"])
+        size += len(record["line"])
+        if len(rows) == _PAGE_ROWS or size >= _PAGE_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _report(path: Path, counts: Mapping[str, int], unfinished: asyncpg.Record) -> None:
+    what = ", ".join(f"{count} {_NAMES.get(kind, kind)}" for kind, count in counts.items())
+    print(f"{path}: {what}.")  # noqa: T201 - the command's output
+    print("It holds prompts, answers and password hashes: keep it as you keep the database.")  # noqa: T201
+    if unfinished["instances"]:
+        print(  # noqa: T201
+            "A server works on this database: what it takes in from now on is not in the file, and "
+            f"{unfinished['requests']} requests that are not final would be run by both. For a move, stop it first."
+        )

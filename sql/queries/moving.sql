@@ -1,0 +1,141 @@
+-- name: export_users
+-- Every account, a JSON object each, by id. Works on auth.users of our own and of Supabase.
+SELECT to_jsonb(account)::text AS line
+FROM (
+    SELECT
+        id, email, encrypted_password AS password_hash, email_confirmed_at, last_sign_in_at, created_at, banned_until,
+        raw_user_meta_data AS metadata
+    FROM auth.users
+    WHERE deleted_at IS NULL
+    ORDER BY id
+) AS account;
+
+-- name: export_requests
+-- Every request of these accounts, and those of nobody, a JSON object each, by id. What runs is exported as pending: it is
+-- run where it is imported.
+SELECT to_jsonb(request)::text AS line
+FROM (
+    SELECT
+        row.id, row.user_id, row.created_at, row.started_at, row.run_at, row.deadline_at, row.model_type, row.model,
+        row.parameters, row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
+        row.processing_time, row.attempt, row.epoch, row.cancel_requested, row.priority,
+        CASE
+            WHEN row.status IN ('completed', 'failed', 'cancelled') THEN row.status
+            WHEN row.status IN ('pending', 'processing') THEN 'pending'
+            ELSE 'failed'
+        END AS status,
+        CASE
+            WHEN row.status NOT IN ('pending', 'processing') THEN coalesce(row.completed_at, row.created_at, now())
+        END AS completed_at
+    FROM public.model_requests AS row
+    WHERE row.user_id IS NULL
+        OR EXISTS (SELECT FROM auth.users AS account WHERE account.id = row.user_id AND account.deleted_at IS NULL)
+    ORDER BY row.id
+) AS request;
+
+-- name: export_idempotency_keys
+-- What a repeated create is answered by.
+SELECT to_jsonb(remembered)::text AS line
+FROM (
+    SELECT key.user_id, key.key, key.fingerprint, key.request_id, key.created_at
+    FROM public.idempotency_keys AS key
+    INNER JOIN auth.users AS account ON account.id = key.user_id
+    WHERE account.deleted_at IS NULL
+    ORDER BY key.user_id, key.key
+) AS remembered;
+
+-- name: export_usage
+-- Totals by user and day.
+SELECT to_jsonb(day_total)::text AS line
+FROM (
+    SELECT usage.user_id, usage.day, usage.completed, usage.failed, usage.cancelled, usage.token_used, usage.token_count
+    FROM public.usage_daily AS usage
+    INNER JOIN auth.users AS account ON account.id = usage.user_id
+    WHERE account.deleted_at IS NULL
+    ORDER BY usage.user_id, usage.day
+) AS day_total;
+
+-- name: count_unfinished
+-- How many requests are not final, and whether a server works on them.
+SELECT
+    (SELECT count(*) FROM public.model_requests WHERE status IN ('pending', 'processing')) AS requests,
+    (SELECT count(*) FROM public.instances WHERE lease_until > now()) AS instances;
+
+-- name: find_moved_users
+-- The accounts that hold one of these ids or e-mails.
+SELECT id, email
+FROM auth.users
+WHERE deleted_at IS NULL AND (id = ANY ($1::uuid []) OR email = ANY ($2::text []));
+
+-- name: import_users
+-- Accounts into the table of our own; those whose id or e-mail is taken are left out. Returns the ids that were made.
+INSERT INTO auth.users (
+    id, email, encrypted_password, email_confirmed_at, last_sign_in_at, created_at, banned_until, raw_user_meta_data
+)
+SELECT
+    id, email, password_hash, email_confirmed_at, last_sign_in_at, coalesce(created_at, now()), banned_until,
+    coalesce(metadata, '{}')
+FROM jsonb_to_recordset($1::jsonb) AS account (
+    id uuid, email text, password_hash text, email_confirmed_at timestamptz, last_sign_in_at timestamptz,
+    created_at timestamptz, banned_until timestamptz, metadata jsonb
+)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: import_requests
+-- Requests of page $1, whose users $2 are called $3 here. What is not final gets the time it had left $4 ago. Rows that are
+-- there already stay as they are; rows of accounts that are not there are left out. Returns the ids that were made.
+INSERT INTO public.model_requests (
+    id, user_id, created_at, started_at, run_at, deadline_at, completed_at, status, model_type, model, parameters,
+    input_data, output_data, error_msg, error_code, token_used, token_count, processing_time, attempt, epoch,
+    cancel_requested, priority
+)
+SELECT
+    request.id, account.id, request.created_at, request.started_at,
+    request.run_at + CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END,
+    request.deadline_at + CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END,
+    request.completed_at, request.status, request.model_type, request.model, request.parameters, request.input_data,
+    request.output_data, request.error_msg, request.error_code, request.token_used, request.token_count,
+    request.processing_time, request.attempt, request.epoch, request.cancel_requested, request.priority
+FROM jsonb_to_recordset($1::jsonb) AS request (
+    id uuid, user_id uuid, created_at timestamptz, started_at timestamptz, run_at timestamptz, deadline_at timestamptz,
+    completed_at timestamptz, status text, model_type text, model text, parameters jsonb, input_data jsonb,
+    output_data jsonb, error_msg text, error_code text, token_used integer, token_count integer,
+    processing_time interval, attempt integer, epoch integer, cancel_requested boolean, priority smallint
+)
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = request.user_id
+LEFT JOIN auth.users AS account ON account.id = coalesce(renamed.here, request.user_id)
+WHERE request.user_id IS NULL OR account.id IS NOT NULL
+ON CONFLICT (id) DO NOTHING
+RETURNING id;
+
+-- name: count_imported_requests
+-- How many of these are there.
+SELECT count(*) FROM public.model_requests WHERE id = ANY ($1::uuid []);
+
+-- name: import_idempotency_keys
+-- Keys of page $1, whose users $2 are called $3 here. A key that was used here meanwhile stays.
+INSERT INTO public.idempotency_keys (user_id, key, fingerprint, request_id, created_at)
+SELECT account.id, remembered.key, remembered.fingerprint, remembered.request_id, remembered.created_at
+FROM jsonb_to_recordset($1::jsonb) AS remembered (
+    user_id uuid, key text, fingerprint bytea, request_id uuid, created_at timestamptz
+)
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = remembered.user_id
+INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, remembered.user_id)
+ON CONFLICT DO NOTHING;
+
+-- name: import_usage
+-- Totals of page $1, whose users $2 are called $3 here. The larger one stays, so that a second time changes nothing.
+INSERT INTO public.usage_daily AS total (user_id, day, completed, failed, cancelled, token_used, token_count)
+SELECT account.id, usage.day, usage.completed, usage.failed, usage.cancelled, usage.token_used, usage.token_count
+FROM jsonb_to_recordset($1::jsonb) AS usage (
+    user_id uuid, day date, completed integer, failed integer, cancelled integer, token_used bigint, token_count bigint
+)
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = usage.user_id
+INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, usage.user_id)
+ON CONFLICT (user_id, day) DO UPDATE
+SET completed = greatest(total.completed, excluded.completed),
+    failed = greatest(total.failed, excluded.failed),
+    cancelled = greatest(total.cancelled, excluded.cancelled),
+    token_used = greatest(total.token_used, excluded.token_used),
+    token_count = greatest(total.token_count, excluded.token_count);
