@@ -5,12 +5,10 @@ import sys
 
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, require_acceptable
-from server.boot import database_of, prepare_database
 from server.errors import Invalid
+from server.maintenance import open_prepared
 from server.refusal import CannotStart
-from server.serve import open_shared_database
 from server.settings import Settings
-from server.storage.queries import load_queries, sql_directory
 
 _MAX_LINE = 4096
 
@@ -40,15 +38,8 @@ async def run_set_password(settings: Settings, email: str) -> int:
 
 
 async def _store(settings: Settings, address: str, hashed: str) -> bool:
-    queries = load_queries(sql_directory() / "queries")
-    async with open_shared_database(settings) as url:
-        database = database_of(settings, url)
-        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
-        connection = await database.connect()
-        try:
-            return await connection.fetchrow(queries["set_password"], address, hashed) is not None
-        finally:
-            connection.terminate()
+    async with open_prepared(settings) as (connection, queries):
+        return await connection.fetchrow(queries["set_password"], address, hashed) is not None
 
 
 def _read_password() -> str:

@@ -201,10 +201,14 @@ class ArchiveReader:
             raise CannotStart(f"{self._path} was not made by `export` or `backup`.")
         if data.get("version") != VERSION:
             raise CannotStart(f"{self._path} was made by a newer server: use that one.")
-        if data["kind"] != self._kind:
-            command = "restore" if data["kind"] == "backup" else "import"
-            raise CannotStart(f"{self._path} was made by `{data['kind']}`: use `{command}`.")
-        return Manifest(data["kind"], datetime.fromisoformat(data["created_at"]), data["about"])
+        try:
+            manifest = Manifest(data["kind"], datetime.fromisoformat(data["created_at"]), data["about"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged("what it says about itself makes no sense") from error
+        if manifest.kind != self._kind:
+            command = "restore" if manifest.kind == "backup" else "import"
+            raise CannotStart(f"{self._path} was made by `{manifest.kind}`: use `{command}`.")
+        return manifest
 
 
 async def _attempt(path: Path, read: Callable[..., Any], *args: Any) -> Any:

@@ -1,21 +1,18 @@
 """The command `export`: accounts, requests, usage and files of one moment, as one archive."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from server.boot import database_of, prepare_database
+from server.maintenance import open_prepared
 from server.moving.archive import ArchiveWriter
 from server.moving.files import add_files
-from server.serve import open_shared_database
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
-from server.storage.queries import load_queries, sql_directory
 
-PAGES = ("users", "requests", "idempotency_keys", "usage")
-"""In the order in which they can be imported."""
 _NAMES = {"idempotency_keys": "idempotency keys", "usage": "days of usage"}
 _PAGE_ROWS = 500
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -25,16 +22,11 @@ _FETCH_TIMEOUT_S = 300.0
 
 async def run_export(settings: Settings, path: Path) -> int:
     """Exit code 0: the file is complete. Works beside a running server; what comes in later is not in the file."""
-    queries = load_queries(sql_directory() / "queries")
-    async with open_shared_database(settings) as url:
-        database = database_of(settings, url)
-        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
-        connection = await database.connect()
+    async with open_prepared(settings) as (connection, queries):
         objects = create_objects(settings)
         try:
             counts, unfinished = await _export(connection, queries, objects, settings, path)
         finally:
-            connection.terminate()
             await objects.close()
     _report(path, counts, unfinished)
     return 0
@@ -46,21 +38,31 @@ async def _export(
     objects: Objects,
     settings: Settings,
     path: Path,
-) -> tuple[dict[str, int], asyncpg.Record]:
+) -> tuple[Counter[str], asyncpg.Record]:
     about = {"accounts": "supabase" if settings.supabase_url else "embedded"}
     async with ArchiveWriter(path, "export", about) as archive:
-        counts = dict.fromkeys(PAGES, 0)
+        counts = Counter[str]()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             [unfinished] = await connection.fetch(queries["count_unfinished"])
-            for kind in PAGES:
-                number = 0
-                async for rows in _pages(connection, queries[f"export_{kind}"]):
+            for kind, query in _statements(queries).items():
+                number = counts[kind] = 0
+                async for rows in _pages(connection, query):
                     number += 1
                     counts[kind] += len(rows)
                     await archive.add(f"{kind}/{number:06}.json", f"[{','.join(rows)}]".encode())
         # After the database: a file that an exported request names was there before it.
         counts["files"] = await add_files(archive, objects)
     return counts, unfinished
+
+
+def _statements(queries: Mapping[str, str]) -> dict[str, str]:
+    """What is exported, in the order in which it can be imported."""
+    return {
+        "users": queries["export_users"],
+        "requests": queries["export_requests"],
+        "idempotency_keys": queries["export_idempotency_keys"],
+        "usage": queries["export_usage"],
+    }
 
 
 async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIterator[list[str]]:

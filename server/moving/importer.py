@@ -10,14 +10,12 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from server.boot import database_of, prepare_database
+from server.maintenance import open_prepared
 from server.moving.accounts import Account, Accounts, accounts_of, address_of
 from server.moving.archive import ArchiveReader, Member
 from server.refusal import CannotStart
-from server.serve import open_shared_database
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects, parse_key
-from server.storage.queries import load_queries, sql_directory
 
 _STATEMENT_TIMEOUT_S = 120.0
 _MAX_NAMED_FAILURES = 20
@@ -31,11 +29,7 @@ async def run_import(settings: Settings, path: Path) -> int:
     """
     reader = ArchiveReader(path, "export")
     manifest = await reader.check()
-    queries = load_queries(sql_directory() / "queries")
-    async with open_shared_database(settings) as url:
-        database = database_of(settings, url)
-        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
-        connection = await database.connect()
+    async with open_prepared(settings) as (connection, queries):
         objects = create_objects(settings)
         accounts = accounts_of(settings, connection, queries)
         try:
@@ -43,7 +37,6 @@ async def run_import(settings: Settings, path: Path) -> int:
             async for member in reader.members():
                 await run.take(member)
         finally:
-            connection.terminate()
             await accounts.close()
             await objects.close()
     return run.report()
@@ -80,10 +73,10 @@ class Import:
                 await self._take_users(orjson.loads(await member.read()))
             case ["requests", _]:
                 await self._take_requests(await member.read())
-            case [("idempotency_keys" | "usage") as kind, _]:
-                page = await member.read()
-                self._all[kind] += len(orjson.loads(page))
-                await self._send(f"import_{kind}", page, *self._names())
+            case ["idempotency_keys", _]:
+                await self._send("import_idempotency_keys", await member.read(), *self._names())
+            case ["usage", _]:
+                await self._send("import_usage", await member.read(), *self._names())
             case ["files", user_id, name]:
                 await self._take_file(member, user_id, name)
             case _:

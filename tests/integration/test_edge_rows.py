@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from server.model_request import mint_id
-from tests.rows import add_user, connected, queries
+from tests.rows import add_instance, add_user, connected, queries
 
 CLAIM = "SELECT * FROM public.edge_claim($1)"
 RECORD = "SELECT public.edge_record($1, $2, $3, $4)"
@@ -154,7 +154,8 @@ async def test_of_many_who_want_a_row_one_gets_it(any_database: str, user: UUID)
 
     async def claim_as_server() -> list[UUID]:
         async with connected(any_database) as connection:
-            rows = await connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
+            server = await add_instance(connection)  # without a lease, its rows are anybody's
+            rows = await connection.fetch(queries()["claim_pending"], server, 10, UUID(int=0), 2)
             return [row["id"] for row in rows]
 
     functions = [claim_as_function(request_id) for request_id in ids for _ in range(2)]
