@@ -14,6 +14,12 @@ AS $$
 DECLARE
     runner uuid := gen_random_uuid();
 BEGIN
+    -- A statement of its own, so that the next one sees who owned the row at the moment it was locked: with one statement, a row that
+    -- was claimed since its snapshot would be read anew while its claimer's lease is still out of sight, and be claimed twice.
+    PERFORM FROM public.model_requests AS row WHERE row.id = edge_claim.id FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     RETURN QUERY
     UPDATE public.model_requests AS row
     SET status = 'processing',
@@ -21,27 +27,21 @@ BEGIN
         epoch = row.epoch + 1,
         attempt = row.attempt + 1,
         started_at = clock_timestamp()
-    FROM (
-        SELECT candidate.id
-        FROM public.model_requests AS candidate
-        WHERE candidate.id = edge_claim.id
-            AND (edge_claim.user_id IS NULL OR candidate.user_id = edge_claim.user_id)
-            AND NOT candidate.cancel_requested
-            AND candidate.deadline_at > clock_timestamp()
-            AND (
-                candidate.status = 'pending'
-                OR (
-                    candidate.status = 'processing'
-                    AND pg_catalog.pg_postmaster_start_time() < clock_timestamp() - interval '15 seconds'
-                    AND NOT EXISTS (
-                        SELECT FROM public.instances AS instance
-                        WHERE instance.id = candidate.owner AND instance.lease_until > clock_timestamp()
-                    )
+    WHERE row.id = edge_claim.id
+        AND (edge_claim.user_id IS NULL OR row.user_id = edge_claim.user_id)
+        AND NOT row.cancel_requested
+        AND row.deadline_at > clock_timestamp()
+        AND (
+            row.status = 'pending'
+            OR (
+                row.status = 'processing'
+                AND pg_catalog.pg_postmaster_start_time() < clock_timestamp() - interval '15 seconds'
+                AND NOT EXISTS (
+                    SELECT FROM public.instances AS instance
+                    WHERE instance.id = row.owner AND instance.lease_until > clock_timestamp()
                 )
             )
-        FOR UPDATE SKIP LOCKED
-    ) AS free
-    WHERE row.id = free.id
+        )
     RETURNING
         row.epoch, row.model, row.model_type, row.input_data, row.parameters,
         extract(epoch FROM row.deadline_at - clock_timestamp())::double precision;
