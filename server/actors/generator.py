@@ -45,7 +45,7 @@ class Transcript:
         if isinstance(event, Started):
             self.model = event.model
         elif isinstance(event, Delta):
-            (self.output if event.segment is Segment.OUTPUT else self.reasoning).append(event.text)
+            (self.reasoning if event.segment is Segment.REASONING else self.output).append(event.text)
 
     def partial(self) -> dict[str, Any] | None:
         """What there is, marked as partial; None where there is nothing."""

@@ -1,6 +1,6 @@
 """What a generation is made of: the call that starts it, the events it yields, and who can run one."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +16,25 @@ class Task(StrEnum):
 
     CHAT_COMPLETION = "chat-completion"
     TEXT_GENERATION = "text-generation"
+    SUMMARIZATION = "summarization"
+    TRANSLATION = "translation"
+    FILL_MASK = "fill-mask"
+    TEXT_CLASSIFICATION = "text-classification"
+    ZERO_SHOT_CLASSIFICATION = "zero-shot-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - the name of a task
+    QUESTION_ANSWERING = "question-answering"
+    TABLE_QUESTION_ANSWERING = "table-question-answering"
+    SENTENCE_SIMILARITY = "sentence-similarity"
+    FEATURE_EXTRACTION = "feature-extraction"
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+    IMAGE_CLASSIFICATION = "image-classification"
+    OBJECT_DETECTION = "object-detection"
+    IMAGE_SEGMENTATION = "image-segmentation"
+    IMAGE_TO_TEXT = "image-to-text"
+    AUTOMATIC_SPEECH_RECOGNITION = "automatic-speech-recognition"
+    AUDIO_CLASSIFICATION = "audio-classification"
+    TEXT_TO_SPEECH = "text-to-speech"
 
 
 class Segment(StrEnum):
@@ -23,16 +42,33 @@ class Segment(StrEnum):
 
     OUTPUT = "output"
     REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A stored file that is part of the input; its chunks are bounded, it is never in memory whole.
+
+    `open` begins at its first byte each time, so that a try can be repeated.
+    """
+
+    content_type: str
+    size: int
+    open: Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to make upstream. `models` is the chain to try in order; empty means: upstream's own default."""
+    """One call to make upstream. `models` is the chain to try in order; empty means: upstream's own default.
+
+    `files` are those that `input_data` refers to, by the reference as it stands there (`file:<uuid>`).
+    """
 
     task: Task
     models: tuple[str, ...]
     input_data: Mapping[str, Any]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, InputFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +83,22 @@ class Delta(NamedTuple):
     """New text at the end of a segment. Never empty, free of anything Postgres cannot store.
 
     A tuple, because there are hundreds of them to one of anything else, and it is made in a third of the time.
+    Tool calls are numbered from 0 by `number`; the text of one is its arguments. Its `name` comes with its first delta,
+    the only one whose text may be empty.
     """
 
     text: str
     segment: Segment = Segment.OUTPUT
+    number: int = 0
+    name: str = ""
+
+
+class FileChunk(NamedTuple):
+    """The next bytes of a binary answer. Its files are numbered from 0 and come one after the other."""
+
+    data: bytes
+    number: int
+    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +118,9 @@ class Failed:
     model: str | None = None
 
 
-Event = Started | Delta | Completed | Failed
-"""`Completed` is the outcome itself: its `output_data["output"]` equals the joined output deltas."""
+Event = Started | Delta | FileChunk | Completed | Failed
+"""`Completed` is the outcome itself: its `output_data["output"]` equals the joined output deltas. Files are not in it:
+who stores them adds `files`."""
 
 
 class Fault(StrEnum):
@@ -105,8 +154,10 @@ class Upstream(Protocol):
         ...
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Yield `Started`, `Delta`… and exactly one `Completed` or `Failed`, within `timeout_s`; never raises for a
-        fault of upstream. Closing the generator closes the connection."""
+        """Yield `Started`, `Delta` and `FileChunk`… and exactly one `Completed` or `Failed`, within `timeout_s`.
+
+        Never raises for a fault of upstream. Closing the generator closes the connection.
+        """
         ...
 
     async def check(self) -> Check:

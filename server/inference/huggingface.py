@@ -14,13 +14,15 @@ import structlog
 from aiohttp import hdrs
 
 from server.inference.breaker import Breaker
-from server.inference.events import Call, Check, Completed, Delta, Event, Fault, Started
+from server.inference.events import Call, Check, Completed, Event, Fault, Started
 from server.inference.protocol import (
     BROKEN_OFF,
     BadModel,
     Decipherer,
     Failure,
+    FollowUp,
     Judge,
+    Progress,
     Unintelligible,
     UpstreamError,
     WireRequest,
@@ -114,7 +116,7 @@ class HuggingFace:
                 async for event in events:
                     if isinstance(event, Failure):
                         failure = event
-                    else:
+                    elif not isinstance(event, FollowUp):
                         self._follow(event)
                         yield event
             if failure is None:
@@ -145,7 +147,7 @@ class HuggingFace:
 
     async def _try(
         self, call: Call, model: str | None, timeout_s: float
-    ) -> AsyncGenerator[Started | Delta | Completed | Failure, None]:
+    ) -> AsyncGenerator[Progress | Completed | Failure | FollowUp, None]:
         """One request and its answer, ending with `Completed` or `Failure`, within `timeout_s`."""
         deadline = Deadline(timeout_s)
         decipherer = cut = gap_s = None
@@ -210,7 +212,7 @@ class HuggingFace:
         else:
             self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
 
-    def _forget_model(self, event: Event | Failure, call: Call) -> None:
+    def _forget_model(self, event: Event | Failure | FollowUp, call: Call) -> None:
         """Ask a server again for its models when the one that it named is gone."""
         if isinstance(event, Failure) and event.error.is_model_missing and not call.models:
             self._listing = None

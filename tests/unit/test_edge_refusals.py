@@ -58,7 +58,8 @@ def test_what_the_operator_has_to_do_is_named(status: int, body: dict[str, str],
 def test_a_call_carries_the_whole_chain() -> None:
     call = Call(Task.CHAT_COMPLETION, ("org/a", "org/b"), {"prompt": "Hi"}, {"seed": 1})
     wire = build_edge_call(call, "http://127.0.0.1/f")
-    assert orjson.loads(wire.body or b"") == {
+    assert isinstance(wire.body, bytes)
+    assert orjson.loads(wire.body) == {
         "task": "chat-completion",
         "models": ["org/a", "org/b"],
         "input": {"prompt": "Hi"},

@@ -23,7 +23,7 @@ def generation(model: str | None, *, base_url: str = ROUTER, **parameters: Any) 
 
 
 def body_of(wire: WireRequest) -> dict[str, Any]:
-    assert wire.body is not None
+    assert isinstance(wire.body, bytes)
     body: dict[str, Any] = orjson.loads(wire.body)
     return body
 

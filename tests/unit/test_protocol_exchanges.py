@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from server.inference.events import Delta, Segment, Started
-from server.inference.protocol import Decipherer, Failure
+from server.inference.protocol import Decipherer, Failure, FollowUp, Progress
 from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.reader import read
 from tests.fakes.tapes import exchanges
 
 
-def decipher(record: dict[str, Any], pieces: list[bytes]) -> list[Started | Delta | Completed | Failure]:
+def decipher(record: dict[str, Any], pieces: list[bytes]) -> list[Progress | Completed | Failure | FollowUp]:
     response = record["response"]
     decipherer = Decipherer(response["status"], response["headers"], model="org/model")
-    events: list[Started | Delta | Completed | Failure] = []
+    events: list[Progress | Completed | Failure | FollowUp] = []
     for piece in pieces:
         events += decipherer.feed(piece)
     return events + decipherer.finish()

@@ -4,19 +4,34 @@
 every recorded answer is tested without a network.
 """
 
-from server.inference.protocol.calls import BadModel, WireRequest, build, build_listing, build_probe, is_router
+from server.inference.protocol.calls import (
+    BadModel,
+    FilePart,
+    WireRequest,
+    build,
+    build_listing,
+    build_probe,
+    is_router,
+)
 from server.inference.protocol.decipher import BROKEN_OFF, Decipherer, Judge
 from server.inference.protocol.edge import build_edge_call, build_edge_probe, read_edge_refusal
+from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_success, read_refusal
 from server.inference.protocol.listing import read_models
+from server.inference.protocol.readers import reader_for
 from server.inference.protocol.texts import Unintelligible, to_words
 
 __all__ = [
     "BROKEN_OFF",
+    "AnswerReader",
     "BadModel",
     "Decipherer",
     "Failure",
+    "FilePart",
+    "FollowUp",
     "Judge",
+    "OpenReader",
+    "Progress",
     "Unintelligible",
     "UpstreamError",
     "WireRequest",
@@ -30,5 +45,6 @@ __all__ = [
     "read_edge_refusal",
     "read_models",
     "read_refusal",
+    "reader_for",
     "to_words",
 ]

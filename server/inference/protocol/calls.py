@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from server.inference.events import Call, Task
+from server.inference.events import Call, InputFile, Task
 
 ROUTER_HOST = "router.huggingface.co"
 POLICIES = frozenset({"fastest", "cheapest", "preferred"})
@@ -43,13 +43,31 @@ class BadModel(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """A stored file as a part of a body: as it is, or in base64 (without line breaks, as JSON wants it)."""
+
+    file: InputFile
+    is_base64: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return 4 * -(-self.file.size // 3) if self.is_base64 else self.file.size
+
+
+@dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One HTTP request, complete but for the credentials."""
+    """One HTTP request, complete but for the credentials.
+
+    A body in parts is sent as a stream, one part after the other. `is_foreign`: upstream named this address in its
+    answer, so it gets no credentials and must be a public one.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str]
-    body: bytes | None = None
+    body: bytes | tuple[bytes | FilePart, ...] | None = None
+    is_foreign: bool = False
 
 
 def is_router(base_url: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from server.inference.events import Delta, Segment, Started
 from server.inference.protocol.answer import Answer
+from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
@@ -85,7 +86,7 @@ class Decipherer:
         """Whether further bytes would change nothing."""
         return self._is_over
 
-    def feed(self, chunk: bytes) -> list[Started | Delta]:
+    def feed(self, chunk: bytes) -> list[Progress]:
         """What `chunk` adds to the answer."""
         if self._is_over:
             return []
@@ -98,12 +99,12 @@ class Decipherer:
             return self._with_start(self._break(TOO_LARGE))
         return self._with_start(self._read(chunk))
 
-    def finish(self, *, cut: UpstreamError | None = None) -> list[Started | Delta | Completed | Failure]:
+    def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
         """What is left, and how it ended. `cut` is why the body could not be read to its end, if so.
 
         The last item is a `Completed` or a `Failure`; after deltas a failure is never transient.
         """
-        events: list[Started | Delta | Completed | Failure] = []
+        events: list[Progress | Completed | Failure | FollowUp] = []
         if self._is_success and not self._is_over:
             events += self._with_start(self._finish_reading(cut))
         elif not self._is_success:
@@ -249,13 +250,13 @@ class Decipherer:
         self._held.clear()
         return self._answer.add(text)
 
-    def _with_start(self, deltas: list[Delta]) -> list[Started | Delta]:
+    def _with_start(self, deltas: list[Delta]) -> list[Progress]:
         if not deltas or self._has_started:
             return [*deltas]
         self._has_started = True
         return [Started(self._model, self._provider), *deltas]
 
-    def _complete(self) -> list[Started | Delta | Completed | Failure]:
+    def _complete(self) -> list[Progress | Completed | Failure | FollowUp]:
         data = self._answer.as_data(provider=self._provider, is_partial=False)
         completed = Completed(data, self._answer.usage, self._model)
         return [completed] if self._has_started else [Started(self._model, self._provider), completed]

@@ -1,0 +1,39 @@
+"""How input data names an uploaded file: `file:<uuid>`, in the fields that may hold one. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+SCHEME = "file:"
+_KINDS = {"image": "image", "audio": "audio", "url": "image"}
+"""Fields that may hold a reference, and the kind of file each takes; `url` stands in the `image_url` part of a chat."""
+_REFERENCE = re.compile(r"file:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
+
+
+class FileReference(NamedTuple):
+    """`text` as it stands in the input, at the dotted `path`; `kind` is the first half of its content type."""
+
+    text: str
+    file_id: UUID
+    kind: str
+    path: str
+
+
+def find_references(input_data: Mapping[str, Any]) -> list[FileReference]:
+    """All of them, in the order in which they stand."""
+    return list(_walk(input_data, "input_data"))
+
+
+def _walk(value: Any, path: str) -> Iterator[FileReference]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            where = f"{path}.{name}"
+            match = _REFERENCE.fullmatch(item) if isinstance(item, str) and name in _KINDS else None
+            if match is not None:
+                yield FileReference(match[0], UUID(match[1]), _KINDS[name], where)
+            else:
+                yield from _walk(item, where)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _walk(item, f"{path}.{number}")
