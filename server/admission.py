@@ -13,9 +13,10 @@ import structlog
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.entries import Accepted, NewRequest, Replayed
+from server.actors.feeds import Feeds
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.switchboard import View
+from server.actors.watches import View
 from server.actors.workload import Workload
 from server.encoding import dumps
 from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
@@ -77,6 +78,7 @@ class Admission:
         slots: Slots,
         backlog: Backlog,
         workload: Workload,
+        feeds: Feeds,
         lease: Lease,
         lifecycle: Lifecycle,
         max_backlog: int,
@@ -88,6 +90,7 @@ class Admission:
         self._slots = slots
         self._backlog = backlog
         self._workload = workload
+        self._feeds = feeds
         self._lease = lease
         self._lifecycle = lifecycle
         self._max_backlog = max_backlog
@@ -144,7 +147,9 @@ class Admission:
         if delay_s <= 0:
             self._backlog.hint()
         fields = _fields(draft, accepted) | {"queue_position": ahead}
-        return Admitted(draft.id, View(Status.PENDING, 0, render_pending(fields)))
+        view = View(Status.PENDING, 0, render_pending(fields))
+        self._feeds.tell(draft.user_id, draft.id, view)
+        return Admitted(draft.id, view)
 
     async def _require_room(self, user_id: UserId) -> int:
         """How many wait already. They are counted in the database, so that the limits hold over all instances; creates

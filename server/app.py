@@ -22,7 +22,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, console, docs, gotrue, health, requests
+from server.routes import auth, cancelling, console, docs, events, gotrue, health, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
@@ -92,7 +92,7 @@ def create_app(
     app[keys.OBJECTS] = objects
     _provide_engine(app, engine, reader)
     _provide_limits(app)
-    for routes in (auth, requests, health, docs, console):
+    for routes in (auth, events, requests, cancelling, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -169,6 +169,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
     app[keys.SWITCHBOARD] = engine.switchboard
+    app[keys.FEEDS] = engine.feeds
     app[keys.ENTRANCE] = Entrance()
     app[keys.HISTORY] = History(reader)
     app[keys.ADMISSION] = Admission(
@@ -178,6 +179,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
         slots=engine.slots,
         backlog=engine.backlog,
         workload=engine.workload,
+        feeds=engine.feeds,
         lease=engine.lease,
         lifecycle=app[keys.LIFECYCLE],
         max_backlog=settings.max_backlog,

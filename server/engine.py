@@ -4,10 +4,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
 from server.actors.capacity import Backlog, Slots
+from server.actors.feeds import Feeds
+from server.actors.files import OutputFiles
 from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
 from server.actors.journal import Journal
@@ -18,7 +21,7 @@ from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
 from server.errors import Unavailable
-from server.inference.events import Check, Upstream
+from server.inference.events import Check, FileChunk, InputFile, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
@@ -27,6 +30,7 @@ from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify
+from server.transcript import Transcript
 
 _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
@@ -81,6 +85,7 @@ class Engine:
         notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
         on_news = _ignore if notifier is None else notifier.tell
         self.switchboard = Switchboard(self._lines["switchboard"], queries, on_news=on_news)
+        self.feeds = Feeds(self._lines["switchboard"], queries)
         self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)
         self._sweeper = Sweeper(
             self._lines["sweeper"],
@@ -102,9 +107,11 @@ class Engine:
                 catalog=catalog,
                 journal=self.journal,
                 switchboard=self.switchboard,
+                feeds=self.feeds,
                 workload=self.workload,
                 slots=self.slots,
                 lease=self.lease,
+                files=_NoFiles(),
             )
             for number in range(settings.concurrency)
         }
@@ -112,12 +119,22 @@ class Engine:
             "journal": self.journal,
             "heartbeat": self._heartbeat,
             "switchboard": self.switchboard,
+            "feeds": self.feeds,
             "sweeper": self._sweeper,
             **generators,
         }
         if notifier is not None:
             actors["notifier"] = notifier
         self._supervisor = Supervisor(actors)
+
+    def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:
+        """The growing text of a run, where it is to be had here."""
+        running = self.workload.get(request_id)
+        return running.transcript if running is not None and running.model_request.epoch == epoch else None
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Stop the generation, if it runs here."""
+        self.workload.stop(request_id, StopReason.CANCELLED)
 
     def start(self) -> None:
         """Run in a task of its own; `task` ends only by `stop`, or with the error that ended it."""
@@ -205,6 +222,7 @@ class Engine:
             idle.cancel()
             hurried.cancel()
         self.switchboard.close()
+        self.feeds.close()
         if handed_back := self.workload.stop_all(StopReason.SHUTDOWN):
             log.info("handing_back", requests=handed_back)
         self._sweeper.let_go()
@@ -231,3 +249,22 @@ class Engine:
 
 def _ignore(_request_id: RequestId) -> None:
     """Nobody else wants to know."""
+
+
+class _NoFiles:
+    """Until files are wired in: there are none."""
+
+    def outputs(self, _model_request: ModelRequest) -> OutputFiles:
+        return self
+
+    async def inputs(self, _model_request: ModelRequest) -> Mapping[str, InputFile]:
+        return {}
+
+    async def take(self, _chunk: FileChunk) -> None:
+        raise Unavailable("There is no place for files.", retry_after_s=60)
+
+    async def finish(self) -> list[dict[str, Any]]:
+        return []
+
+    async def discard(self) -> None:
+        """There is nothing."""

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from server.actors.switchboard import View
+import orjson
+
+from server.actors.watches import View
 from server.model_request import RequestId, Status, UserId
 from server.schemas import render_record
 from server.storage.reader import Reader
+from server.transcript import Transcript
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_CHUNK = 16
@@ -43,6 +46,14 @@ class History:
         """The request as it stands now, or None where there is none of this user."""
         row = await self._reader.fetch_row("get_request", request_id, user_id)
         return None if row is None else View(Status(row["status"]), row["epoch"], render_record(dict(row)))
+
+    async def transcript(self, request_id: RequestId, user_id: UserId) -> Transcript:
+        """What a final request left to be read as a stream; empty where there is nothing."""
+        row = await self._reader.fetch_row("get_transcript", request_id, user_id)
+        if row is None or row["output_data"] is None:
+            return Transcript.rebuild({})
+        shape = row["segments"]
+        return Transcript.rebuild(orjson.loads(row["output_data"]), None if shape is None else orjson.loads(shape))
 
     async def page(self, user_id: UserId, filters: Filters) -> Page:
         """Up to `limit` requests, fewer once `MAX_PAGE_BYTES` are reached (at least one).

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from server.actors.feeds import Feeds
 from server.actors.switchboard import Switchboard
 from server.admission import Admission
 from server.auth.accounts import Accounts
@@ -23,6 +24,7 @@ SETTINGS = web.AppKey("settings", Settings)
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 READER = web.AppKey("reader", Reader)
 ENGINE = web.AppKey("engine", Engine)
+FEEDS = web.AppKey("feeds", Feeds)
 SWITCHBOARD = web.AppKey("switchboard", Switchboard)
 ENTRANCE = web.AppKey("entrance", Entrance)
 ADMISSION = web.AppKey("admission", Admission)

@@ -87,8 +87,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
         status = response.status
-        response.headers["X-Request-Id"] = request_id
-        response.headers[hdrs.SERVER] = SERVER_NAME
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+            response.headers[hdrs.SERVER] = SERVER_NAME
         return response
     finally:
         resource = request.match_info.route.resource
@@ -182,6 +183,17 @@ async def show_limits(request: web.Request, handler: Handler) -> web.StreamRespo
     if verdict is not None and not response.prepared:
         response.headers.update(rate_limit_headers(verdict))
     return response
+
+
+def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """Give a response that is sent before the middlewares see it what they would have given it."""
+    response.headers["X-Request-Id"] = request[keys.REQUEST_ID]
+    response.headers[hdrs.SERVER] = SERVER_NAME
+    for name, value in SECURE_HEADERS.items():
+        response.headers.setdefault(name, value)
+    if (verdict := request.get(keys.VERDICT)) is not None:
+        response.headers.update(rate_limit_headers(verdict))
+    _vary_by_origin(request, response)
 
 
 MIDDLEWARES = (observe, show_limits, translate_errors, shed, authenticate, limit)

@@ -64,6 +64,7 @@ class FinalRow:
     token_count: int | None
     processing_time: timedelta
     model: str | None
+    segments: bytes | None = None
 
     @property
     def size(self) -> int:

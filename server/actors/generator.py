@@ -4,26 +4,29 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import asyncpg
 import structlog
 
 from server.actors.capacity import Slots
 from server.actors.entries import FinalRow, Recorded, ReleasedRow
+from server.actors.feeds import Feeds
+from server.actors.files import FileGone, OutputFiles, RequestFiles
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.switchboard import Switchboard, View
+from server.actors.switchboard import Switchboard
+from server.actors.watches import View
 from server.actors.workload import Running, StopReason, Workload
 from server.catalog import Catalog
 from server.encoding import dumps
-from server.errors import Code
-from server.inference.events import Call, Completed, Delta, Event, Segment, Started, Upstream
+from server.errors import Code, Problem, Unavailable
+from server.inference.events import Call, Completed, Delta, FileChunk, Segment, Started, Upstream
 from server.inference.events import Failed as GenerationFailed
 from server.model_request import Cancelled, Failed, FinalOutcome, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
+from server.transcript import Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0
 _OUTAGE_PAUSE_S = 4.0
@@ -31,30 +34,6 @@ _MIN_OUTAGE_PAUSE_S = 1.0
 _CLOSE_TIMEOUT_S = 1.0
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Transcript:
-    """The text of a generation so far, for the partial answer of one that does not end well."""
-
-    output: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    model: str | None = None
-
-    def follow(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.model = event.model
-        elif isinstance(event, Delta):
-            (self.reasoning if event.segment is Segment.REASONING else self.output).append(event.text)
-
-    def partial(self) -> dict[str, Any] | None:
-        """What there is, marked as partial; None where there is nothing."""
-        if not self.output and not self.reasoning:
-            return None
-        data: dict[str, Any] = {"output": "".join(self.output), "partial": True}
-        if self.reasoning:
-            data["reasoning"] = "".join(self.reasoning)
-        return data
 
 
 class Generator:
@@ -68,9 +47,11 @@ class Generator:
         catalog: Catalog,
         journal: Journal,
         switchboard: Switchboard,
+        feeds: Feeds,
         workload: Workload,
         slots: Slots,
         lease: Lease,
+        files: RequestFiles,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._queue = queue
@@ -78,9 +59,11 @@ class Generator:
         self._catalog = catalog
         self._journal = journal
         self._switchboard = switchboard
+        self._feeds = feeds
         self._workload = workload
         self._slots = slots
         self._lease = lease
+        self._files = files
         self._jitter = jitter
 
     async def run(self) -> None:
@@ -95,22 +78,20 @@ class Generator:
         try:
             if model_request.owner != self._lease.instance_id:
                 return  # claimed under an id that was declared dead since: it is rescued and run again
-            self._switchboard.publish(model_request.id, View(Status.PROCESSING, model_request.epoch))
+            self._tell(model_request, View(Status.PROCESSING, model_request.epoch))
             started = asyncio.get_running_loop().time()
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)
             if outcome is not None:
-                await self._bring_home(model_request, outcome, taken)
+                await self._bring_home(running, outcome, taken)
         finally:
             self._workload.remove(running)
             self._slots.release()
 
     async def _reach_outcome(self, running: Running) -> Outcome | None:
         """Generate in a task of its own, which can be stopped without stopping this actor. None: nothing to record."""
-        transcript = Transcript()
-        generation = asyncio.create_task(
-            self._generate(running.model_request, transcript), name=f"generation-{running.model_request.id}"
-        )
+        transcript = running.transcript
+        generation = asyncio.create_task(self._generate(running), name=f"generation-{running.model_request.id}")
         running.generation = generation
         if running.stop_reason is not None:
             generation.cancel()
@@ -126,26 +107,56 @@ class Generator:
         except Exception:
             log.exception("generation_crashed", id=str(running.model_request.id))
             return Failed(Code.SERVER_ERROR, "The server failed while running this request.", transcript.partial())
+        finally:
+            transcript.is_complete = True
 
-    async def _generate(self, model_request: ModelRequest, transcript: Transcript) -> Outcome:
+    async def _generate(self, running: Running) -> Outcome:
+        model_request = running.model_request
         await self._lease.wait_trusted()  # no new call upstream while another instance may take this row over
         left_s = model_request.seconds_left()
         if left_s <= 0:
             return _overdue(model_request)
+        outputs = self._files.outputs(model_request)
+        is_kept = False
+        try:
+            outcome = await self._call(running, outputs, left_s)
+            is_kept = isinstance(outcome, Completed)
+            return outcome
+        except FileGone as error:
+            return Failed(Code.VALIDATION_ERROR, str(error))
+        except Unavailable as problem:  # of the files: that is an outage, too
+            pause_s = min(problem.retry_after_s * self._jitter(1.0, 1.5), model_request.seconds_left())
+            return Interrupted(max(0.0, pause_s), problem.code, problem.detail)
+        except Problem as problem:
+            return Failed(problem.code, f"The model's answer could not be kept. {problem.detail}")
+        finally:
+            if not is_kept:
+                await outputs.discard()
+
+    async def _call(self, running: Running, outputs: OutputFiles, timeout_s: float) -> Outcome:
+        """Drive the call to its end; what it hands over on the way goes to the readers and to the store."""
+        model_request, transcript = running.model_request, running.transcript
         model_type = self._catalog.model_type(model_request.model_type)
         call = Call(
             task=model_type.task,
             models=self._catalog.chain(model_request.model_type, model_request.model),
             input_data=model_request.input_data,
             parameters=model_request.parameters,
+            files=await self._files.inputs(model_request),
         )
-        async with contextlib.aclosing(self._upstream.generate(call, timeout_s=left_s)) as events:
+        async with contextlib.aclosing(self._upstream.generate(call, timeout_s=timeout_s)) as events:
             async for event in events:
-                transcript.follow(event)
-                if isinstance(event, Completed):
-                    return event
-                if isinstance(event, GenerationFailed):
-                    return self._judge(event, model_request)
+                match event:
+                    case Delta():
+                        transcript.append(event)
+                    case Started():
+                        transcript.model = event.model
+                    case FileChunk():
+                        await outputs.take(event)
+                    case Completed():
+                        return await _with_files(_with_whole_text(event, transcript), outputs)
+                    case GenerationFailed():
+                        return self._judge(event, model_request)
         raise RuntimeError("the upstream ended without a final event")
 
     def _judge(self, failure: GenerationFailed, model_request: ModelRequest) -> Outcome:
@@ -160,7 +171,8 @@ class Generator:
             failure.code, prefix + failure.message, failure.output_data, usage=failure.usage, model=failure.model
         )
 
-    async def _bring_home(self, model_request: ModelRequest, outcome: Outcome, taken: timedelta) -> None:
+    async def _bring_home(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
+        model_request = running.model_request
         if isinstance(outcome, Interrupted):
             released = await self._journal.release(
                 ReleasedRow(
@@ -174,9 +186,9 @@ class Generator:
             )
             log.info("request_released", id=str(model_request.id), fate=released.fate, reason=outcome.error_msg)
             status = Status.PENDING if released.completed_at is None else Status.CANCELLED
-            self._switchboard.publish(model_request.id, View(status, model_request.epoch))
+            self._tell(model_request, View(status, model_request.epoch))
             return
-        recorded, outcome = await self._record(model_request, outcome, taken)
+        recorded, outcome = await self._record(running, outcome, taken)
         log.info(
             "request_ended",
             id=str(model_request.id),
@@ -191,21 +203,36 @@ class Generator:
         if recorded.counts and recorded.completed_at is not None:
             self._publish(model_request, outcome, recorded.completed_at, taken)
 
-    async def _record(
-        self, model_request: ModelRequest, outcome: FinalOutcome, taken: timedelta
-    ) -> tuple[Recorded, FinalOutcome]:
+    async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[Recorded, FinalOutcome]:
         try:
-            return await self._journal.record(_final_row(model_request, outcome, taken)), outcome
+            return await self._journal.record(_final_row(running, outcome, taken)), outcome
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
-            log.exception("outcome_refused", id=str(model_request.id))
+            log.exception("outcome_refused", id=str(running.model_request.id))
             outcome = Failed(Code.SERVER_ERROR, "The answer could not be stored.", model=outcome.model)
-            return await self._journal.record(_final_row(model_request, outcome, taken)), outcome
+            return await self._journal.record(_final_row(running, outcome, taken)), outcome
 
     def _publish(
         self, model_request: ModelRequest, outcome: FinalOutcome, completed_at: datetime, taken: timedelta
     ) -> None:
         body = render_final(model_request, outcome, completed_at=completed_at, processing_time=taken)
-        self._switchboard.publish(model_request.id, View(outcome.status, model_request.epoch, body))
+        self._tell(model_request, View(outcome.status, model_request.epoch, body))
+
+    def _tell(self, model_request: ModelRequest, view: View) -> None:
+        self._switchboard.publish(model_request.id, view)
+        self._feeds.tell(model_request.user_id, model_request.id, view)
+
+
+def _with_whole_text(completed: Completed, transcript: Transcript) -> Completed:
+    """As it is, once the transcript has its text: an answer may have one that never came in pieces."""
+    text = completed.output_data.get("output")
+    if isinstance(text, str) and text and not transcript.has(Segment.OUTPUT):
+        transcript.append(Delta(text))
+    return completed
+
+
+async def _with_files(completed: Completed, outputs: OutputFiles) -> Completed:
+    files = await outputs.finish()
+    return replace(completed, output_data={**completed.output_data, "files": files}) if files else completed
 
 
 def _overdue(model_request: ModelRequest) -> Failed:
@@ -226,7 +253,9 @@ def _stopped(reason: StopReason, transcript: Transcript) -> Outcome | None:
             return None
 
 
-def _final_row(model_request: ModelRequest, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
+def _final_row(running: Running, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
+    model_request = running.model_request
+    segments = None if outcome.output_data is None else running.transcript.shape()
     return FinalRow(
         id=model_request.id,
         owner=model_request.owner,
@@ -239,4 +268,5 @@ def _final_row(model_request: ModelRequest, outcome: FinalOutcome, taken: timede
         token_count=outcome.usage.token_count,
         processing_time=taken,
         model=outcome.model,
+        segments=None if segments is None else dumps(segments),
     )

@@ -238,6 +238,7 @@ class Journal:
             "token_count",
             "processing_time",
             "model",
+            "segments",
         )
 
     async def _write_releases(self, entries: Sequence[Entry[ReleasedRow, Recorded]]) -> None:

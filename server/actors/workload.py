@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.model_request import ModelRequest, RequestId
+from server.transcript import Transcript
 
 
 class StopReason(StrEnum):
@@ -21,6 +22,7 @@ class Running:
     model_request: ModelRequest
     generation: "asyncio.Task[object] | None" = None
     stop_reason: StopReason | None = None
+    transcript: Transcript = field(default_factory=Transcript)
 
 
 @dataclass(slots=True)

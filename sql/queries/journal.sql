@@ -74,13 +74,14 @@ SET status = outcome.status,
     token_count = outcome.token_count,
     processing_time = outcome.processing_time,
     model = coalesce(outcome.model, row.model),
+    segments = outcome.segments,
     completed_at = clock_timestamp()
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
-    $8::integer[], $9::integer[], $10::interval[], $11::text[]
+    $8::integer[], $9::integer[], $10::interval[], $11::text[], $12::jsonb[]
 ) AS outcome (
     id, owner, epoch, status, output_data, error_code, error_msg,
-    token_used, token_count, processing_time, model
+    token_used, token_count, processing_time, model, segments
 )
 WHERE row.id = outcome.id
     AND row.owner = outcome.owner

@@ -64,6 +64,43 @@ SELECT id
 FROM public.model_requests
 WHERE user_id = $1 AND status = 'processing';
 
+-- name: get_transcript
+-- What a stream is resumed from once its request is final.
+SELECT output_data, segments
+FROM public.model_requests
+WHERE id = $1 AND user_id = $2;
+
+-- name: cancel_request
+-- Ask for the end of one of the user's requests: what waits ends at once, what runs is ended by its owner, what is final stays.
+UPDATE public.model_requests AS row
+SET cancel_requested = true,
+    status = CASE WHEN row.status = 'pending' THEN 'cancelled' ELSE row.status END,
+    completed_at = CASE WHEN row.status = 'pending' THEN clock_timestamp() END,
+    error_code = CASE WHEN row.status = 'processing' THEN row.error_code END,
+    error_msg = CASE WHEN row.status = 'processing' THEN row.error_msg END
+WHERE row.id = $1 AND row.user_id = $2 AND row.status IN ('pending', 'processing')
+RETURNING row.id, row.status, row.owner, row.epoch;
+
+-- name: delete_request
+-- Forget one of the user's requests.
+DELETE FROM public.model_requests
+WHERE id = $1 AND user_id = $2
+RETURNING id;
+
+-- name: feed_requests
+-- How the requests stand that some users are told of: those that live, those that are newer than $2, and those named in $3.
+SELECT id, user_id, status, epoch, model_type
+FROM public.model_requests
+WHERE user_id = ANY ($1::uuid[]) AND status IN ('pending', 'processing')
+UNION
+SELECT id, user_id, status, epoch, model_type
+FROM public.model_requests
+WHERE user_id = ANY ($1::uuid[]) AND id > $2
+UNION
+SELECT id, user_id, status, epoch, model_type
+FROM public.model_requests
+WHERE id = ANY ($3::uuid[]);
+
 -- name: broadcast_requests
 -- Tell Supabase Realtime how these requests stand: the number of messages, NULL where there is no Realtime.
 SELECT public.broadcast_model_requests($1::uuid[]) AS sent;

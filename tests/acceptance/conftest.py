@@ -1,7 +1,8 @@
 """The whole server over HTTP, on a real Postgres, in this process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -16,6 +17,7 @@ from server.app import create_app
 from server.engine import Engine
 from server.http_server import Runner
 from server.settings import Settings
+from tests.fakes.event_source import EventSource
 
 PASSWORD = "correct horse battery"
 _numbers = count(1)
@@ -135,3 +137,25 @@ async def start(
 async def api(start: Start) -> Api:
     """A server with the offline double, and a signed-in user of it."""
     return await (await start()).sign_up()
+
+
+@asynccontextmanager
+async def events_of(api: Api, path: str, **options: Any) -> AsyncIterator[EventSource]:
+    """An open stream; leaving the block closes the connection, as a client that goes away does."""
+    headers = {"Authorization": f"Bearer {api.token}", **(options.pop("headers", None) or {})}
+    async with api.client.request(options.pop("method", "GET"), path, headers=headers, **options) as response:
+        assert response.status == 200, await response.read()
+        assert response.content_type == "text/event-stream"
+        try:
+            yield EventSource(response)
+        finally:
+            response.close()
+
+
+@asynccontextmanager
+async def created(api: Api, prompt: str = "hello", /, **fields: Any) -> AsyncIterator[EventSource]:
+    """The stream of a request that is created in the same call."""
+    body = {"model_type": "text2text", "input_data": {"prompt": prompt}, **fields}
+    accept = {"Accept": "text/event-stream"}
+    async with events_of(api, "/api/requests", method="POST", json=body, headers=accept) as source:
+        yield source

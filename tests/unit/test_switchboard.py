@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 
 from server.actors import switchboard as switchboard_module
-from server.actors.switchboard import Switchboard, View, Watch
+from server.actors.switchboard import Switchboard
+from server.actors.watches import View, Watch
 from server.errors import Unavailable
 from server.model_request import RequestId, Status, mint_id
 from server.storage.database import DatabaseAway, Line

@@ -1,0 +1,72 @@
+"""Taking a model request in, for whichever route it comes by: limits, idempotency, admission."""
+
+from aiohttp import web
+
+from server import keys
+from server.admission import Admitted, Draft, fingerprint_of
+from server.bodies import read_json
+from server.catalog import read_create
+from server.errors import RateLimited
+from server.model_request import UserId, mint_id
+from server.preferences import Waiting
+from server.routes.parameters import read_idempotency_key
+from server.schemas import MAX_BODY_BYTES
+
+
+async def read_draft(request: web.Request) -> Draft:
+    key = read_idempotency_key(request)
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    body, input_data, parameters, model = read_create(request.app[keys.CATALOG], data)
+    return Draft(
+        id=mint_id(),
+        user_id=request[keys.PRINCIPAL].user_id,
+        model_type=body.model_type,
+        model=model,
+        input_data=input_data,
+        parameters=parameters,
+        deadline_s=body.deadline_s or request.app[keys.SETTINGS].deadline_s,
+        key=key,
+        fingerprint=None if key is None else fingerprint_of(data),
+    )
+
+
+async def _find_earlier(request: web.Request, draft: Draft) -> Admitted | None:
+    """A retry is answered before any limit is asked: its request is there already, and costs nothing more."""
+    if draft.key is None or draft.fingerprint is None:
+        return None
+    return await request.app[keys.ADMISSION].find_earlier(draft.user_id, draft.key, draft.fingerprint)
+
+
+async def admit(request: web.Request, draft: Draft, waiting: Waiting) -> tuple[Admitted, float]:
+    """Take it in, unless it is there already; also returns by how many seconds its start was put off.
+
+    A start that was put off and then not needed is returned to its user.
+    """
+    if (earlier := await _find_earlier(request, draft)) is not None:
+        return earlier, 0.0
+    delay_s = _judge_rate(request, draft.user_id, waiting)
+    is_new = False
+    try:
+        admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
+        is_new = not admitted.is_replayed
+        return admitted, delay_s
+    finally:
+        if delay_s > 0 and not is_new:
+            request.app[keys.CREATE_LIMITER].give_back(str(draft.user_id))
+
+
+def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> float:
+    """Queue me, don't 429 me: beyond the rate, who does not wait is accepted and starts after this many seconds."""
+    limiter = request.app[keys.CREATE_LIMITER]
+    verdict = limiter.check(str(user_id))
+    if verdict is None:
+        return 0.0
+    request[keys.VERDICT] = verdict
+    if verdict.allowed:
+        return 0.0
+    if waiting.applied == "respond-async":
+        return limiter.put_off(str(user_id))
+    raise RateLimited(
+        "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
+        retry_after_s=verdict.retry_after_s,
+    )

@@ -1,0 +1,183 @@
+"""The text of a generation as it grows: segments in the order in which they came, cut anywhere by code points. Pure."""
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from server.inference.events import Delta, Segment
+
+Shape = list[list[Any]]
+"""Which segment comes after which: `[segment, code points]`, for a tool call its number as well."""
+
+_KEPT_AS = {Segment.OUTPUT: "output", Segment.REASONING: "reasoning"}
+
+
+class Position(NamedTuple):
+    """How much of a transcript a reader has: code points, and the last run of which it has seen anything.
+
+    The run matters where a tool call without arguments takes no room.
+    """
+
+    offset: int
+    run: int
+
+
+START = Position(0, -1)
+
+
+class Part(NamedTuple):
+    """A piece of one segment. `end` is where a reader of it stands."""
+
+    segment: Segment
+    number: int
+    name: str
+    text: str
+    end: Position
+
+
+@dataclass(slots=True)
+class _Run:
+    """Deltas of one segment that came one after the other; `ends` are the positions after each of its `pieces`."""
+
+    segment: Segment
+    number: int
+    name: str
+    start: int
+    pieces: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.ends[-1] if self.ends else self.start
+
+    def since(self, offset: int) -> str:
+        """Its text from a position of the transcript on."""
+        first = bisect_right(self.ends, offset)
+        text = "".join(self.pieces[first:])
+        begin = self.ends[first - 1] if first else self.start
+        return text[offset - begin :]
+
+
+class Transcript:
+    """Grows at its end only, so a position in it means the same for ever.
+
+    Readers look whenever they like and are called when there is more: none is waited for, none is copied for.
+    """
+
+    __slots__ = ("_runs", "is_complete", "length", "model", "readers")
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+        self.length = 0
+        self.is_complete = False
+        """Whether nothing will be appended any more."""
+        self.model: str | None = None
+        """Which model is answering, once it does."""
+        self.readers: set[Callable[[], None]] = set()
+
+    def append(self, delta: Delta) -> None:
+        """Take a delta, and tell the readers."""
+        run = self._runs[-1] if self._runs else None
+        if run is None or run.segment is not delta.segment or run.number != delta.number:
+            run = _Run(delta.segment, delta.number, delta.name or self._name_of(delta), self.length)
+            self._runs.append(run)
+        if delta.text:
+            self.length += len(delta.text)
+            run.pieces.append(delta.text)
+            run.ends.append(self.length)
+        for tell in self.readers:
+            tell()
+
+    def at(self, offset: int) -> "Position":
+        """Where a reader stands who has everything up to `offset`."""
+        return Position(offset, bisect_left(self._runs, offset, key=lambda run: run.start) - 1)
+
+    def since(self, position: "Position", *, limit: int) -> Iterator[Part]:
+        """What comes after `position`, in parts of at most `limit` code points."""
+        for index in range(max(position.run, 0), len(self._runs)):
+            run = self._runs[index]
+            begin = max(position.offset, run.start)
+            if run.end == run.start and index > position.run:
+                yield Part(run.segment, run.number, run.name, "", Position(run.start, index))
+            elif run.end > begin:
+                text = run.since(begin)
+                for cut in range(0, len(text), limit):
+                    piece = text[cut : cut + limit]
+                    yield Part(run.segment, run.number, run.name, piece, Position(begin + cut + len(piece), index))
+
+    def text_of(self, segment: Segment) -> str:
+        """All of one segment, joined."""
+        return "".join(piece for run in self._runs if run.segment is segment for piece in run.pieces)
+
+    def has(self, segment: Segment) -> bool:
+        """Whether anything of a segment came."""
+        return any(run.segment is segment for run in self._runs)
+
+    def partial(self) -> dict[str, Any] | None:
+        """`output_data` of a generation that did not end well; None where there is no text."""
+        if not self._runs:
+            return None
+        data: dict[str, Any] = {"output": self.text_of(Segment.OUTPUT), "partial": True}
+        if reasoning := self.text_of(Segment.REASONING):
+            data["reasoning"] = reasoning
+        if calls := self._tool_calls():
+            data["tool_calls"] = calls
+        return data
+
+    def shape(self) -> Shape | None:
+        """What has to be kept beside `output_data` to rebuild this; None for the usual order, which most have."""
+        order = [(_RANK[run.segment], run.number) for run in self._runs]
+        if all(earlier < later for earlier, later in itertools.pairwise(order)):
+            return None
+        return [
+            [run.segment, run.end - run.start, *([run.number] if run.segment is Segment.TOOL_CALL else [])]
+            for run in self._runs
+        ]
+
+    @classmethod
+    def rebuild(cls, output_data: Mapping[str, Any], shape: Shape | None = None) -> "Transcript":
+        """The transcript that ended as this `output_data`. A shape that does not fit it is not followed further."""
+        transcript = cls()
+        texts = _texts_of(output_data)
+        wanted: Sequence[Sequence[Any]] = shape or [
+            [segment, len(text), number] for (segment, number), (_, text) in texts.items()
+        ]
+        taken = dict.fromkeys(texts, 0)
+        for segment, length, *number in wanted:
+            key = (Segment(segment), number[0] if number else 0)
+            if key in texts:
+                name, text = texts[key]
+                transcript.append(Delta(text[taken[key] : taken[key] + length], *key, name))
+                taken[key] += length
+        transcript.is_complete = True
+        return transcript
+
+    def _name_of(self, delta: Delta) -> str:
+        """The name of a tool call that another segment came between."""
+        return next((run.name for run in self._runs if run.segment is delta.segment and run.number == delta.number), "")
+
+    def _tool_calls(self) -> list[dict[str, Any]]:
+        calls: dict[int, dict[str, Any]] = {}
+        for run in self._runs:
+            if run.segment is Segment.TOOL_CALL:
+                call = calls.setdefault(run.number, {"name": run.name, "arguments": ""})
+                call["arguments"] += "".join(run.pieces)
+        return [{"type": "function", "function": call} for call in calls.values()]
+
+
+_RANK = {Segment.REASONING: 0, Segment.OUTPUT: 1, Segment.TOOL_CALL: 2}
+
+
+def _texts_of(output_data: Mapping[str, Any]) -> dict[tuple[Segment, int], tuple[str, str]]:
+    """Name and text of each segment, in the usual order."""
+    texts = {
+        (segment, 0): ("", text)
+        for segment in (Segment.REASONING, Segment.OUTPUT)
+        if isinstance(text := output_data.get(_KEPT_AS[segment]), str) and text
+    }
+    for number, call in enumerate(output_data.get("tool_calls") or ()):
+        function = call["function"]
+        texts[Segment.TOOL_CALL, number] = function["name"], function["arguments"]
+    return texts

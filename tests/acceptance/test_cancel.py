@@ -1,0 +1,196 @@
+"""Cancel and delete: the upstream call stops, what there is stays, and there is one end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from server.actors.journal import Journal
+from server.model_request import RequestId
+from tests.acceptance.conftest import Api, Reply, Start, created, events_of
+from tests.fakes.event_source import final_of, joined
+from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer
+from tests.rows import connected, read_row
+
+STALLED = replace(chat_answer("Once ", "upon", finish=None, usage=None, done=False), end=End.STALL)
+SILENT = Answer(is_silent=True, end=End.STALL)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeHuggingFace]:
+    async with FakeHuggingFace() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def online(start: Start, upstream: FakeHuggingFace) -> Api:
+    return await (await start(**online_settings(upstream))).sign_up()
+
+
+def online_settings(upstream: FakeHuggingFace) -> dict[str, str]:
+    return {"inference_backend": "huggingface", "hf_base_url": upstream.url, "text_models": "org/model"}
+
+
+async def cancel(api: Api, request_id: str) -> Reply:
+    return await api.post(f"/api/requests/{request_id}/cancel")
+
+
+async def _closed_after(upstream: FakeHuggingFace, started: float) -> float:
+    """Milliseconds until upstream saw its client go."""
+    async with asyncio.timeout(5):
+        await upstream.abandoned.wait()
+    return 1000 * (asyncio.get_running_loop().time() - started)
+
+
+@pytest.mark.parametrize("phase", ["connecting", "streaming"])
+async def test_cancelling_a_call_closes_its_connection(online: Api, upstream: FakeHuggingFace, phase: str) -> None:
+    upstream.answer(SILENT if phase == "connecting" else STALLED)
+    async with created(online) as source:
+        request_id = (await source.until("delta" if phase == "streaming" else "status"))[0].data["id"]
+        await upstream.called.wait()
+        started = asyncio.get_running_loop().time()
+        reply, closed_ms = await asyncio.gather(cancel(online, request_id), _closed_after(upstream, started))
+        final = final_of(await source.all())
+    print(f"{phase}: upstream saw the end after {closed_ms:.1f} ms")
+    assert (reply.status, reply.json["status"], final.name) == (200, "cancelled", "cancelled")
+    assert final.data == reply.json
+    assert closed_ms < 1000
+    assert (await online.get(f"/api/requests/{request_id}")).json == reply.json
+
+
+async def test_partial_text_is_kept_and_marked(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    async with created(online) as source:
+        heard = await source.until("delta")
+        while joined(heard) != "Once upon":
+            heard += await source.until("delta")
+        reply = await cancel(online, heard[0].data["id"])
+    assert reply.json["output_data"] == {"output": "Once upon", "partial": True}
+    assert reply.json["error_code"] is None
+    path = f"/api/requests/{reply.json['id']}/events"
+    async with events_of(online, path) as source:
+        assert joined(await source.all()) == "Once upon"
+
+
+async def test_what_waits_is_cancelled_at_once_and_never_called(start: Start, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    api = await (await start(concurrency=1, **online_settings(upstream))).sign_up()
+    await api.create_async()
+    await upstream.called.wait()
+    async with created(api) as source:
+        waiting = (await source.until("status"))[0].data
+        reply = await cancel(api, waiting["id"])
+        final = final_of(await source.all())
+    assert waiting["status"] == "pending"
+    assert (reply.status, reply.json["status"], final.name) == (200, "cancelled", "cancelled")
+    assert len(upstream.calls) == 1
+
+
+async def test_a_cancel_that_comes_while_the_outcome_is_written_loses(
+    online: Api, upstream: FakeHuggingFace, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.answer(chat_answer("done"))
+    recording, go_on = asyncio.Event(), asyncio.Event()
+    original = Journal.record
+
+    async def slow(self: Journal, row: object) -> object:
+        recording.set()
+        await go_on.wait()
+        return await original(self, row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Journal, "record", slow)
+    async with created(online) as source:
+        request_id = (await source.until("status"))[0].data["id"]
+        await recording.wait()
+        cancelling = asyncio.create_task(cancel(online, request_id))
+        await _until_asked(database, request_id)
+        go_on.set()
+        reply = await cancelling
+        final = final_of(await source.all())
+    assert (reply.status, reply.json["code"]) == (409, "CONFLICT")
+    assert (final.name, final.data["output_data"]["output"]) == ("completed", "done")
+
+
+async def _until_asked(database: str, request_id: str) -> None:
+    """Until the wish to cancel is in the database."""
+    async with connected(database) as connection, asyncio.timeout(5):
+        while not (await read_row(connection, RequestId(UUID(request_id))))["cancel_requested"]:  # noqa: ASYNC110 - in a database
+            await asyncio.sleep(0.01)
+
+
+async def test_cancelling_twice_is_the_same_as_once(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    request_id = (await online.create_async()).json["id"]
+    await upstream.called.wait()
+    first = await cancel(online, request_id)
+    second = await cancel(online, request_id)
+    assert (first.status, second.status) == (200, 200)
+    assert first.json == second.json
+
+
+async def test_many_who_cancel_get_one_end(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    request_id = (await online.create_async()).json["id"]
+    await upstream.called.wait()
+    replies = await asyncio.gather(*(cancel(online, request_id) for _ in range(20)))
+    assert {(reply.status, reply.json["completed_at"]) for reply in replies} == {(200, replies[0].json["completed_at"])}
+
+
+async def test_what_has_ended_cannot_be_cancelled(api: Api) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    reply = await cancel(api, request_id)
+    assert (reply.status, reply.json["code"]) == (409, "CONFLICT")
+    assert "completed" in reply.json["detail"]
+
+
+async def test_a_waiting_create_gets_the_cancelled_object(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    waiting = asyncio.create_task(online.create("hello"))
+    await upstream.called.wait()
+    [running] = (await online.get("/api/requests")).json
+    await cancel(online, running["id"])
+    reply = await waiting
+    assert (reply.status, reply.json["status"]) == (200, "cancelled")
+
+
+async def test_a_request_is_cancelled_from_another_instance(start: Start, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    here = await (await start(**online_settings(upstream))).sign_up()
+    there = await start(**online_settings(upstream))
+    elsewhere = Api(there.client, there.app, here.token, here.user_id)
+    async with created(here) as source:
+        request_id = (await source.until("delta"))[0].data["id"]
+        reply = await cancel(elsewhere, request_id)
+        assert reply.status in {200, 202}
+        assert final_of(await source.all()).name == "cancelled"
+    await upstream.abandoned.wait()
+
+
+async def test_a_deleted_request_is_gone(api: Api) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    assert (await api.send("DELETE", f"/api/requests/{request_id}")).status == 204
+    assert (await api.get(f"/api/requests/{request_id}")).status == 404
+    assert (await api.get(f"/api/requests/{request_id}/events")).status == 404
+    assert (await api.send("DELETE", f"/api/requests/{request_id}")).status == 404
+    assert (await api.get("/api/requests")).json == []
+
+
+async def test_deleting_what_runs_cancels_it_first(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    async with created(online) as source:
+        request_id = (await source.until("delta"))[0].data["id"]
+        assert (await online.send("DELETE", f"/api/requests/{request_id}")).status == 204
+        assert final_of(await source.all()).name == "cancelled"
+    await upstream.abandoned.wait()
+    assert (await online.get("/api/requests")).json == []
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/cancel"), ("DELETE", "")])
+async def test_nobody_ends_what_is_not_theirs(api: Api, method: str, path: str) -> None:
+    running = (await api.create_async(model="offline/slow-2s")).json["id"]
+    stranger = await api.sign_up()
+    assert (await stranger.send(method, f"/api/requests/{running}{path}")).status == 404
+    assert (await stranger.send(method, f"/api/requests/nonsense{path}")).status == 404
+    assert (await api.get(f"/api/requests/{running}?wait=20")).json["status"] == "completed"

@@ -1,0 +1,91 @@
+"""The stream of all that becomes of a user's requests."""
+
+import asyncio
+
+import pytest
+
+from server.actors import feeds
+from server.routes import events
+from tests.acceptance.conftest import Api, Start, events_of
+from tests.fakes.event_source import EventSource, Told
+
+
+async def statuses_of(source: EventSource, request_id: str) -> list[str]:
+    """The states that the feed tells of one request, up to its end."""
+    heard: list[str] = []
+    async with asyncio.timeout(10):
+        async for told in source:
+            if told.name == "status" and told.data["id"] == request_id:
+                heard.append(told.data["status"])
+                if told.data["status"] in {"completed", "failed", "cancelled"}:
+                    return heard
+    raise AssertionError(heard)
+
+
+async def snapshot_of(source: EventSource) -> Told:
+    [told] = await source.until("snapshot")
+    return told
+
+
+async def test_a_feed_opens_with_what_lives_and_goes_on_with_every_change(start: Start) -> None:
+    api = await (await start(concurrency=1)).sign_up()
+    await api.create("ended")
+    running = (await api.create_async(model="offline/slow-2s")).json["id"]
+    async with events_of(api, "/api/requests/events") as source:
+        snapshot = await snapshot_of(source)
+        waiting = (await api.create_async()).json["id"]
+        assert await statuses_of(source, waiting) == ["pending", "processing", "completed"]
+    assert snapshot.data == {"requests": [{"id": running, "status": "processing"}]}
+
+
+async def test_every_end_is_told_once(api: Api) -> None:
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        ids = {(await api.create_async(str(number))).json["id"] for number in range(20)}
+        ends: list[str] = []
+        async with asyncio.timeout(10):
+            async for told in source:
+                ends += [told.data["id"]] if told.data["status"] == "completed" else []
+                if len(ends) == len(ids):
+                    break
+        last = (await api.create_async("last")).json["id"]
+        assert (await statuses_of(source, last))[-1] == "completed"  # and nothing of the others in between
+    assert set(ends) == ids
+
+
+async def test_a_feed_tells_nothing_of_others(api: Api) -> None:
+    stranger = await api.sign_up()
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        await stranger.create("not yours")
+        mine = (await api.create("mine")).json["id"]
+        async with asyncio.timeout(10):
+            async for told in source:
+                assert told.data["id"] == mine
+                if told.data["status"] == "completed":
+                    break
+
+
+async def test_changes_on_another_instance_are_told(start: Start) -> None:
+    here = await (await start()).sign_up()
+    there = await start()
+    elsewhere = Api(there.client, there.app, here.token, here.user_id)
+    async with events_of(here, "/api/requests/events") as source:
+        await snapshot_of(source)
+        request_id = (await elsewhere.create("fast")).json["id"]
+        assert (await statuses_of(source, request_id))[-1] == "completed"
+
+
+async def test_an_idle_feed_is_kept_alive(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.02)
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        async with asyncio.timeout(10):
+            await source.response.content.readuntil(b": still here\n\n")
+
+
+async def test_too_many_feeds_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MAX_FEEDS", 0)
+    reply = await api.get("/api/requests/events")
+    assert (reply.status, reply.json["code"]) == (503, "SERVER_ERROR")
+    assert "Retry-After" in reply.headers

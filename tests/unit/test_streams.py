@@ -1,0 +1,248 @@
+"""What a stream says as its request changes hands: resets, states, and one end. Without a database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Self, cast
+
+import pytest
+
+from server import streams
+from server.actors.switchboard import Switchboard
+from server.actors.watches import View
+from server.errors import NotFound, Unavailable
+from server.inference.events import Delta, Segment
+from server.model_request import RequestId, Status, mint_id
+from server.storage.database import Line
+from server.streams import Cursor, RequestStream, StreamEvent
+from server.transcript import Transcript
+
+PENDING, RUNNING = Status.PENDING, Status.PROCESSING
+
+
+@dataclass
+class World:
+    """One request, as the database and the memory of this process have it."""
+
+    view: View | None = field(default_factory=lambda: View(PENDING, 0))
+    stored: Transcript = field(default_factory=lambda: Transcript.rebuild({}))
+    live: dict[int, Transcript] = field(default_factory=dict)
+    is_away: bool = False
+    id: RequestId = field(default_factory=mint_id)
+    switchboard: Switchboard = field(default_factory=lambda: Switchboard(cast("Line", None), {}))
+
+    async def read_view(self) -> View | None:
+        if self.is_away:
+            raise Unavailable("away", retry_after_s=1)
+        return self.view
+
+    async def read_stored(self) -> Transcript:
+        return self.stored
+
+    def tell(self, status: Status, epoch: int, body: bytes | None = None) -> None:
+        self.view = View(status, epoch, body if status.is_final else None)
+        self.switchboard.publish(self.id, self.view)
+
+    def run(self, epoch: int) -> Transcript:
+        self.live[epoch] = Transcript()
+        self.tell(RUNNING, epoch)
+        return self.live[epoch]
+
+    def end(self, epoch: int, text: str, status: Status = Status.COMPLETED) -> None:
+        self.stored = Transcript.rebuild({"output": text})
+        self.tell(status, epoch, b'{"end":true}')
+
+
+class Reader:
+    """Collects the events of a stream in the background."""
+
+    def __init__(self, world: World, after: Cursor | None = None) -> None:
+        self._follower = world.switchboard.follow(world.id)
+        self.stream = RequestStream(
+            self._follower,
+            read_view=world.read_view,
+            read_stored=world.read_stored,
+            find_live=lambda _, epoch: world.live.get(epoch),
+            after=after,
+        )
+        self.has_more = False
+        self.events: list[StreamEvent] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._follower.__enter__()
+        self.has_more = await self.stream.open()
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._follower.__exit__(None, None, None)
+
+    async def _read(self) -> None:
+        async for batch in self.stream.batches():
+            self.events += batch
+
+    async def settle(self) -> list[str]:
+        """Everything that follows from what was done, in short."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return [f"{event.name} {event.cursor}" for event in self.events]
+
+    async def end(self) -> list[str]:
+        assert self._task is not None
+        async with asyncio.timeout(5):
+            await self._task
+        return [f"{event.name} {event.cursor}" for event in self.events]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_request_from_its_place_in_the_backlog_to_its_end(world: World) -> None:
+    async with Reader(world) as reader:
+        await reader.settle()
+        text = world.run(1)
+        await reader.settle()
+        text.append(Delta("Hello"))
+        await reader.settle()
+        text.is_complete = True
+        world.end(1, "Hello")
+        assert await reader.end() == ["status 0.1-0", "status 1.1-0", "delta 1.1-5", "completed 1.1-6"]
+    assert not text.readers
+
+
+async def test_a_rescued_request_begins_anew(world: World) -> None:
+    text = world.run(1)
+    text.append(Delta("lost"))
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.tell(PENDING, 1)
+        await reader.settle()
+        world.run(2).append(Delta("kept"))
+        await reader.settle()
+        world.end(2, "kept")
+        names = await reader.end()
+    assert names[2:] == ["status 1.1-4", "reset 2.1-0", "status 2.1-0", "delta 2.1-4", "completed 2.1-5"]
+    assert not text.readers
+
+
+async def test_a_reader_who_comes_back_to_another_run_is_told_to_begin_anew(world: World) -> None:
+    world.run(3).append(Delta("new"))
+    async with Reader(world, Cursor(2, 1, 10)) as reader:
+        assert await reader.settle() == ["reset 3.1-0", "status 3.1-0", "delta 3.1-3"]
+
+
+async def test_a_reader_who_had_nothing_of_another_run_needs_no_reset(world: World) -> None:
+    world.run(3).append(Delta("new"))
+    async with Reader(world, Cursor(2, 1, 0)) as reader:
+        assert await reader.settle() == ["status 3.1-0", "delta 3.1-3"]
+
+
+async def test_a_run_that_another_process_has_is_waited_for(world: World) -> None:
+    world.tell(RUNNING, 1)
+    async with Reader(world, Cursor(1, 1, 2)) as reader:
+        assert await reader.settle() == ["status 1.1-2"]
+        world.end(1, "Hello")
+        assert await reader.end() == ["status 1.1-2", "delta 1.1-5", "completed 1.1-6"]
+    assert b'"llo"' in reader.events[1].data
+
+
+async def test_a_mirror_that_stayed_behind_is_completed_from_what_was_stored(world: World) -> None:
+    mirror = world.run(1)
+    async with Reader(world) as reader:
+        mirror.append(Delta("Hel"))
+        await reader.settle()
+        world.end(1, "Hello")
+        assert (await reader.end())[-2:] == ["delta 1.1-5", "completed 1.1-6"]
+
+
+async def test_text_that_was_not_kept_is_taken_back(world: World) -> None:
+    world.run(1).append(Delta("Hello"))
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.end(1, "", Status.FAILED)
+        assert (await reader.end())[-2:] == ["reset 1.1-0", "failed 1.1-1"]
+
+
+async def test_after_the_end_there_is_nothing(world: World) -> None:
+    world.end(1, "Hello")
+    async with Reader(world, Cursor(1, 1, 6)) as reader:
+        assert not reader.has_more
+    async with Reader(world, Cursor(1, 1, 5)) as reader:
+        assert reader.has_more
+        assert await reader.end() == ["completed 1.1-6"]
+    async with Reader(world, Cursor(1, 1, 99)) as reader:
+        assert await reader.end() == ["reset 1.1-0", "delta 1.1-5", "completed 1.1-6"]
+
+
+async def test_a_deleted_request_ends_as_cancelled(world: World) -> None:
+    world.run(1)
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.view = None
+        world.switchboard.close()
+        assert (await reader.end())[-1] == "cancelled 1.1-1"
+
+
+async def test_old_news_change_nothing(world: World) -> None:
+    world.run(2)
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.switchboard.publish(world.id, View(RUNNING, 1))
+        assert await reader.settle() == ["status 2.1-0"]
+
+
+async def test_who_stands_elsewhere_or_nowhere(world: World) -> None:
+    world.view = None
+    with pytest.raises(NotFound):
+        async with Reader(world):
+            pass
+
+
+async def test_a_database_that_is_away_ends_no_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.0)
+    world.run(1)
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.is_away = True
+        world.view = View(Status.COMPLETED, 1, b"{}")
+        follower = reader.stream._follower
+        follower.tell(None)
+        await reader.settle()
+        world.is_away = False
+        assert (await reader.end())[-1] == "completed 1.1-1"
+
+
+async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World) -> None:
+    text = world.run(1)
+    text.append(Delta("é" * 100_000, Segment.REASONING))
+    async with Reader(world) as reader:
+        await reader.settle()
+    deltas = [event for event in reader.events if event.name == "delta"]
+    assert max(len(event.data) for event in deltas) < 3 * streams.DELTA_CHARS
+    assert deltas[-1].cursor.offset == 100_000
+
+
+async def test_batches_are_bounded_however_far_a_reader_is_behind(world: World) -> None:
+    text = world.run(1)
+    text.append(Delta("x" * 1_000_000))
+    with world.switchboard.follow(world.id) as follower:
+        stream = RequestStream(
+            follower,
+            read_view=world.read_view,
+            read_stored=world.read_stored,
+            find_live=lambda _, epoch: world.live.get(epoch),
+        )
+        await stream.open()
+        sizes = []
+        batches: AsyncIterator[list[StreamEvent]] = stream.batches()
+        async for batch in batches:
+            sizes.append(sum(len(event.data) for event in batch))
+            if sum(sizes) > 1_000_000:
+                break
+    assert max(sizes) < 2 * streams.BATCH_CHARS
