@@ -12,8 +12,9 @@ from server.openapi.parts import JSON, component_headers, component_responses, e
 from server.openapi.requests import REQUESTS
 from server.openapi.schemas import Schema, component_schemas, ref
 from server.openapi.service import SERVICE
+from server.openapi.streams import STREAMS
 
-OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *ACCOUNTS, *SERVICE, *GOTRUE)
+OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *ACCOUNTS, *SERVICE, *GOTRUE)
 """In the order in which a newcomer meets them."""
 
 _DESCRIPTION = (

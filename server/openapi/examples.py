@@ -58,6 +58,30 @@ FAILED: dict[str, Any] = RUNNING | {
     "error_code": "MODEL_ERROR",
     "processing_time": 1.333,
 }
+CANCELLED: dict[str, Any] = RUNNING | {
+    "completed_at": "2026-11-23T08:00:01.456789Z",
+    "status": "cancelled",
+    "output_data": {"output": "Rain taps", "partial": True},
+    "processing_time": 1.333,
+}
+STREAM = f"""id: 1.1-0
+event: status
+data: {{"id":"{REQUEST_ID}","status":"processing"}}
+
+id: 1.1-9
+event: delta
+data: {{"segment":"output","text":"Rain taps"}}
+
+: still here
+
+"""
+FEED = f"""event: snapshot
+data: {{"requests":[{{"id":"{REQUEST_ID}","status":"processing"}}]}}
+
+event: status
+data: {{"id":"{REQUEST_ID}","status":"completed"}}
+
+"""
 USER: dict[str, Any] = {
     "id": USER_ID,
     "email": "alice@example.com",

@@ -9,6 +9,7 @@ from server.openapi.examples import error_example
 from server.openapi.schemas import Schema, ref
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 
 HEADERS: dict[str, str] = {
     "X-Request-Id": "Names this exchange in the server's logs; taken over from the call where it sent one.",
@@ -48,12 +49,25 @@ def json_answer(
     examples: Mapping[str, Any],
     header_names: Iterable[str] = (),
     is_limited: bool = True,
+    stream: str | None = None,
 ) -> Schema:
-    """An answer with a JSON body; `is_limited`: it says what is left of the rate limit."""
+    """An answer with a JSON body; `is_limited`: it says what is left of the rate limit. `stream`: as events, too."""
+    content = {JSON: {"schema": schema, "examples": _named(examples)}}
+    if stream is not None:
+        content[EVENTS] = {"schema": {"type": "string"}, "examples": _named({"stream": stream})}
     return {
         "description": description,
         "headers": headers(*header_names, *(_LIMITED if is_limited else ())),
-        "content": {JSON: {"schema": schema, "examples": _named(examples)}},
+        "content": content,
+    }
+
+
+def event_answer(description: str, *, example: str) -> Schema:
+    """An answer that is a stream of server-sent events."""
+    return {
+        "description": description,
+        "headers": headers(*_LIMITED),
+        "content": {EVENTS: {"schema": {"type": "string"}, "examples": _named({"stream": example})}},
     }
 
 

@@ -34,10 +34,12 @@ REQUESTS = (
                 ref("ModelRequest"),
                 examples={"completed": examples.COMPLETED, "failed": examples.FAILED},
                 header_names=("ETag", "Preference-Applied", "Idempotent-Replayed"),
+                stream=examples.STREAM,
             ),
             "202": _UNFINISHED,
         },
-        description="Answered only after the request is stored: from then on it is never lost and ends exactly once.",
+        description="With `Accept: text/event-stream` the answer is the stream of `GET /api/requests/{id}/events`. "
+        "Answered only after the request is stored: from then on it is never lost and ends exactly once.",
         alias="/requests",
         body=CREATE,
         parameters=(

@@ -78,6 +78,7 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
         [20] * count,
         [None] * count,
         ["org/model"] * count,
+        [b'[["output", 6]]'] * count,
     )
     assert set(written) == {request_id for request_id, row in rows.items() if _passes_fence(row)}
     expected = {request_id: "completed" if _passes_fence(row) else row.status for request_id, row in rows.items()}
@@ -87,6 +88,30 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
         assert row["output_data"] == b'{"output": "answer"}'
         assert (row["token_used"], row["token_count"], row["model"]) == (30, 20, "org/model")
         assert row["completed_at"] == told["completed_at"]
+
+
+async def test_a_cancel_ends_what_waits_and_asks_for_the_end_of_what_runs(table: Table) -> None:
+    stranger = await add_user(table.connection)
+    rows = await table.add_all([Row(status, owner=ME, epoch=EPOCH) for status in STATUSES])
+    for request_id, before in rows.items():
+        assert not await table.run("cancel_request", request_id, stranger)
+        told = await table.run("cancel_request", request_id, table.user_id)
+        row = await table.read(request_id)
+        assert bool(told) == (before.status not in FINAL)
+        assert row["status"] == ("cancelled" if before.status == "pending" else before.status)
+        assert row["cancel_requested"] == (before.status not in FINAL)
+        assert (row["completed_at"] is not None) == (row["status"] in FINAL)
+
+
+async def test_a_request_is_deleted_by_its_user_only(table: Table) -> None:
+    stranger = await add_user(table.connection)
+    rows = await table.add_all([Row(status, owner=ME, epoch=EPOCH) for status in STATUSES])
+    for request_id in rows:
+        assert not await table.run("delete_request", request_id, stranger)
+    assert set(await table.statuses()) == set(rows)
+    for request_id in rows:
+        assert set(await table.run("delete_request", request_id, table.user_id)) == {request_id}
+    assert not await table.statuses()
 
 
 async def test_a_release_gives_back_row_and_attempt_only_through_its_fence(table: Table) -> None:
