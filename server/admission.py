@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,7 @@ class Admission:
         lifecycle: Lifecycle,
         max_backlog: int,
         max_backlog_per_user: int,
+        on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._reader = reader
@@ -95,6 +96,7 @@ class Admission:
         self._lifecycle = lifecycle
         self._max_backlog = max_backlog
         self._max_backlog_per_user = max_backlog_per_user
+        self._on_waiting = on_waiting
         self._full_until = 0.0
 
     def require_chance(self) -> None:
@@ -146,6 +148,7 @@ class Admission:
             return _replay(accepted)
         if delay_s <= 0:
             self._backlog.hint()
+            self._on_waiting()
         fields = _fields(draft, accepted) | {"queue_position": ahead}
         view = View(Status.PENDING, 0, render_pending(fields))
         self._feeds.tell(draft.user_id, draft.id, view)

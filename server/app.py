@@ -11,7 +11,7 @@ from server.auth.embedded import agree_on_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.bodies import BodyRoom
-from server.boot import database_of, prepare_database
+from server.boot import database_of, listening_database, prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
@@ -82,6 +82,7 @@ def create_app(
         prepare=prepare,
         predecessors=predecessors,
         instance_id=instance_id,
+        listening=listening_database(settings, database),
     )
     app = web.Application(middlewares=MIDDLEWARES)
     app[keys.SETTINGS] = settings
@@ -184,6 +185,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
         lifecycle=app[keys.LIFECYCLE],
         max_backlog=settings.max_backlog,
         max_backlog_per_user=settings.max_backlog_per_user,
+        on_waiting=engine.say_that_work_waits,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from server.pooling import find_pooling
+from server.pooling import Pooling, find_pooling
 from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.database import Database
@@ -25,6 +25,16 @@ def database_of(settings: Settings, url: str) -> Database:
     return Database(
         url, pooling=settings.database_pooler or find_pooling(url), root_cert=settings.database_ssl_root_cert
     )
+
+
+def listening_database(settings: Settings, database: Database) -> Database | None:
+    """Where this server may LISTEN: a session, by `LISTEN_DATABASE_URL` where there is one.
+
+    None behind a transaction pooler alone: there the next client of the connection would hear what was meant for us.
+    """
+    if settings.database_url is not None and settings.listen_database_url is not None:
+        database = database_of(settings, settings.listen_database_url.get_secret_value())
+    return None if database.pooling is Pooling.TRANSACTION else database
 
 
 async def prepare_database(

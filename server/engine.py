@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -13,8 +14,12 @@ from server.actors.feeds import Feeds
 from server.actors.files import OutputFiles
 from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
+from server.actors.hints import Hints
 from server.actors.journal import Journal
+from server.actors.listener import Listener
 from server.actors.notifier import Notifier
+from server.actors.relay import Relay
+from server.actors.relay_table import RelayTable
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.switchboard import Switchboard
@@ -36,7 +41,7 @@ _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 5.0
-_LINES = ("journal", "sweeper", "switchboard", "notifier", "resignation")
+_LINES = ("journal", "sweeper", "switchboard", "notifier", "hints", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +63,7 @@ class Engine:
         prepare: Preparation,
         predecessors: Sequence[InstanceId] = (),
         instance_id: InstanceId | None = None,
+        listening: Database | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._queries = queries
@@ -83,10 +89,38 @@ class Engine:
         self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
         self.journal = Journal(self._lines["journal"], queries)
         notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
-        on_news = _ignore if notifier is None else notifier.tell
+        self._hints = Hints(self._lines["hints"], queries, lease=self.lease)
+        on_news = self._hints.changed if notifier is None else _both(self._hints.changed, notifier.tell)
         self.switchboard = Switchboard(self._lines["switchboard"], queries, on_news=on_news)
         self.feeds = Feeds(self._lines["switchboard"], queries)
-        self._heartbeat = Heartbeat(self._lines["heartbeat"], queries, lease=self.lease, workload=self.workload)
+        self._relay = Relay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
+        self._listener = Listener(
+            None if listening is None else listening.connect,
+            lease=self.lease,
+            hints=self._hints,
+            handlers={
+                "changed": self._hear_changes,
+                "cancel": self._hear_cancel,
+                "backlog": self.backlog.hint,
+                "follow": self._relay.be_asked,
+                "text": self._relay.take_text,
+            },
+        )
+        relay_table = RelayTable(
+            self._lines["hints"],
+            queries,
+            lease=self.lease,
+            workload=self.workload,
+            relay=self._relay,
+            is_heard=lambda: self._listener.is_heard,
+        )
+        self._heartbeat = Heartbeat(
+            self._lines["heartbeat"],
+            queries,
+            lease=self.lease,
+            workload=self.workload,
+            is_heard=lambda: self._listener.is_heard,
+        )
         self._sweeper = Sweeper(
             self._lines["sweeper"],
             queries,
@@ -120,6 +154,10 @@ class Engine:
             "heartbeat": self._heartbeat,
             "switchboard": self.switchboard,
             "feeds": self.feeds,
+            "hints": self._hints,
+            "listener": self._listener,
+            "relay": self._relay,
+            "relay-table": relay_table,
             "sweeper": self._sweeper,
             **generators,
         }
@@ -129,12 +167,23 @@ class Engine:
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:
         """The growing text of a run, where it is to be had here."""
-        running = self.workload.get(request_id)
-        return running.transcript if running is not None and running.model_request.epoch == epoch else None
+        return self.workload.find_transcript(request_id, epoch) or self._relay.find(request_id, epoch)
 
-    def cancel(self, request_id: RequestId) -> None:
-        """Stop the generation, if it runs here."""
-        self.workload.stop(request_id, StopReason.CANCELLED)
+    def cancel(self, request_id: RequestId, owner: InstanceId) -> None:
+        """Have the owner of a run stop it, be it this instance or another."""
+        if not self.workload.stop(request_id, StopReason.CANCELLED) and owner != self.lease.instance_id:
+            self._hints.tell(owner, "cancel", request_id)
+
+    def say_that_work_waits(self) -> None:
+        """For instances with free slots."""
+        self._hints.tell_everyone("backlog")
+
+    def _hear_changes(self, ids: list[str]) -> None:
+        self.switchboard.look(RequestId(UUID(text)) for text in ids)
+        self.feeds.stir()
+
+    def _hear_cancel(self, request_id: str) -> None:
+        self.workload.stop(RequestId(UUID(request_id)), StopReason.CANCELLED)
 
     def start(self) -> None:
         """Run in a task of its own; `task` ends only by `stop`, or with the error that ended it."""
@@ -247,8 +296,12 @@ class Engine:
             log.info("lease_left_to_expire")
 
 
-def _ignore(_request_id: RequestId) -> None:
-    """Nobody else wants to know."""
+def _both(one: Callable[[RequestId], None], other: Callable[[RequestId], None]) -> Callable[[RequestId], None]:
+    def tell(request_id: RequestId) -> None:
+        one(request_id)
+        other(request_id)
+
+    return tell
 
 
 class _NoFiles:

@@ -183,7 +183,9 @@ class RequestStream:
                 self._transcript.readers.add(self._follower.stir)
         self._epoch = view.epoch
         offset = self._position.offset
-        if offset and (is_another or (self._transcript is not None and offset > self._transcript.length)):
+        length = self._transcript.length if self._transcript is not None and self._transcript.is_complete else offset
+        # A mirror of a run elsewhere may be behind its reader for a moment.
+        if offset and (is_another or offset > length):
             self._position = START
             yield StreamEvent(self._cursor, "reset", dumps({"id": self._follower.request_id}))
         elif self._transcript is not None and self._position.run < 0:

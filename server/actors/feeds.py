@@ -1,6 +1,7 @@
 """Who wants to hear of all requests of a user: told by this process at once, and once a second by the database."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ MAX_FEEDS = 5_000
 MAX_ENDED = 2_000
 """Ends that one feed remembers to have told."""
 LOOK_INTERVAL_S = 1.0
+MIN_PAUSE_S = 0.1
 _LOOK_BACK = timedelta(seconds=15)
 """A request that lived and died between two looks is found by its id, which tells its time by another's clock."""
 
@@ -110,6 +112,7 @@ class Feeds:
         self._queries = queries
         self._by_user: dict[UserId, set[Feed]] = {}
         self._count = 0
+        self._stirred = asyncio.Event()
         self.is_closed = False
 
     def open(self, user_id: UserId) -> Feed:
@@ -142,9 +145,17 @@ class Feeds:
             for feed in feeds:
                 feed.send_home()
 
+    def stir(self) -> None:
+        """Something changed elsewhere: look soon."""
+        self._stirred.set()
+
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_S * random.uniform(0.9, 1.1))  # noqa: S311
+            await asyncio.sleep(MIN_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S * random.uniform(0.9, 1.1)):  # noqa: S311
+                    await self._stirred.wait()
+            self._stirred.clear()
             try:
                 await self.look()
             except DatabaseAway as error:

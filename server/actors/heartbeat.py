@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,8 @@ from server.model_request import InstanceId, RequestId
 from server.storage.database import DatabaseAway, Line
 
 RENEW_INTERVAL_S = 5.0
+DEAF_INTERVAL_S = 1.0
+"""Where others live and their hints do not arrive: cancellations are learned from the renewal then."""
 RENEW_TIMEOUT_S = 3.0
 """One renewal that is not answered must leave time for the next before the lease runs out."""
 LEASE_TTL_S = 15.0
@@ -33,6 +35,11 @@ class Lease:
         self.live_instances = 1
         self._trusted_until = 0.0
         self._renewal = asyncio.Event()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there was no other instance at the last renewal."""
+        return self.live_instances <= 1
 
     @property
     def is_trusted(self) -> bool:
@@ -66,11 +73,20 @@ class Lease:
 class Heartbeat:
     """Renews the lease on a connection of its own, so that no other work can delay it."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease, workload: Workload) -> None:
+    def __init__(
+        self,
+        line: Line,
+        queries: Mapping[str, str],
+        *,
+        lease: Lease,
+        workload: Workload,
+        is_heard: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._line = line
         self._queries = queries
         self._lease = lease
         self._workload = workload
+        self._is_heard = is_heard
         self.has_resigned = False
         """Set at an orderly stop: a lease that was given up is not taken again."""
 
@@ -90,7 +106,8 @@ class Heartbeat:
                 log.debug("lease_renewal_failed", reason=str(error))
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
-                await asyncio.sleep(RENEW_INTERVAL_S)
+                is_deaf = not self._lease.is_alone and not self._is_heard()
+                await asyncio.sleep(DEAF_INTERVAL_S if is_deaf else RENEW_INTERVAL_S)
         await asyncio.Event().wait()  # until cancelled
 
     async def beat(self) -> None:

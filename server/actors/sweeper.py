@@ -188,6 +188,7 @@ class Sweeper:
     async def purge(self) -> None:
         """Forget old keys, dead instances and, where the operator says so, old final rows; a small batch at a time."""
         await self._line.fetch(self._queries["purge_instances"], _DEAD_LEASE_KEPT_S)
+        await self._line.fetch(self._queries["purge_texts"])
         purged = await self._line.fetch(self._queries["purge_idempotency_keys"], _SWEEP_BATCH)
         has_more = len(purged) == _SWEEP_BATCH
         if self._retention_days:

@@ -1,8 +1,9 @@
 """Who waits for which model request: creates, long-polls and streams, woken by this process or by the database."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -32,6 +33,8 @@ class Switchboard:
         self._watches: dict[RequestId, set[Interest]] = {}
         self._count = 0
         self._kept_bytes = 0
+        self._hinted: set[RequestId] = set()
+        self._news = asyncio.Event()
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -75,6 +78,12 @@ class Switchboard:
         for watch in tuple(self._watches.get(request_id, ())):
             watch.tell(view)
 
+    def look(self, request_ids: Iterable[RequestId]) -> None:
+        """These changed elsewhere, it is said: the sweep of those who wait for them comes at once."""
+        self._hinted |= self._watches.keys() & set(request_ids)
+        if self._hinted:
+            self._news.set()
+
     def close(self) -> None:
         """Send everyone home with what they have: the drain is over."""
         self.is_closed = True
@@ -83,16 +92,27 @@ class Switchboard:
                 watch.tell(None)
 
     async def run(self) -> None:
+        next_sweep = 0.0
         while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S * random.uniform(0.9, 1.1))  # noqa: S311
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_sweep):
+                    await self._news.wait()
+            self._news.clear()
+            hinted, self._hinted = self._hinted, set()
+            now = asyncio.get_running_loop().time()
+            if now >= next_sweep:
+                hinted = set(self._watches)
+                next_sweep = now + SWEEP_INTERVAL_S * random.uniform(0.9, 1.1)  # noqa: S311
             try:
-                await self.sweep()
+                await self.sweep(hinted)
             except DatabaseAway as error:
                 log.debug("sweep_skipped", reason=str(error))
+                await asyncio.sleep(SWEEP_INTERVAL_S)
 
-    async def sweep(self) -> None:
-        """Wake those whose request changed where this process could not see it."""
-        watches = [watch for group in self._watches.values() for watch in group if watch.is_waiting]
+    async def sweep(self, request_ids: Iterable[RequestId] | None = None) -> None:
+        """Wake those whose request changed where this process could not see it; by default, whoever waits."""
+        groups = self._watches.values() if request_ids is None else map(self._watches.get, request_ids)
+        watches = [watch for group in groups for watch in group or () if watch.is_waiting]
         for start in range(0, len(watches), _SWEEP_CHUNK):
             chunk = watches[start : start + _SWEEP_CHUNK]
             changed = await self._line.fetch(

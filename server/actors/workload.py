@@ -45,6 +45,11 @@ class Workload:
     def get(self, request_id: RequestId) -> Running | None:
         return self._running.get(request_id)
 
+    def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:
+        """The growing text of a run here."""
+        running = self._running.get(request_id)
+        return running.transcript if running is not None and running.model_request.epoch == epoch else None
+
     def remove(self, running: Running) -> None:
         if self._running.get(running.model_request.id) is running:
             del self._running[running.model_request.id]

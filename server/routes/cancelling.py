@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from server import keys
 from server.actors.watches import View, Watch
 from server.errors import Conflict, NotFound
-from server.model_request import RequestId, Status
+from server.model_request import InstanceId, RequestId, Status
 from server.responses import raw_json_response
 from server.routes.parameters import read_id
 from server.routes.views import current, etag, location_of
@@ -68,14 +68,14 @@ async def _end(request: web.Request, request_id: RequestId) -> View:
             request.app[keys.SWITCHBOARD].publish(request_id, view)
             request.app[keys.FEEDS].tell(user_id, request_id, view)
         elif row is not None:
-            await _stop(request, watch)
+            await _stop(request, watch, row["owner"])
         return await current(request, request_id)
 
 
-async def _stop(request: web.Request, watch: Watch) -> None:
+async def _stop(request: web.Request, watch: Watch, owner: InstanceId) -> None:
     """Have its owner stop it, and wait for the end. A claim whose reply is on its way is not in the workload yet."""
     give_up_at = time.monotonic() + CANCEL_WAIT_S
     while time.monotonic() < give_up_at:
-        request.app[keys.ENGINE].cancel(watch.request_id)
+        request.app[keys.ENGINE].cancel(watch.request_id, owner)
         if await watch.wait(_ASK_AGAIN_S) is not None:
             return

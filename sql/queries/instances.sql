@@ -29,3 +29,8 @@ SELECT
 -- Give up a lease: at an orderly stop, or for a predecessor on this host that is known to be dead.
 DELETE FROM public.instances
 WHERE id = $1;
+
+-- name: notify_instances
+-- Send hints to the channels of other instances. Nothing is lost with them, so their commit need not wait for the disk.
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(hint.channel, hint.payload)
+FROM unnest($1::text[], $2::text[]) AS hint (channel, payload);

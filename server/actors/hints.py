@@ -1,0 +1,104 @@
+"""Hints to other instances, off the write path: many in one NOTIFY, a few milliseconds after the first.
+
+They are hints: one that is lost costs time, never a request. NOTIFY takes a lock that all of a database share, so it
+never rides in a transaction that anybody waits for.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from server.actors.heartbeat import Lease
+from server.encoding import dumps
+from server.model_request import InstanceId, RequestId
+from server.storage.database import DatabaseAway, Line
+
+EVERYONE = "ai_sdk"
+"""The channel that every instance listens to; each has one of its own besides."""
+PAUSE_S = 0.005
+MAX_PAYLOAD_BYTES = 7_900
+"""Postgres takes less than 8,000 (NOTIFY, "payload string")."""
+MAX_WAITING = 20_000
+IDS_PER_HINT = 150
+_RETRY_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def channel_of(instance_id: InstanceId) -> str:
+    return f"{EVERYONE}_{instance_id.hex}"
+
+
+class Hints:
+    """Says nothing while no other instance lives."""
+
+    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease) -> None:
+        self._line = line
+        self._queries = queries
+        self._lease = lease
+        self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MAX_WAITING)
+        self._changed: dict[RequestId, None] = {}
+        self._news = asyncio.Event()
+
+    def tell(self, instance_id: InstanceId, *message: Any) -> None:
+        """Something for one instance."""
+        self._post(channel_of(instance_id), message)
+
+    def tell_everyone(self, *message: Any) -> None:
+        """Something for whom it concerns."""
+        self._post(EVERYONE, message)
+
+    def changed(self, request_id: RequestId) -> None:
+        """This request stands otherwise than before."""
+        if not self._lease.is_alone and len(self._changed) < MAX_WAITING:
+            self._changed[request_id] = None
+            self._news.set()
+
+    def _post(self, channel: str, message: tuple[Any, ...]) -> None:
+        if not self._lease.is_alone:
+            self._waiting.append((channel, dumps(message)))
+            self._news.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(PAUSE_S)
+            self._news.clear()
+            try:
+                await self._flush()
+            except DatabaseAway as error:
+                log.debug("hints_dropped", reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def _flush(self) -> None:
+        changed, self._changed = list(self._changed), {}
+        for start in range(0, len(changed), IDS_PER_HINT):
+            self.tell_everyone("changed", changed[start : start + IDS_PER_HINT])
+        waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
+        if payloads := list(self._payloads(waiting)):
+            await self._line.fetch(
+                self._queries["notify_instances"], [channel for channel, _ in payloads], [text for _, text in payloads]
+            )
+
+    def _payloads(self, waiting: deque[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
+        """Messages in the order in which they came, as many in one as fit."""
+        sender = dumps(self._lease.instance_id)
+        by_channel: dict[str, list[bytes]] = {}
+        for channel, message in waiting:
+            by_channel.setdefault(channel, []).append(message)
+        for channel, messages in by_channel.items():
+            pack, size = [sender], len(sender)
+            for message in messages:
+                if size + len(message) + len(pack) + 2 > MAX_PAYLOAD_BYTES and len(pack) > 1:
+                    yield channel, _joined(pack)
+                    pack, size = [sender], len(sender)
+                pack.append(message)
+                size += len(message)
+            yield channel, _joined(pack)
+
+
+def _joined(pack: list[bytes]) -> str:
+    return (b"[" + b",".join(pack) + b"]").decode()

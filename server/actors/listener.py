@@ -1,0 +1,84 @@
+"""Hears what other instances have to say: a connection that LISTENs, and an echo that tells whether it works."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+
+from server.actors.heartbeat import Lease
+from server.actors.hints import EVERYONE, Hints, channel_of
+from server.storage.database import Connect
+from server.storage.faults import Fault, classify
+
+ECHO_INTERVAL_S = 5.0
+ECHO_TIMEOUT_S = 3.0
+_LISTEN_TIMEOUT_S = 5.0
+_RETRY_S = 2.0
+_ALONE_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[..., None]
+
+
+class Listener:
+    """Connects only while other instances live, and never where there is no session to `connect` to.
+
+    What is not heard, everyone finds out by looking, a little later.
+    """
+
+    def __init__(self, connect: Connect | None, *, lease: Lease, hints: Hints, handlers: Mapping[str, Handler]) -> None:
+        self._connect = connect
+        self._lease = lease
+        self._hints = hints
+        self._handlers = {**handlers, "echo": self._hear_echo}
+        self._echo = asyncio.Event()
+        self.is_heard = False
+        """Whether hints arrive: the last echo came back."""
+
+    async def run(self) -> None:
+        while True:
+            if self._connect is None or self._lease.is_alone:
+                await asyncio.sleep(_ALONE_S)
+                continue
+            try:
+                await self._listen(self._connect)
+            except Exception as error:
+                if not isinstance(error, TimeoutError) and classify(error) is Fault.REJECTED:
+                    raise
+                log.debug("listening_failed", reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _listen(self, connect: Connect) -> None:
+        """Until the connection fails, this instance takes another id, or is alone again."""
+        connection = await connect()
+        instance_id = self._lease.instance_id
+        try:
+            async with asyncio.timeout(_LISTEN_TIMEOUT_S):
+                for channel in (EVERYONE, channel_of(instance_id)):
+                    await connection.add_listener(channel, self._receive)
+            while not self._lease.is_alone and self._lease.instance_id == instance_id:
+                self._echo.clear()
+                self._hints.tell(instance_id, "echo")
+                async with asyncio.timeout(ECHO_TIMEOUT_S):
+                    await self._echo.wait()
+                self.is_heard = True
+                await asyncio.sleep(ECHO_INTERVAL_S)
+        finally:
+            self.is_heard = False
+            connection.terminate()
+
+    def _receive(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:
+        """Hand on what was said; a message of a later version is none of ours."""
+        sender, *messages = orjson.loads(str(payload))
+        if channel == EVERYONE and sender == str(self._lease.instance_id):
+            return
+        for kind, *details in messages:
+            handler = self._handlers.get(kind)
+            if handler is not None:
+                handler(*details)
+
+    def _hear_echo(self) -> None:
+        self._echo.set()

@@ -1,0 +1,143 @@
+"""The text of a run for readers who are connected to another instance: asked for by a hint, sent as hints.
+
+A reader's instance keeps a mirror of the transcript and asks for it again every few seconds, from where it stands: that
+keeps the owner sending, and repairs what was lost on the way.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from server.actors.heartbeat import Lease
+from server.actors.hints import Hints
+from server.inference.events import Delta, Segment
+from server.model_request import InstanceId, RequestId
+from server.transcript import Position, Transcript
+
+PART_CHARS = 1_000
+"""Of one hint: six bytes each in the worst case, when all of them are escaped, and 8,000 bytes are the limit."""
+PAUSE_S = 0.01
+ASK_INTERVAL_S = 3.0
+SEND_FOR_S = 10.0
+_GAP_PAUSE_S = 0.2
+_UNUSED_FOR_S = 10.0
+
+FindRun = Callable[[RequestId, int], Transcript | None]
+
+
+@dataclass(slots=True)
+class _Mirror:
+    """What is known here of a run elsewhere."""
+
+    epoch: int
+    transcript: Transcript = field(default_factory=Transcript)
+    asked_at: float = 0.0
+    used_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What another instance has got of a run here."""
+
+    epoch: int
+    transcript: Transcript
+    position: Position
+    until: float
+
+
+class Relay:
+    """Both ends: mirrors of what runs elsewhere, and outboxes of what runs here."""
+
+    def __init__(self, hints: Hints, *, lease: Lease, find_run: FindRun) -> None:
+        self._hints = hints
+        self._lease = lease
+        self._find_run = find_run
+        self._mirrors: dict[RequestId, _Mirror] = {}
+        self._outboxes: dict[tuple[RequestId, InstanceId], _Outbox] = {}
+        self._stirred = asyncio.Event()
+
+    def find(self, request_id: RequestId, epoch: int) -> Transcript | None:
+        """The mirror of a run elsewhere, which fills from now on; None while no other instance lives."""
+        if self._lease.is_alone:
+            return None
+        mirror = self._mirrors.get(request_id)
+        if mirror is None or mirror.epoch < epoch:
+            mirror = self._mirrors[request_id] = _Mirror(epoch)
+            self._ask(request_id, mirror)
+        return mirror.transcript if mirror.epoch == epoch else None
+
+    def wanted(self) -> list[tuple[RequestId, int]]:
+        """Id and epoch of the runs elsewhere that somebody here reads."""
+        return [(request_id, mirror.epoch) for request_id, mirror in self._mirrors.items() if mirror.transcript.readers]
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._stirred.wait()
+            except TimeoutError:
+                pass
+            self._stirred.clear()
+            self._send()
+            self._keep_asking()
+            await asyncio.sleep(PAUSE_S)
+
+    def be_asked(self, request_id: str, epoch: int, offset: int, reader: str) -> None:
+        """An instance wants the text of a run from there on; it is this one's, or another's."""
+        key = (RequestId(UUID(request_id)), InstanceId(UUID(reader)))
+        transcript = self._find_run(key[0], epoch)
+        if transcript is None:
+            return
+        outbox = self._outboxes.get(key)
+        if outbox is None or outbox.epoch != epoch or outbox.position.offset > offset:
+            outbox = self._outboxes[key] = _Outbox(epoch, transcript, transcript.at(offset), 0.0)
+            transcript.readers.add(self._stirred.set)
+        outbox.until = time.monotonic() + SEND_FOR_S
+        self._stirred.set()
+
+    def take_text(
+        self, request_id: str, epoch: int, start: int, segment: str, number: int, name: str, text: str
+    ) -> None:
+        """Text of a run elsewhere. What is known already is skipped; what was lost on the way is asked for again."""
+        mirror = self._mirrors.get(RequestId(UUID(request_id)))
+        if mirror is None or mirror.epoch != epoch:
+            return
+        known = mirror.transcript.length - start
+        if known < 0:
+            if time.monotonic() - mirror.asked_at > _GAP_PAUSE_S:
+                self._ask(RequestId(UUID(request_id)), mirror)
+        elif known == 0 or known < len(text):
+            mirror.transcript.append(Delta(text[known:], Segment(segment), number, name))
+
+    def _ask(self, request_id: RequestId, mirror: _Mirror) -> None:
+        mirror.asked_at = time.monotonic()
+        self._hints.tell_everyone("follow", request_id, mirror.epoch, mirror.transcript.length, self._lease.instance_id)
+
+    def _keep_asking(self) -> None:
+        """Ask again for what is read here; forget what is not."""
+        now = time.monotonic()
+        for request_id, mirror in list(self._mirrors.items()):
+            if mirror.transcript.readers:
+                mirror.used_at = now
+                if now - mirror.asked_at >= ASK_INTERVAL_S:
+                    self._ask(request_id, mirror)
+            elif now - mirror.used_at >= _UNUSED_FOR_S:
+                del self._mirrors[request_id]
+
+    def _send(self) -> None:
+        """Whatever has grown since the last time, to whoever still asks for it."""
+        now = time.monotonic()
+        for key, outbox in list(self._outboxes.items()):
+            request_id, reader = key
+            for part in outbox.transcript.since(outbox.position, limit=PART_CHARS):
+                start = part.end.offset - len(part.text)
+                outbox.position = part.end
+                self._hints.tell(
+                    reader, "text", request_id, outbox.epoch, start, part.segment, part.number, part.name, part.text
+                )
+            if now >= outbox.until or outbox.transcript.is_complete:
+                del self._outboxes[key]
+                if all(other.transcript is not outbox.transcript for other in self._outboxes.values()):
+                    outbox.transcript.readers.discard(self._stirred.set)

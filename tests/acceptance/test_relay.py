@@ -1,0 +1,156 @@
+"""Two servers on one database: a stream at one shows what the other runs, as it comes."""
+
+import asyncio
+from itertools import count
+from typing import Any
+
+import pytest
+
+from server import keys
+from server.actors import relay, switchboard
+from tests.acceptance.conftest import Api, Start, created, events_of
+from tests.fakes.event_source import final_of, joined
+
+LONG = "offline/long-stream"
+
+
+@pytest.fixture
+def _rare_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switchboard, "SWEEP_INTERVAL_S", 60.0)
+
+
+@pytest.fixture
+async def both(start: Start) -> tuple[Api, Api]:
+    """The same user at two instances that know of each other."""
+    here, there = await start(), await start()
+    user = await here.sign_up()
+    await asyncio.gather(*(hear_each_other(api) for api in (here, there)))
+    return user, Api(there.client, there.app, user.token, user.user_id)
+
+
+async def hear_each_other(api: Api) -> None:
+    """Until an instance has seen the other, and hears."""
+    engine = api.app[keys.ENGINE]
+    async with asyncio.timeout(15):
+        while engine.lease.is_alone:
+            await engine._heartbeat.beat()
+            await asyncio.sleep(0.05)
+        while not engine._listener.is_heard:  # noqa: ASYNC110 - it says so itself
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stream_at_another_instance_gets_deltas_while_they_are_made(both: tuple[Api, Api]) -> None:
+    here, there = both
+    async with created(here, model=LONG) as source:
+        request_id = (await source.until("status"))[0].data["id"]
+        async with events_of(there, f"/api/requests/{request_id}/events") as remote:
+            heard = await remote.until("delta")
+            assert (await here.get(f"/api/requests/{request_id}")).json["status"] == "processing"
+            heard += await remote.all()
+        local = await source.all()
+    assert joined(heard) == joined(local) == final_of(heard).data["output_data"]["output"]
+    assert final_of(heard).data == final_of(local).data
+    assert len([told for told in heard if told.name == "delta"]) > 20
+
+
+async def test_a_reader_may_change_the_instance_at_any_event(both: tuple[Api, Api]) -> None:
+    request_id = (await both[0].create_async(model=LONG)).json["id"]
+    heard: list[Any] = []
+    turn = 0
+    while not heard or heard[-1].name != "completed":
+        last = {"Last-Event-ID": heard[-1].id} if heard else {}
+        async with events_of(both[turn % 2], f"/api/requests/{request_id}/events", headers=last) as source:
+            left = 12
+            async for told in source:
+                heard.append(told)
+                left -= 1
+                if not left:
+                    break
+        turn += 1
+    assert turn > 5
+    assert joined(heard) == heard[-1].data["output_data"]["output"]
+    assert "reset" not in {told.name for told in heard}
+
+
+async def test_lost_hints_are_made_good(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = both
+    monkeypatch.setattr(relay, "_GAP_PAUSE_S", 0.0)
+    handlers = there.app[keys.ENGINE]._listener._handlers
+    take_text, calls = handlers["text"], count()
+
+    def forget_every_third(*args: Any) -> None:
+        if next(calls) % 3:
+            take_text(*args)
+
+    monkeypatch.setitem(handlers, "text", forget_every_third)
+    request_id = (await here.create_async(model=LONG)).json["id"]
+    async with events_of(there, f"/api/requests/{request_id}/events") as source:
+        heard = await source.all()
+    assert next(calls) > 10
+    assert joined(heard) == final_of(heard).data["output_data"]["output"]
+
+
+async def test_a_cancel_at_another_instance_is_heard_at_once(both: tuple[Api, Api]) -> None:
+    here, there = both
+    async with created(here, model="offline/slow-20s") as source:
+        request_id = (await source.until("status"))[0].data["id"]
+        reply = await there.post(f"/api/requests/{request_id}/cancel")
+        assert (reply.status, reply.json["status"]) == (200, "cancelled")
+        assert final_of(await source.all()).name == "cancelled"
+
+
+@pytest.mark.usefixtures("_rare_sweeps")
+async def test_who_waits_at_another_instance_is_told_by_a_hint(both: tuple[Api, Api]) -> None:
+    """Long before the sweep that finds out without one."""
+    here, there = both
+    request_id = (await here.create_async(model="offline/slow-2s")).json["id"]
+    async with asyncio.timeout(20):
+        reply = await there.get(f"/api/requests/{request_id}?wait=60")
+    assert reply.json["status"] == "completed"
+
+
+async def test_nothing_is_kept_of_readers_that_left(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = both
+    monkeypatch.setattr(relay, "_UNUSED_FOR_S", 0.1)
+    monkeypatch.setattr(relay, "SEND_FOR_S", 0.1)
+    request_id = (await here.create_async(model=LONG)).json["id"]
+    async with events_of(there, f"/api/requests/{request_id}/events") as source:
+        await source.until("delta")
+    async with asyncio.timeout(10):
+        while there.app[keys.ENGINE]._relay._mirrors or here.app[keys.ENGINE]._relay._outboxes:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def deaf(start: Start) -> tuple[Api, Api]:
+    """The same user at two instances that cannot LISTEN: behind a transaction pooler, say."""
+    here, there = await start(), await start()
+    for api in (here, there):
+        api.app[keys.ENGINE]._listener._connect = None
+    user = await here.sign_up()
+    for api in (here, there):
+        engine = api.app[keys.ENGINE]
+        await engine._heartbeat.beat()
+        assert not engine.lease.is_alone
+    return user, Api(there.client, there.app, user.token, user.user_id)
+
+
+async def test_without_hints_the_text_goes_by_a_table(deaf: tuple[Api, Api]) -> None:
+    here, there = deaf
+    request_id = (await here.create_async(model=LONG)).json["id"]
+    async with events_of(there, f"/api/requests/{request_id}/events") as source:
+        heard = await source.until("delta")
+        assert (await here.get(f"/api/requests/{request_id}")).json["status"] == "processing"
+        heard += await source.all()
+    deltas = [told for told in heard if told.name == "delta"]
+    assert len(deltas) > 5
+    assert joined(heard) == final_of(heard).data["output_data"]["output"]
+
+
+async def test_without_hints_a_cancel_arrives_with_the_next_renewal(deaf: tuple[Api, Api]) -> None:
+    here, there = deaf
+    async with created(here, model="offline/slow-20s") as source:
+        request_id = (await source.until("status"))[0].data["id"]
+        reply = await there.post(f"/api/requests/{request_id}/cancel")
+        assert reply.status in {200, 202}
+        assert final_of(await source.all()).name == "cancelled"
