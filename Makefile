@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-poolers soak check image bench bench-waiters bench-overload lock
+.PHONY: help setup run demo test test-poolers soak check image bench bench-waiters bench-streams bench-overload lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 
 bench-waiters: $(DEV) ## measure 2,000 long-polls beside other traffic (4 min)
 	@exec $(PY) -m bench.waiters
+
+bench-streams: $(DEV) ## measure 500 streams at 20 deltas a second (2 min)
+	@exec $(PY) -m bench.streams
 
 bench-overload: $(DEV) ## measure ten times the load that there is capacity for, in 512 MB (2 min)
 	@exec $(PY) -m bench.overload

@@ -1,4 +1,7 @@
-"""A bare aiohttp proxy with uvloop: the least that a Python server can do for a call, and so the yardstick."""
+"""A bare aiohttp proxy with uvloop: the least that a Python server can do for a call, and so the yardstick.
+
+python -m bench.proxy PORT UPSTREAM_PORT [CONNECTIONS]
+"""
 
 import sys
 from collections.abc import AsyncIterator
@@ -8,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 UPSTREAM = web.AppKey("upstream", str)
+CONNECTIONS = web.AppKey("connections", int)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
@@ -30,7 +34,7 @@ async def _stream(request: web.Request, response: aiohttp.ClientResponse) -> web
 
 
 async def session(app: web.Application) -> AsyncIterator[None]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256)) as opened:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=app[CONNECTIONS])) as opened:
         app[SESSION] = opened
         yield
 
@@ -38,6 +42,7 @@ async def session(app: web.Application) -> AsyncIterator[None]:
 def main() -> None:
     app = web.Application()
     app[UPSTREAM] = f"http://127.0.0.1:{sys.argv[2]}/v1/chat/completions"
+    app[CONNECTIONS] = int(sys.argv[3]) if len(sys.argv) > 3 else 256
     app.cleanup_ctx.append(session)
     app.router.add_post("/api/requests", forward)
     uvloop.install()

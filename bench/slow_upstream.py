@@ -24,11 +24,11 @@ async def answer(request: web.Request) -> web.StreamResponse:
     await asyncio.sleep(float(prompt[:40].split()[0]))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    await response.write(_delta(f"{time.monotonic():.6f}", None) + _delta("", "stop") + END)
+    await response.write(delta(f"{time.monotonic():.6f}", None) + delta("", "stop") + END)
     return response
 
 
-def _delta(content: str, finish_reason: str | None) -> bytes:
+def delta(content: str, finish_reason: str | None) -> bytes:
     choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
     return b"data: " + json.dumps({**HEAD, "choices": [choice]}).encode() + b"\n\n"
 

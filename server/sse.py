@@ -1,7 +1,7 @@
 """Server-sent events out (WHATWG HTML, 9.2): formatted, written as fast as the client reads, and kept alive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import structlog
 from aiohttp import hdrs, web
@@ -12,6 +12,8 @@ STALL_S = 150.0
 """How long a client may take for what is on its way to it, before it counts as gone."""
 RETRY_MS = 1000
 """After which time a client comes back to a server that stopped."""
+MAX_PIECE = 64 * 1024
+"""What is written at once, so that little lies between us and a client that does not read."""
 HEARTBEAT = b": still here\n\n"
 """A comment: proxies and clients see that the connection lives, no event handler does."""
 
@@ -24,11 +26,23 @@ def encode(name: str, data: bytes, event_id: str | None = None) -> bytes:
     return head + b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
+def encode_large(name: str, data: bytes, event_id: str) -> Iterator[bytes | memoryview]:
+    """The same in pieces, without a copy of the data."""
+    yield b"id: %b\nevent: %b\ndata: " % (event_id.encode(), name.encode())
+    view = memoryview(data)
+    for start in range(0, len(view), MAX_PIECE):
+        yield view[start : start + MAX_PIECE]
+    yield b"\n\n"
+
+
 class EventStream:
     """The response to one client. It begins when the first bytes are sent."""
 
     def __init__(self, request: web.Request, *, headers: dict[str, str] | None = None) -> None:
         self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._writing_since: float | None = None
+        self._timer: asyncio.TimerHandle
         self._response = web.StreamResponse(
             headers={
                 hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -38,23 +52,32 @@ class EventStream:
             }
         )
 
-    async def send(self, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+    async def send(self, chunks: AsyncIterator[bytes | memoryview]) -> web.StreamResponse:
         """Write everything; a client that went away ends it, and is no error."""
         dress(self._request, self._response)
+        self._watch()
         try:
             await self._response.prepare(self._request)
             async for chunk in chunks:
-                async with asyncio.timeout(STALL_S):
-                    await self._response.write(chunk)
-            async with asyncio.timeout(STALL_S):
-                await self._response.write_eof()
-        except TimeoutError:
-            log.info("stream_stalled", path=self._request.rel_url.path)
-            if self._request.transport is not None:
-                self._request.transport.abort()
+                self._writing_since = self._loop.time()
+                await self._response.write(chunk)
+                self._writing_since = None
+            self._writing_since = self._loop.time()
+            await self._response.write_eof()
         except ConnectionError:
             log.debug("stream_left", path=self._request.rel_url.path)
+        finally:
+            self._timer.cancel()
         return self._response
+
+    def _watch(self) -> None:
+        """Look now and then whether a write hangs. One timer for each stream: one for each write would cost as much as
+        the write itself."""
+        self._timer = self._loop.call_later(STALL_S / 10, self._watch)
+        since, transport = self._writing_since, self._request.transport
+        if since is not None and transport is not None and self._loop.time() - since > STALL_S:
+            log.info("stream_stalled", path=self._request.rel_url.path)
+            transport.abort()
 
 
 def farewell(chunks: Iterable[bytes] = ()) -> bytes:

@@ -52,12 +52,18 @@ class _Run:
     def end(self) -> int:
         return self.ends[-1] if self.ends else self.start
 
-    def since(self, offset: int) -> str:
-        """Its text from a position of the transcript on."""
-        first = bisect_right(self.ends, offset)
-        text = "".join(self.pieces[first:])
-        begin = self.ends[first - 1] if first else self.start
-        return text[offset - begin :]
+    def take(self, offset: int, limit: int) -> str:
+        """Up to `limit` code points from a position of the transcript on, which is not its end.
+
+        No more than that is joined: a reader that is stuck must not hold a copy of the rest.
+        """
+        index = bisect_right(self.ends, offset)
+        skip = offset - (self.ends[index - 1] if index else self.start)
+        found, size = [self.pieces[index][skip : skip + limit]], self.ends[index] - offset
+        while size < limit and (index := index + 1) < len(self.pieces):
+            found.append(self.pieces[index])
+            size = self.ends[index] - offset
+        return found[0] if len(found) == 1 else "".join(found)[:limit]
 
 
 class Transcript:
@@ -101,11 +107,10 @@ class Transcript:
             begin = max(position.offset, run.start)
             if run.end == run.start and index > position.run:
                 yield Part(run.segment, run.number, run.name, "", Position(run.start, index))
-            elif run.end > begin:
-                text = run.since(begin)
-                for cut in range(0, len(text), limit):
-                    piece = text[cut : cut + limit]
-                    yield Part(run.segment, run.number, run.name, piece, Position(begin + cut + len(piece), index))
+            while run.end > begin:
+                text = run.take(begin, limit)
+                begin += len(text)
+                yield Part(run.segment, run.number, run.name, text, Position(begin, index))
 
     def text_of(self, segment: Segment) -> str:
         """All of one segment, joined."""

@@ -7,12 +7,12 @@ from aiohttp import web
 
 from server import keys
 from server.actors.feeds import Change, Feed, change_of, recent_id
-from server.actors.watches import Follower
+from server.actors.watches import Follower, View
 from server.encoding import dumps
 from server.errors import FieldError
 from server.routes.parameters import read_id, single
 from server.schemas import invalid
-from server.sse import HEARTBEAT, EventStream, encode, farewell
+from server.sse import HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large, farewell
 from server.streams import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.transcript import Transcript
 
@@ -37,12 +37,16 @@ async def send_request(
     request: web.Request,
     follower: Follower,
     *,
+    view: View | None = None,
     after: Cursor | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Stream the request that `follower` follows. Raises `NotFound` where it is not this user's."""
+    """Stream the request that `follower` follows, and that stands as `view` says, where that is known.
+
+    Raises `NotFound` where it is not this user's.
+    """
     stream = open_stream(request, follower, after=after)
-    if not await stream.open():
+    if not await stream.open(view):
         return web.Response(status=_NO_CONTENT)
     return await EventStream(request, headers=headers).send(_request_events(stream))
 
@@ -75,9 +79,14 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
         return await EventStream(request).send(_changes(feed, snapshot))
 
 
-async def _request_events(stream: RequestStream) -> AsyncIterator[bytes]:
+async def _request_events(stream: RequestStream) -> AsyncIterator[bytes | memoryview]:
     async for batch in stream.batches():
-        yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
+        if batch and len(batch[-1].data) > MAX_PIECE:  # the object of a long answer: all readers share its bytes
+            yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch[:-1])
+            for piece in encode_large(batch[-1].name, batch[-1].data, str(batch[-1].cursor)):
+                yield piece
+        else:
+            yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
     if not stream.is_over:
         yield farewell()
 

@@ -58,7 +58,7 @@ async def _create_and_stream(request: web.Request, draft: Draft, waiting: Waitin
         del draft
         headers: dict[str, str] = {hdrs.LOCATION: location_of(request, admitted.request_id)}
         if not admitted.is_replayed:
-            return await send_request(request, follower, headers=headers)
+            return await send_request(request, follower, view=admitted.view, headers=headers)
     with switchboard.follow(admitted.request_id) as follower:
         return await send_request(request, follower, headers=headers | {"Idempotent-Replayed": "true"})
 
