@@ -512,11 +512,16 @@ async def test_a_default_that_is_gone_is_asked_for_again(client: Client) -> None
 
 
 async def test_a_server_that_is_away_is_asked_again_when_it_is_back(connect: Connect) -> None:
-    client = connect(base_url=f"http://127.0.0.1:{unused_port()}", max_retries=0)
+    client = connect(max_retries=0)
+    client.fake.listing = Answer(503)
     failed = await run_own(client)
     assert isinstance(failed, Failed)
     assert failed.transient
-    assert client.upstream._listing is None
+    client.fake.listing, client.fake.models = None, ["back"]
+    client.fake.answer(chat_answer("fine"))
+    outcome = await run_own(client)
+    assert isinstance(outcome, Completed)
+    assert outcome.model == "back"
 
 
 # The check
