@@ -13,7 +13,7 @@ from server.inference.protocol import (
     WireRequest,
     is_success,
 )
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 
 class BytesReader:
@@ -35,7 +35,7 @@ class BytesReader:
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
         if cut is None and is_success(self._status):
-            return [Completed({})]
+            return [Completed({}, Usage(), None)]
         return [Failure(cut or UpstreamError(f"It said {self._status}.", status=self._status))]
 
 
