@@ -1,6 +1,8 @@
 """An upstream of which a test decides every byte, and which notes when its client goes."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -23,13 +25,15 @@ class Peer:
         self.requests += 1
         return self.head
 
-    async def read_request(self) -> None:
-        """Head and body, of the length that the head announces."""
+    async def read_request(self) -> bytes:
+        """Head and body, of the length that the head announces. Returns the body."""
         head = await self.read_head()
         length = next(
             (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b"content-length: 0"
         )
-        self.body += await self._reader.readexactly(int(length.partition(b":")[2]))
+        body = await self._reader.readexactly(int(length.partition(b":")[2]))
+        self.body += body
+        return body
 
     async def read_to_end(self) -> None:
         """Whatever else comes, until the client is gone, in order or not."""
@@ -54,6 +58,11 @@ class Peer:
     async def send_chunk(self, data: bytes) -> None:
         """One chunk of a body that is sent in chunks."""
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def reset(self) -> None:
+        """Close the connection by a reset: what is under way is lost."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
     def close(self) -> None:
         self._writer.close()

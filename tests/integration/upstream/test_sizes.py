@@ -17,6 +17,7 @@ from server.inference.protocol import OpenReader, WireRequest
 from server.model_request import Completed
 from tests.fakes.huggingface import Answer, chat_answer, error_answer
 from tests.fakes.raw_upstream import Peer, RawUpstream
+from tests.fakes.upstream_faults import bomb
 from tests.integration.upstream.generations import Client, Connect, call
 from tests.integration.upstream.readers import BytesReader
 
@@ -132,13 +133,6 @@ async def test_the_words_of_a_compressed_error_are_read(client: Client) -> None:
     error = error_answer(422, "the input is too long", headers={"Content-Encoding": "gzip"})
     client.fake.answer(Answer(422, error.headers, (gzip.compress(error.body),)))
     assert "the input is too long" in (await client.fail()).message
-
-
-def bomb(mib: int, first: bytes) -> bytes:
-    """So many MiB of blanks."""
-    packer = zlib.compressobj(wbits=31)
-    blank = b" " * MIB
-    return b"".join([packer.compress(first), *(packer.compress(blank) for _ in range(mib)), packer.flush()])
 
 
 @pytest.mark.parametrize(
