@@ -68,7 +68,9 @@ class AnswerBody:
         return chunk
 
     async def linger(self) -> None:
-        """Wait a moment for the end of a body of which nothing more is wanted."""
+        """Wait a moment for the end of a body of which nothing more is wanted, if it is not there yet."""
+        if self._content.is_eof():
+            return
         with contextlib.suppress(*TRANSPORT_ERRORS):
             async with asyncio.timeout(_LINGER_S):
                 while await self._content.readany():
@@ -77,12 +79,12 @@ class AnswerBody:
     async def _receive(self) -> bytes:
         if self._content.is_eof():
             return self._content.read_nowait()  # all of it is here: nothing to wait for
+        if self._timer is None and self.has_begun:
+            self._timer = self._loop.call_later(self._gap_s, self._look)
         self._waits_since = self._loop.time()
         chunk = await self._content.readany()
         self._waits_since = None
-        if not self.has_begun:
-            self.has_begun = True
-            self._timer = self._loop.call_later(self._gap_s, self._look)
+        self.has_begun = True
         return chunk
 
     def _look(self) -> None:

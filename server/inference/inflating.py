@@ -49,7 +49,9 @@ class Inflater:
 
 def inflater_for(headers: Mapping[str, str]) -> Inflater | None:
     """What unpacks an answer with these headers; None where it is plain. Raises `BadCoding`."""
-    coding = headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+    if "Content-Encoding" not in headers:
+        return None
+    coding = headers["Content-Encoding"].strip().lower().removeprefix("x-")
     if coding in {"", "identity"}:
         return None
     if coding not in {"gzip", "deflate"}:
