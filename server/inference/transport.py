@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -96,7 +97,9 @@ class _Exchange:
             raise
         return self._response
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         _hang_up(self._response)
         await self._request.__aexit__(kind, error, at)
         if isinstance(error, TRANSPORT_ERRORS):
