@@ -21,8 +21,8 @@ from server.model_request import Completed
 
 MAX_HOPS = 1000
 """Requests that follow from an answer, in one try: most of them ask whether a job is done."""
-MAX_DOWNLOADS = 5
-"""Those among them that go to an address which upstream named."""
+MAX_ADDRESSES = 10
+"""Different ones among them that upstream named, each for a file or for the state of a job."""
 
 _IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
 
@@ -40,9 +40,11 @@ class Attempt:
         self._sleep = sleep
         self._deadline = Deadline(timeout_s)
         self._hops = 0
-        self._downloads = 0
+        self._addresses: set[str] = set()
         self.provider: str | None = None
         """Who answered, as the router says."""
+        self.is_abroad = False
+        """Whether the last request was for an address that upstream named."""
         self.blames_upstream = True
         """Whether a failure says anything of upstream: that of an input file does not."""
 
@@ -53,6 +55,7 @@ class Attempt:
         """
         while True:
             reader = body = cut = None
+            self.is_abroad = wire.is_foreign
             try:
                 async with self._transport.send(wire, timeout_s=self._deadline.left_s) as response:
                     self.provider = response.headers.get("x-inference-provider", self.provider)
@@ -99,8 +102,9 @@ class Attempt:
     def _refuse(self, follow_up: FollowUp) -> UpstreamError | None:
         """Why a request that follows from an answer is not made, if so."""
         self._hops += 1
-        self._downloads += follow_up.wire.is_foreign
-        if self._hops > MAX_HOPS or self._downloads > MAX_DOWNLOADS:
+        if follow_up.wire.is_foreign:
+            self._addresses.add(follow_up.wire.url)
+        if self._hops > MAX_HOPS or len(self._addresses) > MAX_ADDRESSES:
             return _IN_CIRCLES
         if follow_up.pause_s >= self._deadline.left_s:
             return explain(TimeoutError(), timeout_s=self.timeout_s, awaited="finish its answer")

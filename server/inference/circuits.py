@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.inference.protocol import UpstreamError
-from server.inference.protocol.calls import POLICIES
 from server.inference.resilience import Clock
 
 THRESHOLD = 5
@@ -56,10 +55,9 @@ class ModelCircuits:
         _bound(self._circuits)
 
     def _key(self, model: str, provider: str | None) -> tuple[str, str]:
-        """By what the router says, else by what the model's suffix says; without either it is who was there last."""
+        """Where nobody says who answered, it is who did the last time; a suffix that pins a provider is in the name."""
         if provider is None:
-            suffix = model.partition(":")[2]
-            provider = suffix if suffix and suffix not in POLICIES else self._providers.get(model, "")
+            provider = self._providers.get(model, "")
         self._providers[model] = provider
         _bound(self._providers)
         return provider, model

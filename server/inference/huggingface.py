@@ -184,16 +184,21 @@ class HuggingFace:
             self._circuits.succeed(model, attempt.provider)
 
     def _learn(self, error: UpstreamError, call: Call, model: str | None, attempt: Attempt) -> None:
-        """Remember what a failure says of the provider, of the model and of the token, without upstream's words."""
+        """Remember what a failure says of the model, of the provider and of the token; a stranger's only of the model.
+
+        Without upstream's words, which may quote the prompt.
+        """
+        if model is not None and (error.is_transient or error.is_model_missing):
+            self._circuits.fail(model, attempt.provider, is_missing=error.is_model_missing)
+        if error.is_model_missing and not call.models:
+            self._first_model.forget()
+        if attempt.is_abroad:
+            return
         if not error.is_transient or (error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR):
             self.breaker.succeed()  # whatever else upstream says is a sign of life
         else:
             self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
         self._refusals.note(_name_of(call, model), error, attempt.provider)
-        if model is not None and (error.is_transient or error.is_model_missing):
-            self._circuits.fail(model, attempt.provider, is_missing=error.is_model_missing)
-        if error.is_model_missing and not call.models:
-            self._first_model.forget()
 
     async def _ask(self, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
         return await ask(self._transport, wire, judge=judge)

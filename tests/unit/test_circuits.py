@@ -94,16 +94,15 @@ def test_a_model_is_as_good_as_the_provider_that_answered_last(models: ModelCirc
     assert models.order(MODELS)[0] == "org/b"
 
 
-def test_a_failure_without_an_answer_counts_for_the_provider_of_the_suffix(models: ModelCircuits) -> None:
-    fail(models, "org/c:groq", None, times=THRESHOLD - 1)
-    models.fail("org/c:groq", "groq")
-    assert models.order(("org/c:groq", "org/b"))[0] == "org/b"
-
-
-def test_a_policy_is_no_provider(models: ModelCircuits) -> None:
+def test_a_failure_without_an_answer_counts_for_who_answered_last(models: ModelCircuits) -> None:
     fail(models, "org/a:fastest", "groq", times=THRESHOLD - 1)
-    models.fail("org/a:fastest", None)  # whoever was there last
+    models.fail("org/a:fastest", None)
     assert models.order(("org/a:fastest", "org/b"))[0] == "org/b"
+
+
+def test_a_model_pinned_to_another_provider_is_another_model(models: ModelCircuits) -> None:
+    fail(models, "org/c:groq")
+    assert models.order(("org/c:groq", "org/c:novita"))[0] == "org/c:novita"
 
 
 def test_the_tables_are_bounded(models: ModelCircuits, token: TokenRefusals, monkeypatch: pytest.MonkeyPatch) -> None:

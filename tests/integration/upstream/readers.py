@@ -36,7 +36,9 @@ class BytesReader:
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
         if cut is None and is_success(self._status):
             return [Completed({}, Usage(), None)]
-        return [Failure(cut or UpstreamError(f"It said {self._status}.", status=self._status))]
+        is_transient = self._status >= 500
+        error = UpstreamError(f"It said {self._status}.", status=self._status, is_transient=is_transient)
+        return [Failure(cut or error)]
 
 
 class _FollowUpReader:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.inference.attempt import MAX_DOWNLOADS, MAX_HOPS
+from server.inference.attempt import MAX_ADDRESSES, MAX_HOPS
 from server.inference.events import Call, Event, Failed, FileChunk, Started
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import OpenReader, WireRequest
@@ -223,9 +223,33 @@ async def test_a_job_that_is_never_done_is_given_up(job: Fixture) -> None:
 
 async def test_downloads_that_lead_to_downloads_are_given_up(job: Fixture) -> None:
     job.fake.default = lambda _: Answer(200, {}, (b".",))
+
+    def next_wire() -> WireRequest:
+        return WireRequest("GET", f"{job.fake.url}/files/{len(job.fake.received)}", {}, is_foreign=True)
+
+    assert "from one address" in failed(await run(job.connect(follow_up_reader(next_wire)))).message
+    assert len(job.fake.received) == 1 + MAX_ADDRESSES
+
+
+async def test_a_job_elsewhere_may_be_polled_as_often_as_one_of_upstream_s(job: Fixture) -> None:
+    job.fake.default = lambda _: Answer(200, {}, (b".",))
+    wire = WireRequest("GET", f"{job.fake.url}/elsewhere/1", {}, is_foreign=True)
+    assert "from one address" in failed(await run(job.connect(follow_up_reader(lambda: wire), timeout_s=60))).message
+    assert len(job.fake.received) == 1 + MAX_HOPS
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+async def test_what_another_address_says_is_no_word_on_upstream_or_its_token(status: int, job: Fixture) -> None:
+    """A signed URL that has expired answers 403."""
+    refusal = error_answer(status)
+    job.fake.default = lambda received: refusal if received.method == "GET" else json_answer({})
     wire = WireRequest("GET", f"{job.fake.url}/files/1", {}, is_foreign=True)
-    assert "from one address" in failed(await run(job.connect(follow_up_reader(lambda: wire)))).message
-    assert len(job.fake.received) == 1 + MAX_DOWNLOADS
+    client = job.connect(follow_up_reader(lambda: wire, read=BytesReader))
+    client._max_retries = 0
+    for _ in range(12):
+        assert failed(await run(client)).message == f"It said {status}."
+    assert [one.method for one in job.fake.received] == ["POST", "GET"] * 12
+    assert not client.breaker.is_open
 
 
 async def test_a_pause_beyond_the_time_of_the_try_is_not_begun(job: Fixture) -> None:
