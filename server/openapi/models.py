@@ -11,6 +11,7 @@ _MODEL_TYPE: Schema = {
     "required": ["model_type", "task", "description", "models", "input", "parameters"],
     "properties": {
         "model_type": {"type": "string", "description": "The `model_type` of a create."},
+        "aliases": {"type": "array", "items": {"type": "string"}, "description": "Other names for the same."},
         "task": {"type": "string", "description": "Hugging Face's name of it."},
         "description": {"type": "string"},
         "models": {
@@ -20,6 +21,9 @@ _MODEL_TYPE: Schema = {
         },
         "input": {"type": "object", "description": "JSON Schema of `input_data`."},
         "parameters": {"type": "object", "description": "JSON Schema of `parameters`, with their bounds."},
+        "output": {"type": "object", "description": "JSON Schema of `output_data`."},
+        "example": {"type": "object", "description": "A create that works."},
+        "example_output": {"type": "object", "description": "Its `output_data`."},
     },
 }
 _PROVIDER: Schema = {
