@@ -1,5 +1,6 @@
 """Bodies of requests as they go over the wire: in parts, files among them, with an exact length and never in memory."""
 
+import asyncio
 import contextlib
 from binascii import b2a_base64
 from collections.abc import AsyncGenerator
@@ -16,6 +17,8 @@ from server.inference.protocol import FilePart, UpstreamError
 
 SLICE_BYTES = 64 * 1024
 """As much as aiohttp writes before it waits for the peer to take it."""
+STORE_SILENCE_S = 30.0
+"""Between two chunks of an input file; else a store that hangs would pass for a model that does not answer."""
 _BASE64_GROUP = 3
 
 Parts = tuple[bytes | FilePart, ...]
@@ -81,11 +84,14 @@ async def _read(file: InputFile) -> AsyncGenerator[bytes, None]:
     left = file.size
     chunks = file.open()
     try:
-        async for chunk in chunks:
-            left -= len(chunk)
-            if left < 0:
+        while left >= 0:
+            async with asyncio.timeout(STORE_SILENCE_S):
+                chunk = await anext(chunks, None)
+            if chunk is None:
                 break
-            yield chunk
+            left -= len(chunk)
+            if left >= 0:
+                yield chunk
     finally:
         if isinstance(chunks, AsyncGenerator):
             await chunks.aclose()

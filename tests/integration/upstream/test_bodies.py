@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.errors import NotFound, Unavailable
+from server.inference import body
 from server.inference.body import PartsBody
 from server.inference.events import Call, Event, Failed, InputFile
 from server.inference.huggingface import HuggingFace
@@ -152,6 +153,21 @@ async def test_a_file_that_fails_is_no_fault_of_upstream(file: InputFile, words:
             assert failed.transient is is_transient
         assert not client.breaker.is_open
         assert client._circuits.order(("org/first", "org/second")) == ("org/first", "org/second")
+
+
+async def test_a_store_that_hangs_is_no_model_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "STORE_SILENCE_S", 0.05)
+
+    async def hang() -> AsyncIterator[bytes]:
+        yield b"a"
+        await asyncio.Event().wait()
+
+    part = FilePart(InputFile("image/png", 3, hang))
+    async with RawUpstream(answering(fine())) as upstream, sending(upstream.url, part) as client:
+        failed = await run(client)
+        assert isinstance(failed, Failed)
+        assert failed.message == "An input file could not be read."
+        assert client.breaker._outages == 0
 
 
 async def test_an_answer_before_the_end_of_the_body_counts() -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiohttp.test_utils import unused_port
 
+from server.inference.edge import EdgeFunction
 from server.inference.events import Call, Event, Failed, Fault, Task
 from server.model_request import Completed
 from tests.fakes.huggingface import (
@@ -14,7 +15,7 @@ from tests.fakes.huggingface import (
     error_answer,
     json_answer,
 )
-from tests.integration.upstream.generations import PROMPT, Client, Connect
+from tests.integration.upstream.generations import PROMPT, TOKEN, Client, Connect
 
 
 async def run_own(client: Client) -> Event:
@@ -111,3 +112,17 @@ async def test_an_unreachable_server_is_a_fault_with_a_remedy(connect: Connect) 
     check = await connect(base_url=f"http://127.0.0.1:{unused_port()}").upstream.check()
     assert check.fault is Fault.UNREACHABLE
     assert "HF_BASE_URL" in check.detail
+
+
+async def test_an_edge_function_lists_no_models_and_is_not_asked_for_them() -> None:
+    edge = EdgeFunction(supabase_url="http://127.0.0.1:1", key="sb_secret_x", timeout_s=1, connections=1)
+    assert await edge.listing() is None
+    await edge.close()
+
+
+async def test_the_live_listing_is_that_of_the_server(client: Client) -> None:
+    client.fake.models = ["llama3.2:latest"]
+    listing = await client.upstream.listing()
+    assert listing is not None
+    assert [model.id for model in listing.models] == ["llama3.2:latest"]
+    assert client.fake.received[0].headers["Authorization"] == f"Bearer {TOKEN}"
