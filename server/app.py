@@ -22,7 +22,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, cancelling, console, docs, events, gotrue, health, requests
+from server.routes import auth, cancelling, console, docs, events, gotrue, health, models, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
@@ -87,13 +87,14 @@ def create_app(
     app = web.Application(middlewares=MIDDLEWARES)
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog
+    app[keys.UPSTREAM] = upstream
     app[keys.LIFECYCLE] = lifecycle
     app[keys.VERIFIER] = identity.verifier
     app[keys.ACCOUNTS] = identity.accounts
     app[keys.OBJECTS] = objects
     _provide_engine(app, engine, reader)
     _provide_limits(app)
-    for routes in (auth, events, requests, cancelling, health, docs, console):
+    for routes in (auth, events, requests, cancelling, models, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue

@@ -141,6 +141,20 @@ class Catalog:
         self._types = {model_type.name: model_type for model_type in MODEL_TYPES}
         self._settings = settings
 
+    def describe(self) -> list[dict[str, Any]]:
+        """All that can be asked for here: schemas as JSON Schema, and the models to be tried by default."""
+        return [
+            {
+                "model_type": model_type.name,
+                "task": model_type.task.value,
+                "description": model_type.description,
+                "models": list(self._default_chain(model_type.task)),
+                "input": model_type.input.model_json_schema(),
+                "parameters": model_type.parameters.model_json_schema(),
+            }
+            for model_type in MODEL_TYPES
+        ]
+
     def model_type(self, name: str) -> ModelType:
         """Raises `KeyError` for a name that `check` would refuse."""
         return self._types[name]

@@ -14,6 +14,7 @@ from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
 from server.history import History
+from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter, Verdict
 from server.settings import Settings
@@ -30,6 +31,7 @@ ENTRANCE = web.AppKey("entrance", Entrance)
 ADMISSION = web.AppKey("admission", Admission)
 HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)
+UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)

@@ -1,18 +1,19 @@
 """Runs generations through the project's edge function, which holds the Hugging Face token."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
-import aiohttp
-
-from server.inference.events import Call, Check, Fault
+from server.inference.events import Call, Check, Fault, Listing
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import (
-    Decipherer,
+    AnswerReader,
+    OpenReader,
     UpstreamError,
     WireRequest,
     build_edge_call,
     build_edge_probe,
     read_edge_refusal,
+    reader_for,
 )
 
 EDGE_TIMEOUT_S = 155.0
@@ -35,13 +36,17 @@ class EdgeFunction(HuggingFace):
 
     async def check(self) -> Check:
         """See `Upstream.check`: a call without a task shows that the function is there and takes the key."""
-        reply = await self._fetch(build_edge_probe(self._base_url), judge=read_edge_refusal)
+        reply = await self._ask(build_edge_probe(self._base_url), judge=read_edge_refusal)
         error = reply.error
         if error is not None and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
             return Check(None, "The edge function hf-inference answers and takes the key.")
         if error is None:
             return Check(Fault.UNEXPECTED, "What answers at SUPABASE_URL is not the edge function hf-inference.")
         return self._judge_edge(error)
+
+    async def listing(self) -> Listing | None:
+        """The function runs models and lists none."""
+        return None
 
     def _judge_edge(self, error: UpstreamError) -> Check:
         if error.status is None:
@@ -59,9 +64,16 @@ class EdgeFunction(HuggingFace):
     def _chain(self, _call: Call) -> tuple[str, ...]:
         return ()
 
-    async def _prepare(self, call: Call, _model: str | None, _timeout_s: float) -> tuple[str | None, WireRequest]:
-        return None, build_edge_call(call, self._base_url)
+    async def _prepare(
+        self, call: Call, _model: str | None, _timeout_s: float
+    ) -> tuple[str | None, WireRequest, OpenReader]:
+        return None, build_edge_call(call, self._base_url), _reader_for(call)
 
-    def _decipher(self, response: aiohttp.ClientResponse, _model: str | None) -> Decipherer:
-        model = response.headers.get("x-model") or None
-        return Decipherer(response.status, response.headers, model=model, judge=read_edge_refusal)
+
+def _reader_for(call: Call) -> OpenReader:
+    """The function says in a header which model of the chain answered."""
+
+    def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
+        return reader_for(call, headers.get("x-model") or None, judge=read_edge_refusal)(status, headers)
+
+    return open_reader

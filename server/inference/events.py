@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -145,6 +146,34 @@ class Check:
         return self.fault is None
 
 
+@dataclass(frozen=True, slots=True)
+class LiveProvider:
+    """Who serves a model, as the router says; None for what it does not say. Prices are dollars per million tokens."""
+
+    provider: str
+    status: str | None = None
+    context_length: int | None = None
+    pricing: Mapping[str, float] | None = None
+    supports_tools: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """A model that can be asked for now. A server of one's own names no providers."""
+
+    id: str
+    providers: tuple[LiveProvider, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What upstream listed at `fetched_at`. `is_stale`: it is older than it should be; what is newer is on its way."""
+
+    fetched_at: datetime
+    is_stale: bool
+    models: tuple[LiveModel, ...]
+
+
 class Upstream(Protocol):
     """Something that can run a generation: Hugging Face, or what stands for it."""
 
@@ -162,6 +191,10 @@ class Upstream(Protocol):
 
     async def check(self) -> Check:
         """Whether calls can succeed, found out by a call that costs nothing, within 10 s."""
+        ...
+
+    async def listing(self) -> Listing | None:
+        """What upstream lists, remembered for some minutes; None where it lists nothing, or not within 2 s."""
         ...
 
     async def close(self) -> None: ...

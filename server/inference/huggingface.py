@@ -1,71 +1,52 @@
-"""Runs generations on Hugging Face, or on any server that speaks its protocol: the shell around `protocol`."""
+"""Runs generations on Hugging Face, or on any server that speaks its protocol: which try is made when, and of what."""
 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from http import HTTPStatus
 
-import aiohttp
 import structlog
 from aiohttp import hdrs
 
+from server.inference.attempt import Attempt, Sleep, Step
 from server.inference.breaker import Breaker
-from server.inference.events import Call, Check, Completed, Event, Fault, Started
+from server.inference.checkup import judge_listing, judge_probe
+from server.inference.circuits import ModelCircuits, TokenRefusals
+from server.inference.events import Call, Check, Delta, Event, FileChunk, Listing, Started
+from server.inference.listings import FirstModel, LiveListing, NoModel
 from server.inference.protocol import (
-    BROKEN_OFF,
     BadModel,
-    Decipherer,
     Failure,
-    FollowUp,
     Judge,
-    Progress,
-    Unintelligible,
+    OpenReader,
     UpstreamError,
     WireRequest,
     build,
     build_listing,
     build_probe,
     is_router,
-    is_success,
-    read_models,
     read_refusal,
-    to_words,
+    reader_for,
 )
+from server.inference.questions import Reply, ask
 from server.inference.resilience import Deadline, Jitter, RetryBudget, RetryPlan
-from server.inference.transport import TRANSPORT_ERRORS, create_session, create_timeout, explain
+from server.inference.transport import Transport, explain
 
 GAP_S = 60.0
 """Between two chunks of an answer that has begun; the first may take the whole time of a try."""
-CHECK_S = 10.0
-MAX_LISTING_BYTES = 4 * 1024 * 1024
-_LINGER_S = 0.1
-"""After the end of a stream, for the end of its body, without which the connection could not be used again."""
-_HAS_NO_LISTING = frozenset({404, 405, 501})
-_FAULTS = {401: Fault.TOKEN_REFUSED, 402: Fault.NO_CREDITS, 403: Fault.NO_PERMISSION}
-
-Sleep = Callable[[float], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
 
-class _NoCall(Exception):
+class _NotCalled(Exception):
     """There is nothing to call, and `error` is why."""
 
-    def __init__(self, error: UpstreamError) -> None:
+    def __init__(self, error: UpstreamError, *, blames_upstream: bool) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A short answer, read whole; `error` where there is none, or an error."""
-
-    body: bytes = b""
-    error: UpstreamError | None = None
+        self.blames_upstream = blames_upstream
 
 
 class HuggingFace:
@@ -84,22 +65,26 @@ class HuggingFace:
         jitter: Jitter = random.uniform,
         budget: RetryBudget | None = None,
         breaker: Breaker | None = None,
+        circuits: ModelCircuits | None = None,
+        refusals: TokenRefusals | None = None,
     ) -> None:
         self._base_url = base_url
         self._token = token
         self._timeout_s = timeout_s
         self._max_retries = max_retries
-        self._connections = connections
         self._gap_s = gap_s
         self._sleep = sleep
         self._jitter = jitter
         self._budget = budget or RetryBudget()
         self.breaker = breaker or Breaker()
-        self._session: aiohttp.ClientSession | None = None
-        self._listing: asyncio.Task[str | UpstreamError | None] | None = None
+        self._circuits = circuits or ModelCircuits()
+        self._refusals = refusals or TokenRefusals()
+        self._transport = Transport(base_url, credentials=self._credentials(), connections=connections)
+        self._first_model = FirstModel(self._ask_for_models)
+        self._live_listing = LiveListing(self._ask_for_models)
 
     async def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """See `Upstream.generate`. Nothing is tried again once a delta was yielded."""
+        """See `Upstream.generate`. Nothing is tried again once anything of an answer was yielded."""
         self._budget.earn()
         deadline = Deadline(timeout_s)
         plan = RetryPlan(
@@ -109,211 +94,134 @@ class HuggingFace:
             budget=self._budget,
             jitter=self._jitter,
         )
+        shown: Event | None = None
         while True:
-            tried = plan.model
-            failure = None
-            async with contextlib.aclosing(self._try(call, tried, deadline.bound(self._timeout_s))) as events:
-                async for event in events:
-                    if isinstance(event, Failure):
-                        failure = event
-                    elif not isinstance(event, FollowUp):
-                        self._follow(event)
-                        yield event
+            attempt = Attempt(
+                self._transport, timeout_s=deadline.bound(self._timeout_s), gap_s=self._gap_s, sleep=self._sleep
+            )
+            tried, failure = plan.model, None
+            try:
+                async with contextlib.aclosing(await self._begin(call, tried, attempt)) as steps:
+                    async for step in steps:
+                        if isinstance(step, Failure):
+                            failure = step
+                            break
+                        if isinstance(step, Started):
+                            self._succeed(call, tried, attempt)
+                        shown = step
+                        yield step
+            except _NotCalled as reason:
+                attempt.blames_upstream = reason.blames_upstream
+                failure = Failure(reason.error, model=tried)
             if failure is None:
                 return
-            if not plan.excuses(failure.error):
-                self._note(failure.error)
-            pause_s = None if self.breaker.is_open else plan.pause_after(failure.error)
+            if attempt.blames_upstream and not plan.excuses(failure.error):
+                self._learn(failure.error, call, tried, attempt)
+            is_last = shown is not None or self.breaker.is_open
+            pause_s = None if is_last else plan.pause_after(failure.error)
             if pause_s is not None:
                 _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
                 await self._sleep(pause_s)
             if pause_s is None or self.breaker.is_open:
-                yield self._redacted(failure).as_event()
+                yield self._last_word(failure, has_delivered=isinstance(shown, (Delta, FileChunk)))
                 return
 
     async def check(self) -> Check:
         """See `Upstream.check`. The router is asked for a model that cannot exist, a server for the models it has."""
         if is_router(self._base_url):
-            return self._judge_probe(await self._fetch(build_probe(self._base_url)))
-        return self._judge_listing(await self._fetch(build_listing(self._base_url)))
+            reply = await self._ask(build_probe(self._base_url))
+            check = judge_probe(reply.error)
+        else:
+            reply = await self._ask_for_models()
+            check = judge_listing(reply.body, reply.error, base_url=self._base_url)
+        return replace(check, detail=self._without_token(check.detail))
+
+    async def listing(self) -> Listing | None:
+        """See `Upstream.listing`."""
+        return await self._live_listing.get()
 
     async def close(self) -> None:
         """Close all connections, those in use included."""
-        if self._listing is not None:
-            self._listing.cancel()
-            await asyncio.wait([self._listing])
-        if self._session is not None:
-            await self._session.close()
+        await self._first_model.close()
+        await self._live_listing.close()
+        await self._transport.close()
 
-    async def _try(
-        self, call: Call, model: str | None, timeout_s: float
-    ) -> AsyncGenerator[Progress | Completed | Failure | FollowUp, None]:
-        """One request and its answer, ending with `Completed` or `Failure`, within `timeout_s`."""
-        deadline = Deadline(timeout_s)
-        decipherer = cut = gap_s = None
+    async def _begin(self, call: Call, model: str | None, attempt: Attempt) -> AsyncGenerator[Step, None]:
+        """The steps of a try. Raises `_NotCalled` where there is none to be made."""
+        if (refusal := self._refusals.standing(_name_of(call, model))) is not None:
+            raise _NotCalled(refusal, blames_upstream=False)
         self.breaker.begin()
         try:
-            model, wire = await self._prepare(call, model, timeout_s)
-            async with self._request(wire, deadline.left_s) as response:
-                decipherer = self._decipher(response, model)
-                while chunk := await _read(response, gap_s):
-                    gap_s = self._gap_s
-                    for event in decipherer.feed(chunk):
-                        yield event
-                    if decipherer.is_over:
-                        await _linger(response)
-                        break
-        except _NoCall as error:
-            cut = error.error
-        except TRANSPORT_ERRORS as error:
-            cut = self._explain(error, timeout_s, deadline, has_begun=gap_s is not None)
-        if decipherer is not None:
-            for last in decipherer.finish(cut=cut):
-                self._forget_model(last, call)
-                yield last
-        elif cut is not None:
-            yield Failure(cut, model=model)
+            model, wire, read = await self._prepare(call, model, attempt.timeout_s)
+        except BadModel as error:
+            raise _NotCalled(UpstreamError(str(error)), blames_upstream=False) from None
+        except NoModel as reason:
+            raise _NotCalled(reason.error, blames_upstream=True) from None
+        except TimeoutError as error:
+            raise _NotCalled(explain(error, timeout_s=attempt.timeout_s), blames_upstream=True) from None
+        return attempt.run(wire, read, model=model)
+
+    async def _prepare(
+        self, call: Call, model: str | None, timeout_s: float
+    ) -> tuple[str | None, WireRequest, OpenReader]:
+        """The model that is asked, the request, and what reads its answer. Raises `BadModel` and what `find` raises."""
+        if model is None:
+            model = await self._first_model.find(timeout_s=timeout_s)
+        return model, build(call, model, base_url=self._base_url), reader_for(call, model)
 
     def _credentials(self) -> dict[str, str]:
         return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}
 
     def _chain(self, call: Call) -> tuple[str, ...]:
         """The models to try here, one after the other; empty where upstream chooses."""
-        return call.models
+        return self._circuits.order(call.models)
 
-    def _decipher(self, response: aiohttp.ClientResponse, model: str | None) -> Decipherer:
-        return Decipherer(response.status, response.headers, model=model)
+    def _succeed(self, call: Call, model: str | None, attempt: Attempt) -> None:
+        """The first good byte of an answer is there."""
+        self.breaker.succeed()
+        self._refusals.clear(_name_of(call, model))
+        if model is not None:
+            self._circuits.succeed(model, attempt.provider)
 
-    async def _prepare(self, call: Call, model: str | None, timeout_s: float) -> tuple[str | None, WireRequest]:
-        if model is None:
-            model = await self._find_model(timeout_s)
-        try:
-            return model, build(call, model, base_url=self._base_url)
-        except BadModel as error:
-            raise _NoCall(UpstreamError(str(error))) from None
+    def _learn(self, error: UpstreamError, call: Call, model: str | None, attempt: Attempt) -> None:
+        """Remember what a failure says of the model, of the provider and of the token; a stranger's only of the model.
 
-    def _explain(self, error: BaseException, timeout_s: float, deadline: Deadline, *, has_begun: bool) -> UpstreamError:
-        if not has_begun:
-            return explain(error, timeout_s=timeout_s)
-        if not isinstance(error, TimeoutError):
-            return BROKEN_OFF
-        if deadline.left_s > 0:
-            return explain(error, timeout_s=self._gap_s, awaited="go on with its answer")
-        return explain(error, timeout_s=timeout_s, awaited="finish its answer")
-
-    def _follow(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.breaker.succeed()
-
-    def _note(self, error: UpstreamError) -> None:
-        """Tell the breaker of an outage, without upstream's words; whatever else upstream says is a sign of life."""
+        Without upstream's words, which may quote the prompt.
+        """
+        if model is not None and (error.is_transient or error.is_model_missing):
+            self._circuits.fail(model, attempt.provider, is_missing=error.is_model_missing)
+        if error.is_model_missing and not call.models:
+            self._first_model.forget()
+        if attempt.is_abroad:
+            return
         if not error.is_transient or (error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR):
-            self.breaker.succeed()
+            self.breaker.succeed()  # whatever else upstream says is a sign of life
         else:
             self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
+        self._refusals.note(_name_of(call, model), error, attempt.provider)
 
-    def _forget_model(self, event: Event | Failure | FollowUp, call: Call) -> None:
-        """Ask a server again for its models when the one that it named is gone."""
-        if isinstance(event, Failure) and event.error.is_model_missing and not call.models:
-            self._listing = None
+    async def _ask(self, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
+        return await ask(self._transport, wire, judge=judge)
 
-    def _request(self, wire: WireRequest, timeout_s: float) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        if self._session is None:
-            self._session = create_session(credentials=self._credentials(), connections=self._connections)
-        return self._session.request(
-            wire.method,
-            wire.url,
-            data=wire.body,
-            headers=wire.headers,
-            timeout=create_timeout(timeout_s),
-            allow_redirects=False,  # the token is for this address only
+    async def _ask_for_models(self) -> Reply:
+        return await self._ask(build_listing(self._base_url))
+
+    def _last_word(self, failure: Failure, *, has_delivered: bool) -> Event:
+        error = replace(
+            failure.error,
+            message=self._without_token(failure.error.message),
+            is_transient=failure.error.is_transient and not has_delivered,
         )
-
-    async def _find_model(self, timeout_s: float) -> str | None:
-        """The first model that the server lists, asked for once; None where it has no list and needs no name."""
-        if self._listing is None:
-            self._listing = asyncio.create_task(self._ask_for_model(), name="upstream-listing")
-        listing = self._listing
-        async with asyncio.timeout(timeout_s):
-            model = await asyncio.shield(listing)
-        if isinstance(model, UpstreamError):
-            if self._listing is listing:
-                self._listing = None
-            raise _NoCall(model)
-        return model
-
-    async def _ask_for_model(self) -> str | UpstreamError | None:
-        reply = await self._fetch(build_listing(self._base_url))
-        if reply.error is not None:
-            return None if reply.error.status in _HAS_NO_LISTING else reply.error
-        try:
-            models = read_models(reply.body)
-        except Unintelligible:
-            return None
-        return models[0] if models else UpstreamError("The model provider has no model to offer.")
-
-    async def _fetch(self, wire: WireRequest, *, judge: Judge = read_refusal) -> _Reply:
-        """The whole answer within `CHECK_S`; never raises for a fault of upstream."""
-        body = bytearray()
-        try:
-            async with self._request(wire, CHECK_S) as response:
-                while len(body) < MAX_LISTING_BYTES and (chunk := await response.content.readany()):
-                    body += chunk
-        except TRANSPORT_ERRORS as error:
-            return _Reply(error=explain(error, timeout_s=CHECK_S))
-        if is_success(response.status):
-            return _Reply(bytes(body))
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return _Reply(error=judge(response.status, headers, bytes(body), now=datetime.now(UTC)))
-
-    def _judge_probe(self, reply: _Reply) -> Check:
-        error = reply.error
-        if error is None or error.is_model_missing:
-            return Check(None, "Hugging Face answers and takes the token.")
-        return self._judge_error(error)
-
-    def _judge_listing(self, reply: _Reply) -> Check:
-        if reply.error is not None:
-            return self._judge_error(reply.error)
-        try:
-            models = read_models(reply.body)
-        except Unintelligible:
-            return Check(Fault.UNEXPECTED, f"{self._base_url} does not list its models: see that HF_BASE_URL is right.")
-        if not models:
-            return Check(Fault.UNEXPECTED, f"{self._base_url} answers, but has no model: load one there.")
-        return Check(None, f"{self._base_url} answers; its first model is {to_words(models[0])}.")
-
-    def _judge_error(self, error: UpstreamError) -> Check:
-        message = self._without_token(error.message)
-        if error.status is None:
-            remedy = "See that HF_BASE_URL is right and that this machine may connect to it."
-            return Check(Fault.UNREACHABLE, f"{message} {remedy}")
-        if fault := _FAULTS.get(error.status):
-            return Check(fault, message)
-        return Check(Fault.UNEXPECTED, f"{message} See that HF_BASE_URL is right; otherwise try again later.")
-
-    def _redacted(self, failure: Failure) -> Failure:
-        error = replace(failure.error, message=self._without_token(failure.error.message))
-        return replace(failure, error=error)
+        return replace(failure, error=error).as_event()
 
     def _without_token(self, message: str) -> str:
         """Upstream may quote what it refused, in a form that no pattern knows."""
         return message.replace(self._token, "[redacted]") if self._token else message
 
 
-async def _read(response: aiohttp.ClientResponse, gap_s: float | None) -> bytes:
-    """The next bytes, b"" at the end."""
-    if response.content.is_eof():
-        return response.content.read_nowait()  # all of it is here: nothing to wait for
-    async with asyncio.timeout(gap_s):
-        return await response.content.readany()
-
-
-async def _linger(response: aiohttp.ClientResponse) -> None:
-    with contextlib.suppress(*TRANSPORT_ERRORS):
-        async with asyncio.timeout(_LINGER_S):
-            while await response.content.readany():
-                pass
+def _name_of(call: Call, model: str | None) -> str:
+    """What a refusal of the token is remembered by, where upstream chooses from the chain as well."""
+    return model or next(iter(call.models), "")
 
 
 def _log_retry(error: UpstreamError, plan: RetryPlan, *, tried: str | None, pause_s: float) -> None:

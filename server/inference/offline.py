@@ -113,6 +113,9 @@ class Offline:
     async def check(self) -> Check:
         return Check(None, "The offline test double is always there. It is not AI.")
 
+    async def listing(self) -> None:
+        """There is nobody who would list anything."""
+
     async def close(self) -> None:
         """There is nothing to close."""
 

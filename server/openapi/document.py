@@ -7,6 +7,7 @@ from server import __version__, errors
 from server.errors import Problem
 from server.openapi.accounts import ACCOUNTS
 from server.openapi.gotrue import GOTRUE
+from server.openapi.models import MODELS
 from server.openapi.operation import Operation
 from server.openapi.parts import JSON, component_headers, component_responses, error_answers
 from server.openapi.requests import REQUESTS
@@ -14,7 +15,7 @@ from server.openapi.schemas import Schema, component_schemas, ref
 from server.openapi.service import SERVICE
 from server.openapi.streams import STREAMS
 
-OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *ACCOUNTS, *SERVICE, *GOTRUE)
+OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *MODELS, *ACCOUNTS, *SERVICE, *GOTRUE)
 """In the order in which a newcomer meets them."""
 
 _DESCRIPTION = (

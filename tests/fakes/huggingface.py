@@ -76,6 +76,7 @@ class FakeHuggingFace:
         default: Respond | None = None,
         models: list[str] | None = None,
         listing: Answer | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.queue = deque(answers)
         self.default = default
@@ -88,11 +89,12 @@ class FakeHuggingFace:
         """Set when a client goes before the end of its answer."""
         self.connections: set[int] = set()
         self.url = ""
+        self._host = host
         self._runner = web.AppRunner(_app(self._handle), handler_cancellation=True, shutdown_timeout=0.1)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, self._host, 0)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"

@@ -1,0 +1,123 @@
+"""One try of a call: a request, its answer, and the requests that follow from that answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+from server.inference.answer_body import AnswerBody, BadAnswer
+from server.inference.body import InputFault
+from server.inference.protocol import (
+    BROKEN_OFF,
+    AnswerReader,
+    Failure,
+    FollowUp,
+    OpenReader,
+    Progress,
+    UpstreamError,
+    WireRequest,
+)
+from server.inference.resilience import Deadline
+from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
+from server.model_request import Completed
+
+MAX_HOPS = 1000
+"""Requests that follow from an answer, in one try: most of them ask whether a job is done."""
+MAX_ADDRESSES = 10
+"""Different ones among them that upstream named, each for a file or for the state of a job."""
+MAX_PROVIDER = 64
+"""Characters of a provider's name, which is remembered."""
+
+_IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
+
+Sleep = Callable[[float], Awaitable[None]]
+Step = Progress | Completed | Failure
+
+
+class Attempt:
+    """`gap_s` is the longest silence in an answer that has begun; the first byte may take the whole `timeout_s`."""
+
+    def __init__(self, transport: Transport, *, timeout_s: float, gap_s: float, sleep: Sleep = asyncio.sleep) -> None:
+        self._transport = transport
+        self.timeout_s = timeout_s
+        self._gap_s = gap_s
+        self._sleep = sleep
+        self._deadline = Deadline(timeout_s)
+        self._hops = 0
+        self._addresses: set[str] = set()
+        self.provider: str | None = None
+        """Who answered, as the router says."""
+        self.is_abroad = False
+        """Whether the last request was for an address that upstream named."""
+        self.blames_upstream = True
+        """Whether a failure says anything of upstream: that of an input file does not."""
+
+    async def run(self, wire: WireRequest, read: OpenReader, *, model: str | None) -> AsyncGenerator[Step, None]:
+        """What the answer is made of as it comes, ending with a `Completed` or a `Failure`, within the time.
+
+        Closing it closes the connection at once, in whatever phase it is.
+        """
+        while True:
+            reader = body = cut = None
+            self.is_abroad = wire.is_foreign
+            try:
+                async with self._transport.send(wire, timeout_s=self._deadline.left_s) as response:
+                    if (provider := response.headers.get("x-inference-provider")) is not None:
+                        self.provider = provider[:MAX_PROVIDER]
+                    reader = read(response.status, response.headers)
+                    with AnswerBody(response, gap_s=self._gap_s) as body:
+                        while chunk := await body.read():
+                            for event in reader.feed(chunk):
+                                yield event
+                            if reader.is_over:
+                                await body.linger()
+                                break
+            except BadAnswer as fault:
+                cut = fault.error
+            except InputFault as fault:
+                cut, self.blames_upstream = fault.error, False
+            except TRANSPORT_ERRORS as error:
+                cut = self._explain(error, has_begun=body is not None and body.has_begun)
+            steps, follow_up = self._finish(reader, cut, model)
+            for step in steps:
+                yield step
+            if follow_up is None:
+                return
+            await self._sleep(follow_up.pause_s)
+            wire, read = follow_up.wire, follow_up.read
+
+    def _finish(
+        self, reader: AnswerReader | None, cut: UpstreamError | None, model: str | None
+    ) -> tuple[Sequence[Step], FollowUp | None]:
+        """How the answer ended, and the request to go on with, if there is one and it may be made."""
+        if reader is None:
+            return [Failure(cut or BROKEN_OFF, model=model)], None
+        if not self.blames_upstream and cut is not None:
+            return [Failure(cut, model=model)], None
+        steps: list[Step] = []
+        for last in reader.finish(cut=cut):
+            if not isinstance(last, FollowUp):
+                steps.append(last)
+            elif (error := self._refuse(last)) is not None:
+                steps.append(Failure(error, model=model))
+            else:
+                return steps, last
+        return steps, None
+
+    def _refuse(self, follow_up: FollowUp) -> UpstreamError | None:
+        """Why a request that follows from an answer is not made, if so."""
+        self._hops += 1
+        if follow_up.wire.is_foreign:
+            self._addresses.add(follow_up.wire.url)
+        if self._hops > MAX_HOPS or len(self._addresses) > MAX_ADDRESSES:
+            return _IN_CIRCLES
+        if follow_up.pause_s >= self._deadline.left_s:
+            return explain(TimeoutError(), timeout_s=self.timeout_s, awaited="finish its answer")
+        return None
+
+    def _explain(self, error: BaseException, *, has_begun: bool) -> UpstreamError:
+        if not has_begun:
+            return explain(error, timeout_s=self.timeout_s)
+        if not isinstance(error, TimeoutError):
+            return BROKEN_OFF
+        if self._deadline.left_s > 0:
+            return explain(error, timeout_s=self._gap_s, awaited="go on with its answer")
+        return explain(error, timeout_s=self.timeout_s, awaited="finish its answer")

@@ -1,0 +1,119 @@
+"""What a provider lists: its models as they are now, and the first of them, which is a server's own default."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+import structlog
+
+from server.inference.events import Listing
+from server.inference.protocol import Unintelligible, UpstreamError, read_models
+from server.inference.protocol.live_models import read_live_models
+from server.inference.questions import Reply
+from server.inference.resilience import Clock
+
+FRESH_S = 600.0
+FAILED_S = 30.0
+"""After a listing that could not be had, for so long it is not asked for again."""
+PATIENCE_S = 2.0
+"""As long as anyone waits for a first listing."""
+_HAS_NO_LISTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+
+Ask = Callable[[], Awaitable[Reply]]
+
+log = structlog.get_logger(__name__)
+
+
+class NoModel(Exception):
+    """Which model there is could not be found out; `error` says why."""
+
+    def __init__(self, error: UpstreamError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class FirstModel:
+    """The first model that a server lists, asked for once by all who want to know it at the same time."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._answer: asyncio.Task[str | UpstreamError | None] | None = None
+
+    async def find(self, *, timeout_s: float) -> str | None:
+        """None where the server has no list and needs no name. Raises `NoModel`, and `TimeoutError`."""
+        if self._answer is None:
+            self._answer = asyncio.create_task(self._find(), name="upstream-first-model")
+        answer = self._answer
+        async with asyncio.timeout(timeout_s):
+            model = await asyncio.shield(answer)
+        if isinstance(model, UpstreamError):
+            if self._answer is answer:
+                self._answer = None
+            raise NoModel(model)
+        return model
+
+    def forget(self) -> None:
+        """The model is gone: ask again when the next call needs one."""
+        self._answer = None
+
+    async def close(self) -> None:
+        await _stop(self._answer)
+
+    async def _find(self) -> str | UpstreamError | None:
+        reply = await self._ask()
+        if reply.error is not None:
+            return None if reply.error.status in _HAS_NO_LISTING else reply.error
+        try:
+            models = read_models(reply.body)
+        except Unintelligible:
+            return None
+        return models[0] if models else UpstreamError("The model provider has no model to offer.")
+
+
+class LiveListing:
+    """A listing that is fetched in the background, once for all who ask, and kept while it cannot be had anew."""
+
+    def __init__(self, ask: Ask, *, patience_s: float = PATIENCE_S, clock: Clock = time.monotonic) -> None:
+        self._ask = ask
+        self._patience_s = patience_s
+        self._clock = clock
+        self._listing: Listing | None = None
+        self._stale_at = self._due_at = 0.0
+        self._fetch: asyncio.Task[None] | None = None
+
+    async def get(self) -> Listing | None:
+        """The newest there is; only the first is waited for, and no longer than the patience lasts."""
+        if self._fetch is None and self._clock() >= self._due_at:
+            self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
+        if self._listing is None and self._fetch is not None:
+            await asyncio.wait({self._fetch}, timeout=self._patience_s)
+        if self._listing is None:
+            return None
+        return replace(self._listing, is_stale=self._clock() >= self._stale_at)
+
+    async def close(self) -> None:
+        await _stop(self._fetch)
+
+    async def _refresh(self) -> None:
+        try:
+            reply = await self._ask()
+            self._due_at = self._clock() + FAILED_S
+            if reply.error is not None:
+                log.warning("upstream_listing_failed", status=reply.error.status)
+                return
+            models = read_live_models(reply.body)
+            self._listing = Listing(datetime.now(UTC), is_stale=False, models=models)
+            self._due_at = self._stale_at = self._clock() + FRESH_S
+        except Unintelligible:
+            log.warning("upstream_listing_unintelligible")
+        finally:
+            self._fetch = None
+
+
+async def _stop(task: "asyncio.Task[object] | None") -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

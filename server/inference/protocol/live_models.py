@@ -1,0 +1,56 @@
+"""The models that are listed live, with their providers: the router's `GET /v1/models`, or that of any server. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.inference.events import LiveModel, LiveProvider
+from server.inference.protocol.texts import Unintelligible, clean, parse_json
+
+MAX_MODELS = 5000
+MAX_PROVIDERS = 32
+MAX_NAME = 200
+_PRICES = ("input", "output")
+
+
+def read_live_models(body: bytes) -> tuple[LiveModel, ...]:
+    """The shapes of `read_models`, with what the router adds to them. Raises `Unintelligible` for anything else."""
+    document = parse_json(body)
+    if isinstance(document, dict):
+        document = document.get("data") or document.get("models") or []
+    if not isinstance(document, list):
+        raise Unintelligible
+    models = map(_model, document[:MAX_MODELS])
+    return tuple(model for model in models if model is not None)
+
+
+def _model(entry: Any) -> LiveModel | None:
+    name = _name((entry.get("id") or entry.get("name")) if isinstance(entry, dict) else entry)
+    if name is None:
+        return None
+    providers = entry.get("providers") if isinstance(entry, dict) else None
+    found = map(_provider, providers[:MAX_PROVIDERS] if isinstance(providers, list) else [])
+    return LiveModel(name, tuple(provider for provider in found if provider is not None))
+
+
+def _provider(entry: Any) -> LiveProvider | None:
+    if not isinstance(entry, dict) or (name := _name(entry.get("provider"))) is None:
+        return None
+    length, tools = entry.get("context_length"), entry.get("supports_tools")
+    return LiveProvider(
+        name,
+        status=_name(entry.get("status")),
+        context_length=length if isinstance(length, int) and not isinstance(length, bool) else None,
+        pricing=_pricing(entry.get("pricing")),
+        supports_tools=tools if isinstance(tools, bool) else None,
+    )
+
+
+def _pricing(found: Any) -> Mapping[str, float] | None:
+    if not isinstance(found, dict):
+        return None
+    prices = {name: found[name] for name in _PRICES if isinstance(found.get(name), (int, float))}
+    return prices or None
+
+
+def _name(value: Any) -> str | None:
+    return clean(value) if isinstance(value, str) and 0 < len(value) <= MAX_NAME else None

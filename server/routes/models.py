@@ -1,0 +1,42 @@
+"""What can be asked for: the model types with their parameters, and the models that upstream lists at the moment."""
+
+import functools
+import hashlib
+from typing import Any
+
+import orjson
+from aiohttp import hdrs, web
+
+from server import keys
+from server.catalog import Catalog
+from server.encoding import dumps
+from server.inference.events import Listing
+from server.responses import raw_json_response
+
+
+def add_routes(app: web.Application) -> None:
+    for prefix in ("/api", ""):
+        app.router.add_get(f"{prefix}/models", list_models)
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """The catalog of this server and the live listing; null where upstream has none, or has not answered in time."""
+    listing = await request.app[keys.UPSTREAM].listing()
+    body = dumps({"model_types": _described(request.app[keys.CATALOG]), "live": _live(listing)})
+    etag = hashlib.sha256(body).hexdigest()[:16]
+    headers: dict[str, str] = {hdrs.ETAG: f'"{etag}"', hdrs.CACHE_CONTROL: "private, no-cache"}
+    if any(tag.value in {etag, "*"} for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return raw_json_response(body, headers=headers)
+
+
+@functools.lru_cache(maxsize=1)
+def _described(catalog: Catalog) -> orjson.Fragment:
+    """Made once: dozens of schemas take longer than anything else here, and never change."""
+    return orjson.Fragment(dumps(catalog.describe()))
+
+
+def _live(listing: Listing | None) -> dict[str, Any] | None:
+    if listing is None:
+        return None
+    return {"fetched_at": listing.fetched_at, "is_stale": listing.is_stale, "models": listing.models}
