@@ -16,10 +16,11 @@ from tests.fakes.huggingface import Answer, FakeHuggingFace, Received, json_answ
 from tests.fakes.reader import Expectation, read
 from tests.fakes.tapes import Record, all_exchanges, tape, task_exchanges
 from tests.fakes.task_reader import NOT_OFFERED, is_inference, read_task
-from tests.fixtures.results import JPEG
+from tests.fixtures.results import FLAC, JPEG
 
 _SHORT_DEADLINE_S = 4
 """For what is transient: it goes back to the backlog until then, as the recording never gets better."""
+_DEADLINE_S = 30
 _MARK = re.compile(rb"record (\d+)\.")
 _STRANGERS = re.compile(rb"https://(?:v3\.fal\.media|replicate\.delivery|api\.us1\.bfl\.ai|cdn\.example)/")
 """Whose files the recordings name; here they are the fake's own."""
@@ -71,7 +72,8 @@ def _answer(records: list[Record], received: Received) -> Answer:
         return json_answer({"status": "Ready", "result": {"sample": f"{origin}/made.jpg"}})
     if "predictions" in received.path:
         return json_answer({"status": "succeeded", "output": f"{origin}/made.jpg", "error": None})
-    return Answer(200, {"Content-Type": "application/octet-stream"}, (JPEG,))
+    made = FLAC if received.path.endswith(".wav") else JPEG
+    return Answer(200, {"Content-Type": "application/octet-stream"}, (made,))
 
 
 def _with_own_addresses(answer: Answer, received: Received) -> Answer:
@@ -112,7 +114,9 @@ async def _result_of(
 ) -> dict[str, tuple[Any, Any]]:
     output.pop("provider", None)
     stored = output.pop("files", [])
-    wanted = list(expected.files) if expected.fetch is None else [("image/jpeg", JPEG)]
+    is_sound = item["model_type"] == "text-to-speech"
+    made = [("audio/flac", FLAC) if is_sound else ("image/jpeg", JPEG)]
+    wanted = list(expected.files) if expected.fetch is None else made
     files = [
         (file["content_type"], (await api.get(f"/api/requests/{item['id']}/files/{number}")).body)
         for number, file in enumerate(stored)
@@ -133,7 +137,7 @@ async def _run(start: Start, records: list[Record]) -> dict[str, list[str]]:
         api = await server.sign_up()
 
         async def create(number: int, record: Record) -> Reply:
-            deadline_s = _SHORT_DEADLINE_S if _expected(record).is_transient else 120
+            deadline_s = _SHORT_DEADLINE_S if _expected(record).is_transient else _DEADLINE_S
             return await api.post("/api/requests", {**_body(record, number), "deadline_s": deadline_s})
 
         replies = await asyncio.gather(*(create(number, record) for number, record in enumerate(records)))
