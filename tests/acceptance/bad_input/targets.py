@@ -42,7 +42,7 @@ PATH = (
     _no_request("id with a line feed", f"{_UUID}%0A"),
     _no_request("id of 4000 characters", "7" * 4000),
     _no_method("wrong method on requests", "PUT", "/api/requests", "GET,HEAD,OPTIONS,POST"),
-    _no_method("wrong method on one request", "POST", NOBODYS, "GET,HEAD,OPTIONS"),
+    _no_method("wrong method on one request", "POST", NOBODYS, "DELETE,GET,HEAD,OPTIONS"),
     _no_method("wrong method on sign-in", "GET", "/auth/signin", "OPTIONS,POST"),
     _no_method("wrong method on health", "DELETE", "/health", "GET,HEAD,OPTIONS"),
     malformed("unknown method", fetch("/api/requests", method="BREW"), "not a valid HTTP"),
