@@ -12,12 +12,14 @@ from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
 from server.actors.journal import Journal
 from server.actors.notifier import Notifier
+from server.actors.reaper import Reaper
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
 from server.errors import Unavailable
+from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
@@ -27,12 +29,13 @@ from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify
+from server.storage.objects import Objects
 
 _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 5.0
-_LINES = ("journal", "sweeper", "switchboard", "notifier", "resignation")
+_LINES = ("journal", "sweeper", "switchboard", "notifier", "files", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +53,7 @@ class Engine:
         queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
+        objects: Objects,
         lifecycle: Lifecycle,
         prepare: Preparation,
         predecessors: Sequence[InstanceId] = (),
@@ -95,6 +99,8 @@ class Engine:
             on_news=on_news,
         )
         upstream.breaker.watch(self._sweeper.wake)
+        self.reaper = Reaper(self._lines["files"], queries, objects=objects, lease=self.lease)
+        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.reaper.wake)
         generators = {
             f"generator-{number}": Generator(
                 self.queue,
@@ -113,6 +119,7 @@ class Engine:
             "heartbeat": self._heartbeat,
             "switchboard": self.switchboard,
             "sweeper": self._sweeper,
+            "reaper": self.reaper,
             **generators,
         }
         if notifier is not None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,6 +41,10 @@ class Place(Protocol):
 
     def open(self) -> "LocalStore | S3Store": ...
 
+    def remove_leftovers(self, older_than: datetime, /) -> int:
+        """Remove what uploads that were killed have left and no listing shows; how many. May block."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
@@ -59,7 +63,7 @@ class OpenObject:
     start: int
     end: int
     content_type: str
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class Objects:
@@ -153,6 +157,12 @@ class Objects:
                     if is_key(meta["path"]):
                         yield StoredObject(ObjectKey(meta["path"]), meta["size"], meta["last_modified"])
 
+    async def remove_leftovers(self, *, older_than: datetime) -> int:
+        """Remove the halves of files whose upload was killed, where that is ours to do; how many there were."""
+        await self._opened()
+        with self._explained():
+            return await asyncio.to_thread(self.place.remove_leftovers, older_than)
+
     async def signed_url(self, key: ObjectKey, *, expires_s: int) -> str | None:
         """A URL by which anyone can read the file until it expires; None where only this server can show it."""
         if not 0 < expires_s <= MAX_URL_LIFE_S:
@@ -217,7 +227,7 @@ class Objects:
                 max_concurrency=PARTS_AT_ONCE,
             )
 
-    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         with self._explained():
             async for chunk in stream:
                 yield chunk
