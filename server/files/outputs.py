@@ -14,7 +14,7 @@ from server.files.sniffing import correct
 from server.files.statements import Statements
 from server.inference.events import FileChunk
 from server.model_request import ModelRequest, mint_id
-from server.storage.objects import Objects, kept_type, key_of
+from server.storage.objects import ObjectKey, Objects, content_type_of, kept_type, key_of
 
 MAX_OUTPUT_BYTES = 128 * 1024 * 1024
 """Of one file."""
@@ -31,7 +31,7 @@ class _Output:
     """One file: the queue of its bytes, with None at its end, and the task that stores them and tells how many."""
 
     id: UUID
-    content_type: str
+    key: ObjectKey
     queue: "asyncio.Queue[bytes | None]"
     upload: "asyncio.Task[int]"
 
@@ -94,7 +94,7 @@ class StoredOutputs:
         return [
             {
                 "number": number,
-                "content_type": output.content_type,
+                "content_type": content_type_of(output.key),
                 "size": size,
                 "url": f"/api/requests/{self._request.id}/files/{number}",
             }
@@ -109,7 +109,9 @@ class StoredOutputs:
         await asyncio.gather(*uploads, return_exceptions=True)
         if self._ids:
             with contextlib.suppress(Problem):  # the reaper looks at them in a minute in any case
-                await self._statements.fetch("discard_files", self._ids)
+                rows = await self._statements.fetch("discard_files", self._ids)
+                reaped = {row["id"] for row in rows}
+                await self._objects.delete([output.key for output in self._outputs if output.id not in reaped])
             self._wake()
 
     async def _begin(self, chunk: FileChunk) -> _Output:
@@ -123,10 +125,9 @@ class StoredOutputs:
         ):
             raise _lost()
         queue = asyncio.Queue[bytes | None](_QUEUED_CHUNKS)
-        put = self._objects.put(
-            key_of(request.user_id, file_id, content_type), _chunks_of(queue), max_bytes=self._max_bytes
-        )
-        return _Output(file_id, content_type, queue, asyncio.create_task(put, name=f"output-{file_id}"))
+        key = key_of(request.user_id, file_id, content_type)
+        put = self._objects.put(key, _chunks_of(queue), max_bytes=self._max_bytes)
+        return _Output(file_id, key, queue, asyncio.create_task(put, name=f"output-{file_id}"))
 
     async def _end_last(self) -> None:
         if self._outputs:

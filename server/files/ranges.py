@@ -29,7 +29,7 @@ def read_range(header: str | None, size: int) -> Part | None:
         start, end = max(0, size - int(match[2])), size
     else:
         start, end = int(match[1]), size if match[2] == "" else int(match[2]) + 1
-        if end <= start:
+        if end <= start and match[2] != "":
             return None
     if start >= min(end, size):
         raise Unsatisfiable

@@ -102,11 +102,14 @@ def _is_bmp(head: bytes) -> bool:
 
 
 def _sniff_frames(head: bytes) -> str | None:
-    """MPEG audio without a header of its file: the first frame's. Layer 0 is reserved, and means ADTS (AAC)."""
+    """MPEG audio without a header of its file: the first frame's, of layer III or II (here 1 and 2).
+
+    Layer 0 is reserved, and means ADTS (AAC). Layer I is history, and its first bytes are the mark of UTF-16.
+    """
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:  # noqa: PLR2004 - the sync word
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     if layer == 0:
         return "audio/aac" if head[1] & 0xF0 == 0xF0 and head[2] >> 2 & 15 < 13 else None  # noqa: PLR2004
     bitrate, frequency = head[2] >> 4, head[2] >> 2 & 3
-    return "audio/mpeg" if version != 1 and 0 < bitrate < 15 and frequency != 3 else None  # noqa: PLR2004
+    return "audio/mpeg" if version != 1 and layer in {1, 2} and 0 < bitrate < 15 and frequency != 3 else None  # noqa: PLR2004

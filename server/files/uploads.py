@@ -22,7 +22,7 @@ from server.errors import (
 from server.files.finding import NO_UPLOAD
 from server.files.sniffing import HEAD_BYTES, judge
 from server.model_request import UserId, mint_id
-from server.storage.objects import Objects, key_of
+from server.storage.objects import ObjectKey, Objects, key_of
 from server.storage.reader import Reader
 
 UNUSED_S = 24 * 3600.0
@@ -85,27 +85,30 @@ class Uploads:
             reservation = _Reservation(self, file_id, user_id, content_type)
             await reservation.grow(size or min(self.max_bytes, max(len(head), FIRST_STEP_BYTES)))
             return await self._keep(file_id, user_id, content_type, reservation.charge(head, chunks))
-        except BaseException:
-            await self._abandon(file_id)
-            raise
         finally:
             self._reaper.arriving.discard(file_id)
-            self._reaper.wake()
 
     async def _keep(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
-        size = await self._objects.put(key_of(user_id, file_id, content_type), chunks, max_bytes=self.max_bytes)
-        row = await self._reader.fetch_row("store_upload", file_id, size, UNUSED_S)
-        if row is None:  # this instance was taken for dead meanwhile
-            raise Unavailable("The upload was not completed; try again.", retry_after_s=_RETRY_S)
+        key = key_of(user_id, file_id, content_type)
+        try:
+            size = await self._objects.put(key, chunks, max_bytes=self.max_bytes)
+            row = await self._reader.fetch_row("store_upload", file_id, size, UNUSED_S)
+            if row is None:
+                raise _not_completed()
+        except BaseException:
+            await self._abandon(file_id, key)
+            raise
         log.info("upload_stored", id=str(file_id), content_type=content_type, size=size)
         return Upload(file_id, content_type, size, row["created_at"])
 
-    async def _abandon(self, file_id: UUID) -> None:
-        """If the database is away, the reaper finds an upload that nobody awaits."""
+    async def _abandon(self, file_id: UUID, key: ObjectKey) -> None:
+        """While the database or the store is away, it is left to the reaper, who finds a row that nobody awaits."""
         try:
-            await self._reader.fetch("discard_files", [file_id])
+            if not await self._reader.fetch("discard_files", [file_id]):
+                await self._objects.delete([key])
         except Problem:
-            log.info("upload_left_to_the_reaper", id=str(file_id))
+            log.info("upload_left_behind", id=str(file_id))
+        self._reaper.wake()
 
     async def reserve(self, file_id: UUID, user_id: UserId, content_type: str, size: int) -> None:
         """Set so many bytes aside for an upload, in place of what was set aside for it before."""
@@ -115,7 +118,7 @@ class Uploads:
         if row is None:
             raise Unauthenticated  # the account was deleted while its token lived on
         if row["room"] is None:
-            raise Unavailable("The upload was not completed; try again.", retry_after_s=_RETRY_S)
+            raise _not_completed()
         if row["room"] < 0:
             left_mib = max(0, row["room"] + size) / MIB
             raise RateLimited(
@@ -162,6 +165,11 @@ class _Reservation:
             if taken > self._size:
                 await self.grow(min(limit, max(2 * self._size, taken)))
             yield chunk
+
+
+def _not_completed() -> Unavailable:
+    """This instance was taken for dead meanwhile, and the room for this upload was given back."""
+    return Unavailable("The upload was not completed; try again.", retry_after_s=_RETRY_S)
 
 
 def too_large(max_bytes: int) -> BodyTooLarge:

@@ -85,10 +85,11 @@ WHERE file.id = made.id AND file.state IN ('arriving', 'stored')
 RETURNING file.id;
 
 -- name: discard_files
--- Nobody wants these files.
+-- Nobody wants these files. Those that come back are deleted by whoever reaps; there is no row of the others any more.
 UPDATE public.files
 SET state = 'deleting', due_at = clock_timestamp()
-WHERE id = ANY ($1::uuid[]) AND state <> 'deleting';
+WHERE id = ANY ($1::uuid[])
+RETURNING id;
 
 -- name: discard_files_of_user
 -- The account is gone, and with it all files; those of running requests go when these end.
