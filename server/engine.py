@@ -157,6 +157,7 @@ class Engine:
         for predecessor in self._predecessors:
             await self._heartbeat.bury(predecessor)
             self._sweeper.expect_orphans_of(predecessor)
+            self.reaper.expect_orphans_of(predecessor)
         await self._heartbeat.register()
 
     async def _begin_patiently(self) -> None:

@@ -11,12 +11,15 @@ import structlog
 from server.actors.heartbeat import Lease
 from server.errors import Problem
 from server.files.audit import Audit
+from server.model_request import InstanceId
 from server.storage.database import DatabaseAway, Line
 from server.storage.objects import Objects, key_of
 
-INTERVAL_S = 30.0
+INTERVAL_S = 10.0
 TAKEN_FOR_S = 60.0
 """A batch that was not deleted by then is anybody's again."""
+LOOK_AGAIN_S = 15.0
+"""At what was left as it was."""
 _DELETE_TIMEOUT_S = 50.0
 """Less than that, so that no two instances work on the same batch."""
 MAX_BATCH = 100
@@ -37,8 +40,13 @@ class Reaper:
         self._lease = lease
         self._audit = Audit(line, queries, objects)
         self._batch = MAX_BATCH
+        self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
         self.arriving: set[UUID] = set()
+
+    def expect_orphans_of(self, instance_id: InstanceId) -> None:
+        """This instance is known to be dead: what was arriving there need not wait for its lease to run out."""
+        self._known_dead.append(instance_id)
 
     def wake(self) -> None:
         """Something is to be deleted: look at once."""
@@ -66,9 +74,10 @@ class Reaper:
                 self._queries["judge_files"],
                 batch,
                 TAKEN_FOR_S,
-                self._lease.instance_id,
+                [self._lease.instance_id, *self._known_dead],
                 list(self.arriving),
                 self._lease.may_judge_others,
+                LOOK_AGAIN_S,
             )
             await self._delete([row for row in rows if row["state"] == "deleting"])
             if len(rows) < batch:

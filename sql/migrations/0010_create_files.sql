@@ -66,7 +66,7 @@ BEGIN
     INSERT INTO public.files AS file (id, user_id, owner, content_type, size, due_at)
     VALUES (
         reserve_upload.id, reserve_upload.user_id, reserve_upload.owner, reserve_upload.content_type, reserve_upload.size,
-        clock_timestamp() + interval '30 seconds'
+        clock_timestamp() + interval '15 seconds'
     )
     ON CONFLICT ON CONSTRAINT files_pkey DO UPDATE
     SET size = excluded.size

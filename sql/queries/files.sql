@@ -98,9 +98,10 @@ SET state = 'deleting', due_at = clock_timestamp()
 WHERE user_id = $1 AND state <> 'deleting';
 
 -- name: judge_files
--- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited as long
--- as its owner has a lease ($5 says whether this instance can tell); at this one ($3), as long as it is in $4. What a row says is what
--- it says when it is locked.
+-- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited here as
+-- long as it is in $4, and elsewhere as long as its owner has a lease ($5 says whether this instance can tell); not by the owners $3,
+-- this one and those that are known to be dead. What stays as it is, is looked at again in $6 seconds. What a row says is what it says
+-- when it is locked.
 WITH due AS MATERIALIZED (
     SELECT id, state, request_id, epoch, owner
     FROM public.files
@@ -121,7 +122,7 @@ WITH due AS MATERIALIZED (
             END
             WHEN due.state = 'stored' THEN CASE WHEN public.has_use_that_counts(due.id, false) THEN 'kept' ELSE 'deleting' END
             WHEN due.id = ANY ($4::uuid[]) THEN 'arriving'
-            WHEN due.owner = $3 THEN 'deleting'
+            WHEN due.owner = ANY ($3::uuid[]) THEN 'deleting'
             WHEN NOT $5 OR EXISTS (
                 SELECT FROM public.instances AS instance
                 WHERE instance.id = due.owner AND instance.lease_until > clock_timestamp() - interval '30 seconds'
@@ -132,7 +133,8 @@ WITH due AS MATERIALIZED (
     LEFT JOIN public.model_requests AS request ON request.id = due.request_id
 )
 UPDATE public.files AS file
-SET state = judged.state, due_at = clock_timestamp() + make_interval(secs => $2)
+SET state = judged.state,
+    due_at = clock_timestamp() + make_interval(secs => CASE judged.state WHEN 'deleting' THEN $2::float8 ELSE $6::float8 END)
 FROM judged
 WHERE file.id = judged.id
 RETURNING file.id, file.user_id, file.content_type, file.state;
