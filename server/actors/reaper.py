@@ -11,8 +11,9 @@ import structlog
 from server.actors.heartbeat import Lease
 from server.errors import Problem
 from server.files.audit import Audit
+from server.files.statements import Statements
 from server.model_request import InstanceId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import Line
 from server.storage.objects import Objects, key_of
 
 INTERVAL_S = 10.0
@@ -34,11 +35,10 @@ class Reaper:
     """
 
     def __init__(self, line: Line, queries: Mapping[str, str], *, objects: Objects, lease: Lease) -> None:
-        self._line = line
-        self._queries = queries
+        self._statements = Statements(line, queries)
         self._objects = objects
         self._lease = lease
-        self._audit = Audit(line, queries, objects)
+        self._audit = Audit(self._statements, objects)
         self._batch = MAX_BATCH
         self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
@@ -58,7 +58,7 @@ class Reaper:
             try:
                 await self.tick()
                 await self._audit.run_if_due()
-            except (DatabaseAway, Problem, TimeoutError) as error:
+            except (Problem, TimeoutError) as error:
                 log.debug("reaping_put_off", reason=str(error))
             try:
                 async with asyncio.timeout(INTERVAL_S * random.uniform(0.8, 1.2)):  # noqa: S311
@@ -67,11 +67,11 @@ class Reaper:
                 pass
 
     async def tick(self) -> None:
-        """Decide about what is due, and delete what is to go. Raises a `Problem` while the store is away."""
+        """Decide about what is due, and delete what is to go. Raises a `Problem` while database or store are away."""
         while True:
             batch = self._batch
-            rows = await self._line.fetch(
-                self._queries["judge_files"],
+            rows = await self._statements.fetch(
+                "judge_files",
                 batch,
                 TAKEN_FOR_S,
                 [self._lease.instance_id, *self._known_dead],
@@ -94,5 +94,5 @@ class Reaper:
             self._batch = max(1, self._batch // 8)
             raise
         self._batch = min(MAX_BATCH, self._batch * 2)
-        await self._line.fetch(self._queries["delete_files"], [row["id"] for row in rows])
+        await self._statements.fetch("delete_files", [row["id"] for row in rows])
         log.info("files_deleted", count=len(rows))

@@ -3,12 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from server.storage.database import Line
+from server.files.statements import Statements
 from server.storage.objects import Objects, StoredObject, file_id_of, key_of
 
 INTERVAL_S = 24 * 3600.0
@@ -31,16 +31,15 @@ class Audit:
     """
 
     def __init__(
-        self, line: Line, queries: Mapping[str, str], objects: Objects, *, clock: Callable[[], float] = time.monotonic
+        self, statements: Statements, objects: Objects, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._line = line
-        self._queries = queries
+        self._statements = statements
         self._objects = objects
         self._clock = clock
         self._due_at = clock() + random.uniform(0.1, 1) * 3600  # noqa: S311
 
     async def run_if_due(self) -> None:
-        """Raises what the database and the store raise; then it comes again in an hour."""
+        """Raises a `Problem` while database or store are away; then it comes again in an hour."""
         if self._clock() < self._due_at:
             return
         self._due_at = self._clock() + 3600
@@ -49,7 +48,7 @@ class Audit:
 
     async def run(self) -> None:
         """Look at everything once. Deletes nothing where that would be suspiciously much."""
-        doubted = await self._line.fetch(self._queries["doubt_files"], _MAX_DELETED)
+        doubted = await self._statements.fetch("doubt_files", _MAX_DELETED)
         await self._objects.remove_leftovers(older_than=datetime.now(UTC) - MIN_AGE)
         count, orphans = 0, list[StoredObject]()
         async for page in self._pages():
@@ -82,6 +81,6 @@ class Audit:
         old = [found for found in page if found.modified_at < oldest]
         if not old:
             return []
-        rows = await self._line.fetch(self._queries["find_files"], [file_id_of(found.key) for found in old])
+        rows = await self._statements.fetch("find_files", [file_id_of(found.key) for found in old])
         known = {key_of(row["user_id"], row["id"], row["content_type"]) for row in rows}
         return [found for found in old if found.key not in known]

@@ -1,7 +1,7 @@
 """The bytes of an upload out of a request: its body as it is, or the one part named `file` of a form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,15 +37,15 @@ async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         raise UnsupportedMedia("Send the file without Content-Encoding.")
-    is_form = request.content_type.lower() == _FORM
+    declared = _declared_type(request.headers)
+    is_form = declared == _FORM
     size = request.content_length
     if size is not None and size > max_bytes + (_FORM_BYTES if is_form else 0):
         raise too_large(max_bytes)
     await _say_continue(request)
     if is_form:
         part, reader = await _open_form(request)
-        return IncomingFile(_declared_type(part.headers.get(hdrs.CONTENT_TYPE, "")), size, _read_form(part, reader))
-    declared = _declared_type(request.headers.get(hdrs.CONTENT_TYPE, ""))
+        return IncomingFile(_declared_type(part.headers), size, _read_form(part, reader))
     return IncomingFile(declared, size, _read(request))
 
 
@@ -55,8 +55,8 @@ async def _say_continue(request: web.Request) -> None:
         request.writer.output_size = 0  # not yet the response
 
 
-def _declared_type(header: str) -> str:
-    return header.partition(";")[0].strip().lower()
+def _declared_type(headers: Mapping[str, str]) -> str:
+    return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
 
 
 async def _read(request: web.Request) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ from server.errors import RateLimited, Unavailable
 from server.model_request import UserId
 
 SHARE_BYTES = 16 * 1024 * 1024
-"""What one of any size takes at most: two parts on their way to the store, the next one, and what the store copies."""
+"""What one of any size takes at most: a part on its way to the store, the next one, and what is copied in between."""
 ROOM_BYTES = 160 * 1024 * 1024
 USER_BYTES = ROOM_BYTES // 2
 """So that one user never keeps out all others."""

@@ -1,4 +1,4 @@
-"""Short statements of generators, on a line of their own: a pooled call can hang, and a generation must not."""
+"""Short statements of actors about files, on a line of their own: a pooled call can hang, and a generation must not."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -141,8 +141,16 @@ RETURNING file.id, file.user_id, file.content_type, file.state;
 
 -- name: delete_files
 -- The bytes of these files are gone: their rows go too.
-DELETE FROM public.files
-WHERE id = ANY ($1::uuid[]) AND state = 'deleting';
+WITH gone AS MATERIALIZED (
+    SELECT id
+    FROM public.files
+    WHERE id = ANY ($1::uuid[]) AND state = 'deleting'
+    ORDER BY id
+    FOR UPDATE
+)
+DELETE FROM public.files AS file
+USING gone
+WHERE file.id = gone.id;
 
 -- name: doubt_files
 -- Look again at up to $1 kept files that nothing holds: requests can vanish in ways that no trigger sees, such as TRUNCATE.

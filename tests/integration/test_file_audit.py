@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from server.errors import Unavailable
 from server.files.audit import Audit
-from server.storage.database import DatabaseAway
+from server.files.statements import Statements
 from server.storage.objects import key_of
 from tests.integration.files import Desk, open_desk
 from tests.rows import queries
@@ -24,7 +25,7 @@ async def desk(any_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 def _audit(desk: Desk) -> Audit:
-    return Audit(desk.line, queries(), desk.objects)
+    return Audit(Statements(desk.line, queries()), desk.objects)
 
 
 def _lay(desk: Desk, name: str, *, age_s: float) -> str:
@@ -85,7 +86,7 @@ async def test_what_a_truncate_left_is_found(desk: Desk) -> None:
 
 async def test_it_comes_once_a_day(desk: Desk) -> None:
     now = [0.0]
-    audit = Audit(desk.line, queries(), desk.objects, clock=lambda: now[0])
+    audit = Audit(Statements(desk.line, queries()), desk.objects, clock=lambda: now[0])
     runs = []
     for hour in range(100):
         now[0] = 3600.0 * hour
@@ -98,10 +99,10 @@ async def test_it_comes_once_a_day(desk: Desk) -> None:
 
 async def test_a_database_that_is_away_puts_it_off_by_an_hour(desk: Desk) -> None:
     now = [3600.0]
-    audit = Audit(desk.line, queries(), desk.objects, clock=lambda: now[0])
+    audit = Audit(Statements(desk.line, queries()), desk.objects, clock=lambda: now[0])
     now[0] = 7200.0
     desk.wire.is_cut = True
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(Unavailable):
         await audit.run_if_due()
     desk.wire.is_cut = False
     sent = len(desk.wire.sent)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 PART_BYTES = 5 * 1024 * 1024
 """The least that S3 takes as a part; what is smaller is sent in one call."""
-PARTS_AT_ONCE = 2
+WRITE_BYTES = 1024 * 1024
+"""The same for a folder, which does not mind."""
+PARTS_AT_ONCE = 1
+"""A second one on its way at the same time costs each upload 7 MB more memory."""
 CHUNK_BYTES = 256 * 1024
 DELETES_AT_ONCE = 8
 LIST_PAGE = 1000
@@ -215,15 +218,17 @@ class Objects:
     async def _upload(self, store: "LocalStore | S3Store", key: ObjectKey, source: Source) -> None:
         from obstore.store import S3Store  # noqa: PLC0415 - loaded by then
 
-        attributes: Any = {"Content-Type": content_type_of(key)} if isinstance(store, S3Store) else None
-        whole = await source.read_ahead(PART_BYTES)
+        is_bucket = isinstance(store, S3Store)
+        attributes: Any = {"Content-Type": content_type_of(key)} if is_bucket else None
+        part_bytes = PART_BYTES if is_bucket else WRITE_BYTES
+        whole = await source.read_ahead(part_bytes)
         with self._explained(source):
             await store.put_async(
                 key,
                 source if whole is None else whole,
                 attributes=attributes,
                 use_multipart=whole is None,
-                chunk_size=PART_BYTES,
+                chunk_size=part_bytes,
                 max_concurrency=PARTS_AT_ONCE,
             )
 
