@@ -66,7 +66,7 @@ BEGIN
     INSERT INTO public.files AS file (id, user_id, owner, content_type, size, due_at)
     VALUES (
         reserve_upload.id, reserve_upload.user_id, reserve_upload.owner, reserve_upload.content_type, reserve_upload.size,
-        clock_timestamp() + interval '15 seconds'
+        clock_timestamp() + interval '30 seconds'
     )
     ON CONFLICT ON CONSTRAINT files_pkey DO UPDATE
     SET size = excluded.size
@@ -75,21 +75,20 @@ BEGIN
 END
 $$;
 
--- Whether a use counts: its request is there, or may still be on its way in.
-CREATE OR REPLACE FUNCTION public.has_use_that_counts(file_id uuid, unfinished_only boolean)
-RETURNS boolean
+-- How a file is used: by a request that is not final ('unfinished'), by one that may still be on its way in ('expected'), only by final
+-- ones ('finished'), or by none that counts (NULL).
+CREATE OR REPLACE FUNCTION public.use_of_file(file_id uuid) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = ''
 AS $$
-    SELECT EXISTS (
-        SELECT FROM public.file_uses AS use
-        LEFT JOIN public.model_requests AS request ON request.id = use.request_id
-        WHERE use.file_id = has_use_that_counts.file_id
-            AND CASE
-                WHEN request.id IS NULL THEN use.created_at > clock_timestamp() - interval '15 minutes'
-                ELSE NOT unfinished_only OR request.status IN ('pending', 'processing')
-            END
-    )
+    SELECT CASE
+        WHEN bool_or(request.status IN ('pending', 'processing')) THEN 'unfinished'
+        WHEN bool_or(request.id IS NULL AND use.created_at > clock_timestamp() - interval '15 minutes') THEN 'expected'
+        WHEN bool_or(request.id IS NOT NULL) THEN 'finished'
+    END
+    FROM public.file_uses AS use
+    LEFT JOIN public.model_requests AS request ON request.id = use.request_id
+    WHERE use.file_id = use_of_file.file_id
 $$;
 
 -- Delete an upload: false while a request that is not final uses it, NULL where this user has no such file. The row is locked before its
@@ -110,13 +109,14 @@ BEGIN
     END IF;
     UPDATE public.files AS file
     SET state = 'deleting', due_at = clock_timestamp()
-    WHERE file.id = delete_upload.id AND NOT public.has_use_that_counts(file.id, true);
+    WHERE file.id = delete_upload.id
+        AND coalesce(public.use_of_file(file.id), 'finished') = 'finished';
     RETURN FOUND;
 END
 $$;
 
--- Whatever deletes a request (its user, their account, the retention) deletes what it made, and what only it used. Files are locked
--- before their uses go: of two requests that go at once, the second one sees that it is the last.
+-- Whatever deletes a request (its user, their account, the retention) deletes what it made, and what only it used; what others use is
+-- looked at again. Files are locked before their uses go: of two requests that go at once, the second one sees that it is the last.
 CREATE OR REPLACE FUNCTION public.forget_files_of_deleted_model_requests() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -139,8 +139,10 @@ BEGIN
     IF used IS NOT NULL THEN
         DELETE FROM public.file_uses AS use USING old_rows WHERE use.request_id = old_rows.id;
         UPDATE public.files AS file
-        SET state = 'deleting', due_at = clock_timestamp()
-        WHERE file.id = ANY (used) AND file.state <> 'deleting' AND NOT public.has_use_that_counts(file.id, false);
+        SET state = CASE WHEN still.use IS NULL THEN 'deleting' ELSE 'stored' END,
+            due_at = clock_timestamp() + CASE WHEN still.use IS NULL THEN interval '0' ELSE interval '20 minutes' END
+        FROM (SELECT id, public.use_of_file(id) AS use FROM unnest(used) AS id) AS still
+        WHERE file.id = still.id AND file.state <> 'deleting';
     END IF;
     UPDATE public.files AS file
     SET state = 'deleting', due_at = clock_timestamp()
@@ -181,7 +183,7 @@ BEGIN
     END LOOP;
     FOREACH ours IN ARRAY ARRAY[
         'public.reserve_upload(uuid, uuid, uuid, text, bigint, bigint)',
-        'public.has_use_that_counts(uuid, boolean)',
+        'public.use_of_file(uuid)',
         'public.delete_upload(uuid, uuid)',
         'public.forget_files_of_deleted_model_requests()'
     ] LOOP

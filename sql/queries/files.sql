@@ -120,7 +120,12 @@ WITH due AS MATERIALIZED (
                 WHEN request.status = 'completed' AND due.state = 'stored' THEN 'kept'
                 ELSE 'deleting'
             END
-            WHEN due.state = 'stored' THEN CASE WHEN public.has_use_that_counts(due.id, false) THEN 'kept' ELSE 'deleting' END
+            WHEN due.state = 'stored' THEN CASE public.use_of_file(due.id)
+                WHEN 'unfinished' THEN 'kept'
+                WHEN 'finished' THEN 'kept'
+                WHEN 'expected' THEN 'stored'
+                ELSE 'deleting'
+            END
             WHEN due.id = ANY ($4::uuid[]) THEN 'arriving'
             WHEN due.owner = ANY ($3::uuid[]) THEN 'deleting'
             WHEN NOT $5 OR EXISTS (

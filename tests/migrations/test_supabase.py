@@ -151,7 +151,7 @@ async def test_nobody_but_the_server_calls_the_functions_for_files(migrated: Mig
     for call in (
         "reserve_upload($1, $1, $1, 'image/png', 1, NULL)",
         "delete_upload($1, $1)",
-        "has_use_that_counts($1, true)",
+        "use_of_file($1)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await _execute(migrated, role, f"SELECT public.{call}".replace("$1", f"'{migrated.alice}'::uuid"))
