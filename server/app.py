@@ -15,6 +15,10 @@ from server.boot import database_of, listening_database, prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
+from server.files.finding import FileFinder
+from server.files.inputs import InputFiles
+from server.files.room import UploadRoom
+from server.files.uploads import MIB, Uploads
 from server.history import History
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
@@ -22,7 +26,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, cancelling, console, docs, events, gotrue, health, models, requests
+from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
@@ -43,6 +47,9 @@ _CORS_EXPOSED = (
     "RateLimit-Policy",
     "Preference-Applied",
     "X-Request-Id",
+    "Accept-Ranges",
+    "Content-Range",
+    "Content-Disposition",
     "X-Sb-Error-Code",
     "X-Supabase-Api-Version",
 )
@@ -78,6 +85,7 @@ def create_app(
         queries=queries,
         upstream=upstream,
         catalog=catalog,
+        objects=objects,
         lifecycle=lifecycle,
         prepare=prepare,
         predecessors=predecessors,
@@ -93,8 +101,9 @@ def create_app(
     app[keys.ACCOUNTS] = identity.accounts
     app[keys.OBJECTS] = objects
     _provide_engine(app, engine, reader)
+    _provide_files(app)
     _provide_limits(app)
-    for routes in (auth, events, requests, cancelling, models, health, docs, console):
+    for routes in (auth, events, requests, cancelling, files, models, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -187,6 +196,22 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
         max_backlog=settings.max_backlog,
         max_backlog_per_user=settings.max_backlog_per_user,
         on_waiting=engine.say_that_work_waits,
+    )
+
+
+def _provide_files(app: web.Application) -> None:
+    """What routes need of files; the parts that generators need are the engine's."""
+    settings, engine, reader = app[keys.SETTINGS], app[keys.ENGINE], app[keys.READER]
+    app[keys.FILES] = FileFinder(reader)
+    app[keys.INPUT_FILES] = InputFiles(reader)
+    app[keys.UPLOAD_ROOM] = UploadRoom()
+    app[keys.UPLOADS] = Uploads(
+        reader,
+        app[keys.OBJECTS],
+        reaper=engine.reaper,
+        lease=engine.lease,
+        max_bytes=settings.max_upload_mb * MIB,
+        quota_bytes=settings.upload_quota_mb * MIB or None,
     )
 
 

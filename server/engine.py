@@ -4,20 +4,19 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 import structlog
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.feeds import Feeds
-from server.actors.files import OutputFiles
 from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
 from server.actors.hints import Hints
 from server.actors.journal import Journal
 from server.actors.listener import Listener
 from server.actors.notifier import Notifier
+from server.actors.reaper import Reaper
 from server.actors.relay import Relay
 from server.actors.relay_table import RelayTable
 from server.actors.supervisor import Actor, Supervisor
@@ -26,7 +25,8 @@ from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
 from server.errors import Unavailable
-from server.inference.events import Check, FileChunk, InputFile, Upstream
+from server.files.request_files import StoredFiles
+from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
@@ -35,13 +35,14 @@ from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify
+from server.storage.objects import Objects
 from server.transcript import Transcript
 
 _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 5.0
-_LINES = ("journal", "sweeper", "switchboard", "notifier", "hints", "resignation")
+_LINES = ("journal", "sweeper", "switchboard", "notifier", "hints", "files", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,7 @@ class Engine:
         queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
+        objects: Objects,
         lifecycle: Lifecycle,
         prepare: Preparation,
         predecessors: Sequence[InstanceId] = (),
@@ -134,6 +136,8 @@ class Engine:
             on_news=on_news,
         )
         upstream.breaker.watch(self._sweeper.wake)
+        self.reaper = Reaper(self._lines["files"], queries, objects=objects, lease=self.lease)
+        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.reaper.wake)
         generators = {
             f"generator-{number}": Generator(
                 self.queue,
@@ -145,7 +149,7 @@ class Engine:
                 workload=self.workload,
                 slots=self.slots,
                 lease=self.lease,
-                files=_NoFiles(),
+                files=self.request_files,
             )
             for number in range(settings.concurrency)
         }
@@ -159,6 +163,7 @@ class Engine:
             "relay": self._relay,
             "relay-table": relay_table,
             "sweeper": self._sweeper,
+            "reaper": self.reaper,
             **generators,
         }
         if notifier is not None:
@@ -216,6 +221,7 @@ class Engine:
         for predecessor in self._predecessors:
             await self._heartbeat.bury(predecessor)
             self._sweeper.expect_orphans_of(predecessor)
+            self.reaper.expect_orphans_of(predecessor)
         await self._heartbeat.register()
 
     async def _begin_patiently(self) -> None:
@@ -302,22 +308,3 @@ def _both(one: Callable[[RequestId], None], other: Callable[[RequestId], None]) 
         other(request_id)
 
     return tell
-
-
-class _NoFiles:
-    """Until files are wired in: there are none."""
-
-    def outputs(self, _model_request: ModelRequest) -> OutputFiles:
-        return self
-
-    async def inputs(self, _model_request: ModelRequest) -> Mapping[str, InputFile]:
-        return {}
-
-    async def take(self, _chunk: FileChunk) -> None:
-        raise Unavailable("There is no place for files.", retry_after_s=60)
-
-    async def finish(self) -> list[dict[str, Any]]:
-        return []
-
-    async def discard(self) -> None:
-        """There is nothing."""

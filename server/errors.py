@@ -6,6 +6,7 @@
     ├── BodyTimeout          408 VALIDATION_ERROR   a body that never came
     ├── BodyTooLarge         413 VALIDATION_ERROR
     ├── UnsupportedMedia     415 VALIDATION_ERROR
+    ├── RangeNotSatisfiable  416 VALIDATION_ERROR   with Content-Range: how long the file is
     ├── Unauthenticated      401 AUTH_ERROR         with WWW-Authenticate
     ├── Forbidden            403 AUTH_ERROR
     ├── NotFound             404 NOT_FOUND          no such thing, or not yours
@@ -99,6 +100,12 @@ class UnsupportedMedia(Problem):
     status = 415
     code = Code.VALIDATION_ERROR
     title = "Unsupported media type"
+
+
+class RangeNotSatisfiable(Problem):
+    status = 416
+    code = Code.VALIDATION_ERROR
+    title = "Range not satisfiable"
 
 
 class Unauthenticated(Problem):

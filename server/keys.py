@@ -13,6 +13,10 @@ from server.bodies import BodyRoom
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
+from server.files.finding import FileFinder
+from server.files.inputs import InputFiles
+from server.files.room import UploadRoom
+from server.files.uploads import Uploads
 from server.history import History
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
@@ -36,6 +40,10 @@ ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
+UPLOADS = web.AppKey("uploads", Uploads)
+UPLOAD_ROOM = web.AppKey("upload_room", UploadRoom)
+INPUT_FILES = web.AppKey("input_files", InputFiles)
+FILES = web.AppKey("files", FileFinder)
 BODY_ROOM = web.AppKey("body_room", BodyRoom)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     rate_limit_per_minute: int = Field(60, ge=0)
     auth_rate_limit_per_minute: int = Field(10, ge=0)
 
+    max_upload_mb: int = Field(256, ge=1, le=5 * 1024)
+    upload_quota_mb: int = Field(1024, ge=0)
+
     model_timeout: int = Field(90_000, ge=100, le=3_600_000)
     max_retries: int = Field(3, ge=0, le=10)
     retention_days: int = Field(0, ge=0)

@@ -74,7 +74,9 @@ function fieldsTable(doc, schema, caption) {
 
 function bodyPart(doc, operation) {
   if (!operation.requestBody) return "";
-  const { schema } = operation.requestBody.content["application/json"];
+  const { content } = operation.requestBody;
+  if (!content["application/json"]) return node("p", { className: "about" }, "Body: ", Object.keys(content).join(", "));
+  const { schema } = content["application/json"];
   const found = resolve(doc, schema);
   const variants = found.oneOf || [schema];
   const examples = (found.examples || []).map(json);
@@ -93,7 +95,8 @@ function answerPart(doc, status, reference) {
   const content = Object.values(answer.content || {})[0] || {};
   const shown = Object.entries(content.examples || {}).flatMap(([name, example]) => [node("h3", {}, name), json(example.value)]);
   const headers = Object.keys(answer.headers || {}).join(", ");
-  const schema = content.schema ? typeText(doc, content.schema) : "no body";
+  const media = Object.keys(answer.content || {});
+  const schema = !content.schema ? "no body" : media.includes("application/json") ? typeText(doc, content.schema) : media.join(", ");
   return node("details", {}, node("summary", {}, code(status), " ", answer.description), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
 }
 

@@ -13,7 +13,12 @@ from server.moving.files import add_files
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 
-_NAMES = {"idempotency_keys": "idempotency keys", "usage": "days of usage"}
+_NAMES = {
+    "idempotency_keys": "idempotency keys",
+    "usage": "days of usage",
+    "file_rows": "rows of files",
+    "file_uses": "uses of files",
+}
 _PAGE_ROWS = 500
 _PAGE_BYTES = 4 * 1024 * 1024
 _FETCH_ROWS = 25
@@ -62,6 +67,8 @@ def _statements(queries: Mapping[str, str]) -> dict[str, str]:
         "requests": queries["export_requests"],
         "idempotency_keys": queries["export_idempotency_keys"],
         "usage": queries["export_usage"],
+        "file_rows": queries["export_file_rows"],
+        "file_uses": queries["export_file_uses"],
     }
 
 

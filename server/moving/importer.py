@@ -77,6 +77,10 @@ class Import:
                 await self._send("import_idempotency_keys", await member.read(), *self._names())
             case ["usage", _]:
                 await self._send("import_usage", await member.read(), *self._names())
+            case ["file_rows", _]:
+                await self._send("import_file_rows", await member.read(), *self._names())
+            case ["file_uses", _]:
+                await self._send("import_file_uses", await member.read())
             case ["files", user_id, name]:
                 await self._take_file(member, user_id, name)
             case _:

@@ -6,6 +6,7 @@ from typing import Any
 from server import __version__, errors
 from server.errors import Problem
 from server.openapi.accounts import ACCOUNTS
+from server.openapi.files import FILES
 from server.openapi.gotrue import GOTRUE
 from server.openapi.models import MODELS
 from server.openapi.operation import Operation
@@ -15,7 +16,7 @@ from server.openapi.schemas import Schema, component_schemas, ref
 from server.openapi.service import SERVICE
 from server.openapi.streams import STREAMS
 
-OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *MODELS, *ACCOUNTS, *SERVICE, *GOTRUE)
+OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *FILES, *MODELS, *ACCOUNTS, *SERVICE, *GOTRUE)
 """In the order in which a newcomer meets them."""
 
 _DESCRIPTION = (
@@ -77,6 +78,9 @@ def _describe(operation: Operation) -> Schema:
         described["parameters"] = list(operation.parameters)
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(operation.body)}}}
+    if operation.content is not None:
+        content = {media: {"schema": schema} for media, schema in operation.content.items()}
+        described["requestBody"] = {"required": True, "content": content}
     if operation.is_public:
         described["security"] = []
     return described

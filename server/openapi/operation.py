@@ -21,12 +21,16 @@ Problems = tuple[type[Problem], ...]
 
 USUAL: Problems = (ServerFault, Unavailable)
 BODY: Problems = (BadSyntax, BodyTimeout, BodyTooLarge, UnsupportedMedia, Invalid)
+UPLOAD: Problems = (BadSyntax, BodyTimeout, BodyTooLarge, UnsupportedMedia)
 SIGNED_IN: Problems = (Unauthenticated, RateLimited)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `alias` is a second path that answers in the same way."""
+    """One method of one path. `alias` is a second path that answers in the same way.
+
+    It takes a JSON `body`, of a schema of that name, or `content`: a schema for each media type.
+    """
 
     id: str
     method: str
@@ -37,6 +41,7 @@ class Operation:
     description: str = ""
     alias: str | None = None
     body: str | None = None
+    content: Mapping[str, Schema] | None = None
     parameters: tuple[Schema, ...] = ()
     problems: Problems = field(default=USUAL)
     is_public: bool = False

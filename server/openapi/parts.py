@@ -20,6 +20,11 @@ HEADERS: dict[str, str] = {
     "ETag": "Changes with the state of the request.",
     "Link": 'The next page, as `<…>; rel="next"`; missing on the last page.',
     "Preference-Applied": "What of the Prefer header was followed.",
+    "Accept-Ranges": "bytes: parts of the file can be asked for.",
+    "Content-Length": "How many bytes the body has.",
+    "Content-Range": "Which bytes of how many these are.",
+    "Content-Disposition": "A name for the file.",
+    "Content-Security-Policy": "Nothing in the file may run in a browser.",
     "Idempotent-Replayed": "true where an earlier call with this Idempotency-Key had created the request.",
     "WWW-Authenticate": "How to authenticate.",
     "Allow": "The methods that this path answers to.",
@@ -29,6 +34,7 @@ _LIMITED = ("RateLimit", "RateLimit-Policy")
 _ERROR_HEADERS = {
     HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
     HTTPStatus.METHOD_NOT_ALLOWED: ("Allow",),
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: ("Content-Range",),
     HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", *_LIMITED),
     HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
 }
@@ -68,6 +74,15 @@ def event_answer(description: str, *, example: str) -> Schema:
         "description": description,
         "headers": headers(*_LIMITED),
         "content": {EVENTS: {"schema": {"type": "string"}, "examples": _named({"stream": example})}},
+    }
+
+
+def binary_answer(description: str, *header_names: str) -> Schema:
+    """An answer whose body is a file."""
+    return {
+        "description": description,
+        "headers": headers(*header_names),
+        "content": {media: {"schema": {}} for media in ("image/*", "audio/*", "video/*", "application/octet-stream")},
     }
 
 

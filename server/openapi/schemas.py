@@ -212,6 +212,17 @@ _PUBLIC: dict[str, Schema] = {
     "Status": {"enum": [str(status) for status in Status], "description": "The last three are final."},
     "Problem": _PROBLEM,
     "Code": {"enum": [str(code) for code in Code]},
+    "File": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["id", "content_type", "size", "created_at"],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "content_type": {"type": "string", "description": "What its first bytes say that it is."},
+            "size": {"type": "integer", "minimum": 1, "description": "In bytes."},
+            "created_at": {"type": "string", "format": "date-time"},
+        },
+    },
     "Session": _SESSION,
     "User": _object(
         "An account.",

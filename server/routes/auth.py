@@ -91,6 +91,7 @@ async def delete_user(request: web.Request) -> web.Response:
     principal = request[keys.PRINCIPAL]
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
     await request.app[keys.ACCOUNTS].delete_user(principal, _user(request))
+    await request.app[keys.UPLOADS].forget(principal.user_id)
     for row in running:
         request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)
     return web.Response(status=_NO_CONTENT)

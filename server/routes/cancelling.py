@@ -53,6 +53,7 @@ async def delete(request: web.Request) -> web.Response:
     user_id = request[keys.PRINCIPAL].user_id
     if not await request.app[keys.READER].fetch("delete_request", request_id, user_id):
         raise NotFound("There is no model request of yours with this id.")
+    request.app[keys.ENGINE].reaper.wake()
     log.info("request_deleted", id=str(request_id), status=view.status)
     return web.Response(status=_NO_CONTENT)
 

@@ -1,12 +1,14 @@
 """Taking a model request in, for whichever route it comes by: limits, idempotency, admission."""
 
+import contextlib
+
 from aiohttp import web
 
 from server import keys
 from server.admission import Admitted, Draft, fingerprint_of
 from server.bodies import read_json
 from server.catalog import read_create
-from server.errors import RateLimited
+from server.errors import RateLimited, Unavailable
 from server.model_request import UserId, mint_id
 from server.preferences import Waiting
 from server.routes.parameters import read_idempotency_key
@@ -45,12 +47,17 @@ async def admit(request: web.Request, draft: Draft, waiting: Waiting) -> tuple[A
     if (earlier := await _find_earlier(request, draft)) is not None:
         return earlier, 0.0
     delay_s = _judge_rate(request, draft.user_id, waiting)
-    is_new = False
+    files = request.app[keys.INPUT_FILES]
+    is_new = has_files = False
     try:
+        has_files = await files.attach(draft.user_id, draft.id, draft.input_data)
         admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
         is_new = not admitted.is_replayed
         return admitted, delay_s
     finally:
+        if has_files and not is_new:
+            with contextlib.suppress(Unavailable):  # then the use runs out by itself
+                await files.detach(draft.id)
         if delay_s > 0 and not is_new:
             request.app[keys.CREATE_LIMITER].give_back(str(draft.user_id))
 

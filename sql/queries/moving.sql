@@ -55,6 +55,31 @@ FROM (
     ORDER BY usage.user_id, usage.day
 ) AS day_total;
 
+-- name: export_file_rows
+-- What is known of files: of uploads, and of what completed requests made.
+SELECT to_jsonb(kept)::text AS line
+FROM (
+    SELECT
+        file.id, file.user_id, file.request_id, file.epoch, file.number, file.content_type, file.size, file.created_at
+    FROM public.files AS file
+    INNER JOIN auth.users AS account ON account.id = file.user_id
+    LEFT JOIN public.model_requests AS request ON request.id = file.request_id
+    WHERE account.deleted_at IS NULL
+        AND file.state IN ('stored', 'kept')
+        AND (file.request_id IS NULL OR (request.status = 'completed' AND request.epoch = file.epoch))
+    ORDER BY file.id
+) AS kept;
+
+-- name: export_file_uses
+-- Which requests have which uploads as inputs.
+SELECT to_jsonb(input)::text AS line
+FROM (
+    SELECT use.file_id, use.request_id, use.created_at
+    FROM public.file_uses AS use
+    INNER JOIN public.model_requests AS request ON request.id = use.request_id
+    ORDER BY use.file_id, use.request_id
+) AS input;
+
 -- name: count_unfinished
 -- How many requests are not final, and whether a server works on them.
 SELECT
@@ -122,6 +147,31 @@ FROM jsonb_to_recordset($1::jsonb) AS remembered (
 )
 LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = remembered.user_id
 INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, remembered.user_id)
+ON CONFLICT DO NOTHING;
+
+-- name: import_file_rows
+-- Rows of page $1, whose users $2 are called $3 here, before their bytes. In a day it is seen what keeps each of them here.
+INSERT INTO public.files (
+    id, user_id, request_id, epoch, number, content_type, size, created_at, state, due_at
+)
+SELECT
+    file.id, account.id, file.request_id, file.epoch, file.number, file.content_type, file.size, file.created_at,
+    'stored', now() + interval '1 day'
+FROM jsonb_to_recordset($1::jsonb) AS file (
+    id uuid, user_id uuid, request_id uuid, epoch integer, number smallint, content_type text, size bigint,
+    created_at timestamptz
+)
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = file.user_id
+INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, file.user_id)
+ON CONFLICT DO NOTHING;
+
+-- name: import_file_uses
+-- Uses of page $1, of files and requests that are here.
+INSERT INTO public.file_uses (file_id, request_id, created_at)
+SELECT file.id, request.id, input.created_at
+FROM jsonb_to_recordset($1::jsonb) AS input (file_id uuid, request_id uuid, created_at timestamptz)
+INNER JOIN public.files AS file ON file.id = input.file_id
+INNER JOIN public.model_requests AS request ON request.id = input.request_id
 ON CONFLICT DO NOTHING;
 
 -- name: import_usage

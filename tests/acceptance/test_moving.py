@@ -11,14 +11,19 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from server import keys
+from server.model_request import RequestId, UserId
 from server.moving.exporter import run_export
 from server.moving.importer import run_import
 from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.objects import ObjectKey, create_objects, new_key
 from tests.acceptance.conftest import PASSWORD, Api, Start, settings_for
+from tests.acceptance.test_files import make
 from tests.acceptance.test_supabase_auth import settings_of
 from tests.fakes.gotrue import GoTrueFake, Refusal, serve_gotrue
+from tests.fakes.media import PNG
+from tests.integration.files import image
 from tests.supabase import Project
 
 ROWS = 10_000
@@ -75,7 +80,7 @@ async def _files(settings: Settings) -> dict[str, bytes]:
 
 async def _contents(url: str) -> dict[str, Any]:
     """All that is not bound to one server: whatever of it changed, an import changed it."""
-    tables = ("auth.users", "public.model_requests", "public.usage_daily", "public.idempotency_keys")
+    tables = ("auth.users", "public.model_requests", "public.usage_daily", "public.idempotency_keys", "public.files")
     return {
         table: [row[0] for row in await _fetch(url, f"SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")]  # noqa: S608
         for table in tables
@@ -290,3 +295,39 @@ async def test_pages_stay_small_however_large_the_rows(start: Start, database: s
         content = tar.extractfile(users)
         assert content is not None
         assert [account["id"] for account in json.loads(content.read())] == [user.user_id]
+
+
+async def test_uploads_outputs_and_uses_move_to_an_account_that_is_called_otherwise_there(
+    start: Start, database: str, database_15: str, tmp_path: Path
+) -> None:
+    before = settings_for(database, data_dir=tmp_path / "before")
+    after = settings_for(database_15, data_dir=tmp_path / "after")
+    old = await (await start(data_dir=before.data_dir)).sign_up("alice@example.com")
+    request_id, _ = await make(old, database, PNG + b"made")
+    used, unused = [
+        (await old.post("/api/files", data=PNG + name, headers={"Content-Type": "image/png"})).json["id"]
+        for name in (b"used", b"unused")
+    ]
+    assert old.user_id is not None
+    await old.app[keys.INPUT_FILES].attach(UserId(UUID(old.user_id)), RequestId(UUID(request_id)), image(UUID(used)))
+    archive = tmp_path / "move.tar.gz"
+    assert await run_export(before, archive) == 0
+    await old.client.close()
+
+    new = await (await start(database_url=database_15, data_dir=after.data_dir)).sign_up("alice@example.com")
+    assert new.user_id != old.user_id
+    for _ in range(2):
+        assert await run_import(after, archive) == 0
+    assert (await new.get(f"/api/requests/{request_id}/files/0")).body == PNG + b"made"
+    assert (await new.get(f"/api/files/{used}")).body == PNG + b"used"
+    assert (await new.get(f"/api/files/{unused}")).body == PNG + b"unused"
+    assert len(await _fetch(database_15, "SELECT FROM public.file_uses")) == 1
+
+    await _fetch(database_15, "UPDATE public.files SET due_at = now()")
+    await new.app[keys.ENGINE].reaper.tick()
+    assert (await new.get(f"/api/files/{unused}")).status == 404
+    states = await _fetch(database_15, "SELECT state FROM public.files")
+    assert [row["state"] for row in states] == ["kept", "kept"]
+    await _fetch(database_15, "DELETE FROM public.model_requests")
+    await new.app[keys.ENGINE].reaper.tick()
+    assert await _files(after) == {}

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer
 from tests.fakes.sigv4 import Refused, Signed, read_claim, verify
 
 PREFIX = "/storage/v1/s3"
-ACCESS_KEY, SECRET, REGION, BUCKET = "0123456789abcdef", "a secret that no log may show", "eu-central-1", "files"
+ACCESS_KEY, SECRET, REGION, BUCKET = "0123456789abcdef", "a-secret-that-no-log-may-show", "eu-central-1", "files"
 _ALPHABET = re.compile(r"[A-Za-z0-9_/!.*'() &$=@;:+,?-]*", re.ASCII)
 _NOT_SUPPORTED = ("content-md5", "x-amz-acl", "x-amz-tagging")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")

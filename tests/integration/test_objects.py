@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -266,3 +267,19 @@ async def nothing_unfinished(objects: Objects, fake: FakeS3) -> None:
     elif isinstance(place, Bucket):
         left = await asyncio.to_thread(moto_client(place.url).list_multipart_uploads, Bucket=place.name)
         assert left.get("Uploads", []) == []
+
+
+async def test_a_half_file_in_a_folder_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    objects = Objects(LocalFolder(tmp_path))
+    halves = [tmp_path / f"{new_key(USER, 'image/png')}#{number}" for number in (1, 2)]
+    others = [tmp_path / f"{USER}/note#a", tmp_path / "x#1"]
+    for path in (*halves, *others):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    assert await objects.remove_leftovers(older_than=datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert await objects.remove_leftovers(older_than=datetime.now(UTC) + timedelta(hours=1)) == 2
+    assert [path.exists() for path in (*halves, *others)] == [False, False, True, True]
+
+
+async def test_a_bucket_keeps_its_halves_to_itself(fake: FakeS3) -> None:
+    assert await Objects(bucket(fake.url)).remove_leftovers(older_than=datetime.now(UTC)) == 0

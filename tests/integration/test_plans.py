@@ -42,7 +42,18 @@ FROM generate_series(1, 20000) AS number;
 INSERT INTO public.instances (id, lease_until, host, pid)
 VALUES (lpad('3e8', 32, '0')::uuid, now() + interval '1 hour', 'test', 1);
 """
-_ANALYZE = "ANALYZE public.model_requests, public.instances, auth.users"
+# 20,000 files: uploads of 40 users that are kept, and of the last 40 some that are due.
+_FILL_FILES = """
+INSERT INTO public.files (id, user_id, content_type, size, state, due_at)
+SELECT
+    lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex(number % 40), 32, '0')::uuid, 'image/png', 1000,
+    CASE WHEN number <= 19960 THEN 'kept' ELSE 'stored' END, now() + make_interval(hours => number % 24 - 2)
+FROM generate_series(1, 20000) AS number;
+
+INSERT INTO public.file_uses (file_id, request_id)
+SELECT id, id FROM public.files;
+"""
+_ANALYZE = "ANALYZE public.model_requests, public.instances, auth.users, public.files, public.file_uses"
 
 
 @pytest.fixture(scope="module", params=["18", "15"])
@@ -57,6 +68,7 @@ def filled(request: pytest.FixtureRequest) -> Iterator[str]:
 async def _fill(url: str) -> None:
     async with connected(url) as connection:
         await connection.execute(_FILL)
+        await connection.execute(_FILL_FILES)
         await connection.execute(_ANALYZE)
 
 
@@ -80,15 +92,17 @@ def _literal(value: object) -> str:
             return f"'{value}'"
 
 
-async def _scans(planner: "asyncpg.Connection[Any]", query: str, *args: object) -> list[dict[str, Any]]:
-    """The nodes of the plan that read `model_requests`."""
+async def _scans(
+    planner: "asyncpg.Connection[Any]", query: str, *args: object, table: str = "model_requests"
+) -> list[dict[str, Any]]:
+    """The nodes of the plan that read this table."""
     await planner.execute(f"PREPARE planned AS {queries()[query]}")
     arguments = f"({', '.join(_literal(value) for value in args)})" if args else ""
     plan = await planner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {arguments}")
     return [
         node
         for node in _nodes(json.loads(plan)[0]["Plan"])
-        if node.get("Relation Name") == "model_requests" and node["Node Type"] != "ModifyTable"
+        if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"
     ]
 
 
@@ -136,3 +150,23 @@ async def test_a_deep_page_of_the_history_begins_at_its_cursor(planner: "asyncpg
     scans = await _scans(planner, "list_requests", USER, DEEP, None, None, None, None, 20)
     [page] = [scan for scan in scans if scan.get("Index Name") == BY_USER]
     assert "id <" in page["Index Cond"].replace("user_id", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "args", "indexes"),
+    [
+        ("judge_files", (100, 60.0, [ME], [ROW], True, 15.0), {"idx_files_due", "files_pkey"}),
+        ("find_upload", (ROW, USER), {"files_pkey"}),
+        ("find_output", (ROW, USER, 0), {"idx_files_outputs"}),
+        ("find_inputs", (USER, [ROW]), {"files_pkey"}),
+        ("attach_uploads", (USER, ME, [ROW], 60.0), {"files_pkey"}),
+        ("store_outputs", ([ROW], [1]), {"files_pkey"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_no_statement_reads_all_files(
+    planner: "asyncpg.Connection[Any]", query: str, args: tuple[object, ...], indexes: set[str]
+) -> None:
+    scans = await _scans(planner, query, *args, table="files")
+    assert scans
+    assert {scan.get("Index Name", scan["Node Type"]) for scan in scans} <= indexes

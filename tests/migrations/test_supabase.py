@@ -21,7 +21,7 @@ WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND ({condition}) 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """A project with our tables, two users, and a request and a day's usage of each."""
+    """A project with our tables, two users, and a request, a day's usage and a file of each."""
 
     project: Project
     alice: UUID
@@ -45,6 +45,9 @@ async def migrated(any_project: Project) -> Migrated:
                 mint_id(),
                 user_id,
             )
+            await connection.execute(
+                "INSERT INTO files (id, user_id, content_type) VALUES ($1, $2, 'image/png')", mint_id(), user_id
+            )
         await connection.execute("UPDATE model_requests SET status = 'cancelled', completed_at = now()")
     return made
 
@@ -63,7 +66,7 @@ async def test_an_account_that_goes_takes_its_rows_with_it(migrated: Migrated) -
         assert await connection.fetchval("SELECT array_agg(user_id) FROM model_requests") == [migrated.bob]
 
 
-@pytest.mark.parametrize("table", ["model_requests", "usage_daily"])
+@pytest.mark.parametrize("table", ["model_requests", "usage_daily", "files"])
 async def test_a_user_reads_rows_of_their_own_only(migrated: Migrated, table: str) -> None:
     for user_id in (migrated.alice, migrated.bob):
         async with migrated.project.acting_as("authenticated", user_id) as connection:
@@ -71,7 +74,7 @@ async def test_a_user_reads_rows_of_their_own_only(migrated: Migrated, table: st
             assert [row["user_id"] for row in rows] == [user_id]
 
 
-@pytest.mark.parametrize("table", ["model_requests", "usage_daily"])
+@pytest.mark.parametrize("table", ["model_requests", "usage_daily", "files"])
 async def test_the_service_role_reads_everything(migrated: Migrated, table: str) -> None:
     async with migrated.project.acting_as("service_role") as connection:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 2  # noqa: S608 - as above
@@ -81,8 +84,9 @@ async def test_the_service_role_reads_everything(migrated: Migrated, table: str)
 async def test_nobody_else_reads_or_changes_anything(migrated: Migrated, role: str) -> None:
     async with migrated.project.connected() as connection:
         tables = [row["relname"] for row in await connection.fetch(_OURS.format(condition="true"))]
-    own = {"model_requests", "usage_daily"} if role == "authenticated" else set()
+    own = {"model_requests", "usage_daily", "files"} if role == "authenticated" else set()
     assert {"model_requests", "usage_daily", "instances", "idempotency_keys", "schema_migrations"} <= set(tables)
+    assert {"files", "file_uses"} <= set(tables)
     for table in tables:
         verbs = ["INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "TRUNCATE {}", "SELECT FROM {}"]
         for statement in (verb.format(table) for verb in verbs if not (table in own and verb.startswith("SELECT"))):
@@ -140,3 +144,30 @@ async def test_a_project_that_lets_nobody_touch_realtime_gets_our_tables_all_the
     async with any_project.connected() as connection:
         assert await connection.fetchval("SELECT to_regclass('public.model_requests')") is not None
         assert await connection.fetchval("SELECT count(*) FROM pg_policies WHERE schemaname = 'realtime'") == 0
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+async def test_nobody_but_the_server_calls_the_functions_for_files(migrated: Migrated, role: str) -> None:
+    for call in (
+        "reserve_upload($1, $1, $1, 'image/png', 1, NULL)",
+        "delete_upload($1, $1)",
+        "use_of_file($1)",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await _execute(migrated, role, f"SELECT public.{call}".replace("$1", f"'{migrated.alice}'::uuid"))
+
+
+async def test_a_request_that_somebody_else_deletes_takes_its_files_with_it(migrated: Migrated) -> None:
+    """The service role has no right to change files: the trigger has."""
+    async with migrated.project.connected() as connection:
+        await connection.execute(
+            """
+            INSERT INTO files (id, user_id, request_id, epoch, number, content_type, state)
+            SELECT gen_random_uuid(), user_id, id, 1, 0, 'image/png', 'kept' FROM model_requests
+            """
+        )
+    deleting = f"DELETE FROM model_requests WHERE user_id = '{migrated.alice}'"  # noqa: S608 - no one else's id
+    await _execute(migrated, "service_role", deleting)
+    async with migrated.project.connected() as connection:
+        rows = await connection.fetch("SELECT user_id, state FROM files WHERE request_id IS NOT NULL")
+    assert {row["user_id"]: row["state"] for row in rows} == {migrated.alice: "deleting", migrated.bob: "kept"}

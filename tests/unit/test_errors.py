@@ -11,7 +11,7 @@ from server.openapi.document import problem_classes
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
 PROBLEMS = list(problem_classes())
 STATUSES_OF = {
-    Code.VALIDATION_ERROR: {400, 408, 413, 415, 422},
+    Code.VALIDATION_ERROR: {400, 408, 413, 415, 416, 422},
     Code.AUTH_ERROR: {401, 403},
     Code.NOT_FOUND: {404, 405, 410},
     Code.CONFLICT: {409, 422},

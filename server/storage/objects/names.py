@@ -1,4 +1,4 @@
-"""How files are called: `<user_id>/<uuid>.<extension>`, which every store takes and nobody can break out of. Pure."""
+"""How files are called: `<user_id>/<file_id>.<extension>`, which any store takes and nobody can break out of. Pure."""
 
 import re
 from typing import NewType
@@ -11,9 +11,11 @@ _CONTENT_TYPES = {
     "aac": "audio/aac",
     "avif": "image/avif",
     "bin": OTHER,
+    "bmp": "image/bmp",
     "csv": "text/csv",
     "flac": "audio/flac",
     "gif": "image/gif",
+    "heic": "image/heic",
     "jpg": "image/jpeg",
     "json": "application/json",
     "m4a": "audio/mp4",
@@ -30,7 +32,10 @@ _CONTENT_TYPES = {
     "webm": "video/webm",
     "webp": "image/webp",
 }
-"""The extension decides: a folder keeps no types. What a browser would run (HTML, SVG, scripts) is kept as bytes."""
+"""The extension decides: a folder keeps no types. What a browser would run (HTML, SVG, scripts) is kept as bytes.
+
+Rows name their object by its content type: a line can be added here, and none can be changed.
+"""
 _EXTENSIONS = {content_type: extension for extension, content_type in _CONTENT_TYPES.items()} | {
     "audio/mp3": "mp3",
     "audio/vnd.wave": "wav",
@@ -38,16 +43,37 @@ _EXTENSIONS = {content_type: extension for extension, content_type in _CONTENT_T
     "audio/x-flac": "flac",
     "audio/x-m4a": "m4a",
     "audio/x-wav": "wav",
+    "image/heif": "heic",
     "image/jpg": "jpg",
+    "image/x-ms-bmp": "bmp",
+    "audio/opus": "ogg",
 }
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY = re.compile(rf"{_UUID}/{_UUID}\.({'|'.join(_CONTENT_TYPES)})", re.ASCII)
 
 
 def new_key(user_id: UUID, content_type: str) -> ObjectKey:
-    """A name that nobody has yet. Parameters of the type (`; charset=…`) are dropped, an unknown type is bytes."""
-    essence = content_type.partition(";")[0].strip().lower()
-    return ObjectKey(f"{user_id}/{uuid4()}.{_EXTENSIONS.get(essence, 'bin')}")
+    """A name that nobody has yet."""
+    return key_of(user_id, uuid4(), content_type)
+
+
+def key_of(user_id: UUID, file_id: UUID, content_type: str) -> ObjectKey:
+    """The name of a file. Parameters of the type (`; charset=…`) are dropped, an unknown type is bytes."""
+    return ObjectKey(f"{user_id}/{file_id}.{_extension_of(content_type)}")
+
+
+def kept_type(content_type: str) -> str:
+    """The type as which a file of this one is kept and shown."""
+    return _CONTENT_TYPES[_extension_of(content_type)]
+
+
+def _extension_of(content_type: str) -> str:
+    return _EXTENSIONS.get(content_type.partition(";")[0].strip().lower(), "bin")
+
+
+def file_id_of(key: ObjectKey) -> UUID:
+    """The id in its name."""
+    return UUID(key.partition("/")[2].partition(".")[0])
 
 
 def parse_key(text: str) -> ObjectKey:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 PART_BYTES = 5 * 1024 * 1024
 """The least that S3 takes as a part; what is smaller is sent in one call."""
-PARTS_AT_ONCE = 2
+WRITE_BYTES = 1024 * 1024
+"""The same for a folder, which does not mind."""
+PARTS_AT_ONCE = 1
+"""A second one on its way at the same time costs each upload 7 MB more memory."""
 CHUNK_BYTES = 256 * 1024
 DELETES_AT_ONCE = 8
 LIST_PAGE = 1000
@@ -40,6 +43,10 @@ class Place(Protocol):
     """Where the files are; its text names it without a secret."""
 
     def open(self) -> "LocalStore | S3Store": ...
+
+    def remove_leftovers(self, older_than: datetime, /) -> int:
+        """Remove what uploads that were killed have left and no listing shows; how many. May block."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class OpenObject:
     start: int
     end: int
     content_type: str
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class Objects:
@@ -153,6 +160,12 @@ class Objects:
                     if is_key(meta["path"]):
                         yield StoredObject(ObjectKey(meta["path"]), meta["size"], meta["last_modified"])
 
+    async def remove_leftovers(self, *, older_than: datetime) -> int:
+        """Remove the halves of files whose upload was killed, where that is ours to do; how many there were."""
+        await self._opened()
+        with self._explained():
+            return await asyncio.to_thread(self.place.remove_leftovers, older_than)
+
     async def signed_url(self, key: ObjectKey, *, expires_s: int) -> str | None:
         """A URL by which anyone can read the file until it expires; None where only this server can show it."""
         if not 0 < expires_s <= MAX_URL_LIFE_S:
@@ -205,19 +218,21 @@ class Objects:
     async def _upload(self, store: "LocalStore | S3Store", key: ObjectKey, source: Source) -> None:
         from obstore.store import S3Store  # noqa: PLC0415 - loaded by then
 
-        attributes: Any = {"Content-Type": content_type_of(key)} if isinstance(store, S3Store) else None
-        whole = await source.read_ahead(PART_BYTES)
+        is_bucket = isinstance(store, S3Store)
+        attributes: Any = {"Content-Type": content_type_of(key)} if is_bucket else None
+        part_bytes = PART_BYTES if is_bucket else WRITE_BYTES
+        whole = await source.read_ahead(part_bytes)
         with self._explained(source):
             await store.put_async(
                 key,
                 source if whole is None else whole,
                 attributes=attributes,
                 use_multipart=whole is None,
-                chunk_size=PART_BYTES,
+                chunk_size=part_bytes,
                 max_concurrency=PARTS_AT_ONCE,
             )
 
-    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         with self._explained():
             async for chunk in stream:
                 yield chunk

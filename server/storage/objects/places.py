@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ READ_TIMEOUT_S = 60
 CALL_TIMEOUT_S = 900
 RETRIES = 3
 RETRY_BUDGET_S = 60
+_LEFTOVER = re.compile(r".+#\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,16 @@ class LocalFolder:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         return LocalStore(self.path.absolute())
+
+    def remove_leftovers(self, older_than: datetime, /) -> int:
+        """Those of obstore, which writes to `<key>#<number>` and renames that at the end."""
+        count = 0
+        for path in self.path.glob("*/*#*"):
+            with contextlib.suppress(FileNotFoundError):
+                if _LEFTOVER.fullmatch(path.name) and path.stat().st_mtime < older_than.timestamp():
+                    path.unlink()
+                    count += 1
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,10 @@ class Bucket:
                 },
                 retry_config={"max_retries": self.retries, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
             )
+
+    def remove_leftovers(self, _older_than: datetime, /) -> int:
+        """None: parts of a file are listed by no call of obstore. A rule of the bucket ends them (docs/files.md)."""
+        return 0
 
 
 @contextlib.contextmanager

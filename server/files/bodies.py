@@ -1,0 +1,99 @@
+"""The bytes of an upload out of a request: its body as it is, or the one part named `file` of a form."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.http_exceptions import BadHttpMessage
+
+from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
+from server.files.uploads import too_large
+
+GAP_S = 30.0
+"""Between two pieces of a body; how long all of it takes does not matter."""
+_CHUNK_BYTES = 64 * 1024
+_FORM_BYTES = 64 * 1024
+"""What a form may have around its file."""
+_FORM = "multipart/form-data"
+
+Got = TypeVar("Got")
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingFile:
+    """What is sent: its declared type, its bytes, and how many these are at most, where that is known."""
+
+    declared_type: str
+    size: int | None
+    chunks: AsyncIterator[bytes]
+
+
+async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
+    """Begin to read an upload; an `Expect: 100-continue` is answered once nothing more can be said against it.
+
+    Raises `BadSyntax`, `UnsupportedMedia`, `BodyTooLarge` and `BodyTimeout`, as the chunks do.
+    """
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise UnsupportedMedia("Send the file without Content-Encoding.")
+    declared = _declared_type(request.headers)
+    is_form = declared == _FORM
+    size = request.content_length
+    if size is not None and size > max_bytes + (_FORM_BYTES if is_form else 0):
+        raise too_large(max_bytes)
+    await _say_continue(request)
+    if is_form:
+        part, reader = await _open_form(request)
+        return IncomingFile(_declared_type(part.headers), size, _read_form(part, reader))
+    return IncomingFile(declared, size, _read(request))
+
+
+async def _say_continue(request: web.Request) -> None:
+    if hdrs.EXPECT in request.headers:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # not yet the response
+
+
+def _declared_type(headers: Mapping[str, str]) -> str:
+    return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+
+
+async def _read(request: web.Request) -> AsyncIterator[bytes]:
+    while chunk := await _in_time(request.content.read(_CHUNK_BYTES)):
+        yield chunk
+
+
+async def _open_form(request: web.Request) -> tuple[BodyPartReader, MultipartReader]:
+    try:
+        reader = await request.multipart()
+        part = await _in_time(reader.next())
+        if isinstance(part, BodyPartReader) and part.name == "file":
+            return part, reader
+    except (ValueError, AssertionError, RuntimeError, BadHttpMessage) as error:
+        raise _bad_form() from error
+    raise _bad_form()
+
+
+async def _read_form(part: BodyPartReader, reader: MultipartReader) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await _in_time(part.read_chunk(_CHUNK_BYTES)):
+            yield chunk
+        if await _in_time(reader.next()) is not None:
+            raise _bad_form()
+    except (ValueError, AssertionError, RuntimeError, BadHttpMessage) as error:
+        raise _bad_form() from error
+
+
+async def _in_time(reading: Awaitable[Got]) -> Got:
+    try:
+        async with asyncio.timeout(GAP_S):
+            return await reading
+    except TimeoutError:
+        raise BodyTimeout(f"Nothing of the file came for {GAP_S:g} s.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
+
+
+def _bad_form() -> BadSyntax:
+    return BadSyntax("Send one file: as the body, or as the only part, named 'file', of a multipart/form-data form.")

@@ -1,0 +1,32 @@
+"""Finds the files that a user may see."""
+
+from uuid import UUID
+
+from server.errors import NotFound
+from server.files.stored import StoredFile, stored_file_of
+from server.model_request import RequestId, UserId
+from server.storage.reader import Reader
+
+NO_UPLOAD = "There is no file of yours with this id."
+NO_OUTPUT = "There is no such file of a completed model request of yours."
+
+
+class FileFinder:
+    """Whose a file is, is asked in the statement itself."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def upload(self, user_id: UserId, file_id: UUID) -> StoredFile:
+        """Raises `NotFound` for what is not there, or not theirs."""
+        row = await self._reader.fetch_row("find_upload", file_id, user_id)
+        if row is None:
+            raise NotFound(NO_UPLOAD)
+        return stored_file_of(row)
+
+    async def output(self, user_id: UserId, request_id: RequestId, number: int) -> StoredFile:
+        """File `number` of the run that completed this request. Raises `NotFound`."""
+        row = await self._reader.fetch_row("find_output", request_id, user_id, number)
+        if row is None:
+            raise NotFound(NO_OUTPUT)
+        return stored_file_of(row)

@@ -1,0 +1,108 @@
+"""Uploads as inputs of requests: whose they are is checked before a request is accepted, and a use keeps them there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from server.actors.files import FileGone
+from server.errors import FieldError, NotFound
+from server.file_reference import FileReference, find_references
+from server.files.statements import Statements
+from server.files.stored import StoredFile, stored_file_of
+from server.files.uploads import UNUSED_S
+from server.inference.events import InputFile
+from server.model_request import ModelRequest, RequestId, UserId
+from server.schemas import invalid
+from server.storage.objects import Objects
+from server.storage.reader import Reader
+
+MAX_FILES = 16
+"""That one request may refer to: a generator opens all of them."""
+_FILMS = frozenset({"video/mp4", "video/webm"})
+"""Taken where audio is wanted, for the sound in them."""
+
+
+class InputFiles:
+    """What a create needs of files. A request that refers to none costs nothing here."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def attach(self, user_id: UserId, request_id: RequestId, input_data: Mapping[str, Any]) -> bool:
+        """Note that this request, which is about to be stored, uses the files that its input refers to.
+
+        False where it refers to none. Raises `Invalid`, by field, for what is not a file of this user, or of another
+        kind than the field takes; `Unavailable` while the database is away. A use whose request never comes counts for
+        15 minutes; `detach` ends it at once.
+        """
+        references = find_references(input_data)
+        if not references:
+            return False
+        ids = list(dict.fromkeys(reference.file_id for reference in references))
+        if len(ids) > MAX_FILES:
+            raise invalid([FieldError("input_data", f"must not refer to more than {MAX_FILES} files")])
+        rows = await self._reader.fetch("attach_uploads", user_id, request_id, ids, UNUSED_S)
+        types = {row["id"]: row["content_type"] for row in rows}
+        if errors := [error for reference in references if (error := _check(reference, types)) is not None]:
+            if len(types) == len(ids):
+                await self.detach(request_id)
+            raise invalid(errors)
+        return True
+
+    async def detach(self, request_id: RequestId) -> None:
+        """Nothing came of this request (it was refused, or is a repetition): it keeps no files."""
+        await self._reader.fetch("detach_uploads", request_id)
+
+
+class InputLoader:
+    """What a generator needs of the files that its request refers to."""
+
+    def __init__(self, statements: Statements, objects: Objects) -> None:
+        self._statements = statements
+        self._objects = objects
+
+    async def load(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
+        """By the reference as it stands in the input. Raises `FileGone`, and `Unavailable`."""
+        references = find_references(model_request.input_data)
+        if not references:
+            return {}
+        ids = list({reference.file_id for reference in references})
+        rows = await self._statements.fetch("find_inputs", model_request.user_id, ids)
+        files = {row["id"]: stored_file_of(row) for row in rows}
+        for reference in references:
+            if reference.file_id not in files:
+                raise _gone(reference)
+        await self._look(list(files.values()), references)
+        return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
+
+    async def _look(self, files: Sequence[StoredFile], references: Sequence[FileReference]) -> None:
+        """A store that is away is found out before a call is made upstream, not in the middle of it."""
+        results = await asyncio.gather(*(self._objects.head(file.key) for file in files), return_exceptions=True)
+        for file, result in zip(files, results, strict=True):
+            if isinstance(result, NotFound):
+                raise _gone(next(reference for reference in references if reference.file_id == file.id))
+            if isinstance(result, BaseException):
+                raise result
+
+    def _input_file(self, file: StoredFile) -> InputFile:
+        async def read() -> AsyncIterator[bytes]:
+            opened = await self._objects.get(file.key)
+            async for chunk in opened.chunks:
+                yield chunk
+
+        return InputFile(file.content_type, file.size, read)
+
+
+def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | None:
+    content_type = types.get(reference.file_id)
+    if content_type is None:
+        return FieldError(reference.path, "there is no such file of yours")
+    if content_type.startswith(f"{reference.kind}/") or (reference.kind == "audio" and content_type in _FILMS):
+        return None
+    article = "an" if reference.kind[0] in "ai" else "a"
+    return FieldError(reference.path, f"must be {article} {reference.kind} file, and this one is {content_type}")
+
+
+def _gone(reference: FileReference) -> FileGone:
+    return FileGone(f"The file {reference.text} was deleted before the model could read it.")

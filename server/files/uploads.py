@@ -1,0 +1,185 @@
+"""Takes uploads in: the database sets room aside for them before their bytes come, and has it back if they do not."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from server.actors.heartbeat import Lease
+from server.actors.reaper import Reaper
+from server.errors import (
+    BadSyntax,
+    BodyTooLarge,
+    Conflict,
+    NotFound,
+    Problem,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
+from server.files.finding import NO_UPLOAD
+from server.files.sniffing import HEAD_BYTES, judge
+from server.model_request import UserId, mint_id
+from server.storage.objects import ObjectKey, Objects, key_of
+from server.storage.reader import Reader
+
+UNUSED_S = 24 * 3600.0
+"""How long an upload waits for a request that uses it."""
+FIRST_STEP_BYTES = 1024 * 1024
+"""Of an upload that does not say how long it is: what is set aside at first. It doubles as the bytes come."""
+MIB = 1024 * 1024
+_QUOTA_RETRY_S = 3600.0
+_RETRY_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that was taken in; `size` in bytes."""
+
+    id: UUID
+    content_type: str
+    size: int
+    created_at: datetime
+
+
+class Uploads:
+    """What users keep here. `max_bytes` bounds one file, `quota_bytes` all of one user's (None: no limit)."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        objects: Objects,
+        *,
+        reaper: Reaper,
+        lease: Lease,
+        max_bytes: int,
+        quota_bytes: int | None,
+    ) -> None:
+        self._reader = reader
+        self._objects = objects
+        self._reaper = reaper
+        self._lease = lease
+        self.max_bytes = max_bytes
+        self._quota_bytes = quota_bytes
+
+    async def take(
+        self, user_id: UserId, chunks: AsyncIterator[bytes], *, declared_type: str, size: int | None
+    ) -> Upload:
+        """Keep a stream, whose `size` is at most the one given, where that is known.
+
+        Raises `UnsupportedMedia`, `BadSyntax` (nothing in it), `BodyTooLarge`, `RateLimited` (the quota),
+        `Unauthenticated` (the account is gone) and `Unavailable`; errors of the stream pass as they are. Then nothing
+        stays, whatever happened.
+        """
+        head = await _read_head(chunks)
+        if not head:
+            raise BadSyntax("The file is empty.")
+        content_type = judge(declared_type, head)
+        file_id = mint_id()
+        self._reaper.arriving.add(file_id)
+        try:
+            reservation = _Reservation(self, file_id, user_id, content_type)
+            await reservation.grow(size or min(self.max_bytes, max(len(head), FIRST_STEP_BYTES)))
+            return await self._keep(file_id, user_id, content_type, reservation.charge(head, chunks))
+        finally:
+            self._reaper.arriving.discard(file_id)
+
+    async def _keep(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
+        key = key_of(user_id, file_id, content_type)
+        try:
+            size = await self._objects.put(key, chunks, max_bytes=self.max_bytes)
+            row = await self._reader.fetch_row("store_upload", file_id, size, UNUSED_S)
+            if row is None:
+                raise _not_completed()
+        except BaseException:
+            await self._abandon(file_id, key)
+            raise
+        log.info("upload_stored", id=str(file_id), content_type=content_type, size=size)
+        return Upload(file_id, content_type, size, row["created_at"])
+
+    async def _abandon(self, file_id: UUID, key: ObjectKey) -> None:
+        """While the database or the store is away, it is left to the reaper, who finds a row that nobody awaits."""
+        try:
+            if not await self._reader.fetch("discard_files", [file_id]):
+                await self._objects.delete([key])
+        except Problem:
+            log.info("upload_left_behind", id=str(file_id))
+        self._reaper.wake()
+
+    async def reserve(self, file_id: UUID, user_id: UserId, content_type: str, size: int) -> None:
+        """Set so many bytes aside for an upload, in place of what was set aside for it before."""
+        row = await self._reader.fetch_row(
+            "reserve_upload", file_id, user_id, self._lease.instance_id, content_type, size, self._quota_bytes
+        )
+        if row is None:
+            raise Unauthenticated  # the account was deleted while its token lived on
+        if row["room"] is None:
+            raise _not_completed()
+        if row["room"] < 0:
+            left_mib = max(0, row["room"] + size) / MIB
+            raise RateLimited(
+                f"Your uploads would be more than the {(self._quota_bytes or 0) / MIB:g} MB that you can keep: "
+                f"{left_mib:.1f} MB are left. Delete some; those that no request uses go after a day.",
+                retry_after_s=_QUOTA_RETRY_S,
+            )
+
+    async def delete(self, user_id: UserId, file_id: UUID) -> None:
+        """Raises `NotFound`, and `Conflict` while a request uses it that is not final."""
+        row = await self._reader.fetch_row("delete_upload", file_id, user_id)
+        if row is None or row["is_deleted"] is None:
+            raise NotFound(NO_UPLOAD)
+        if not row["is_deleted"]:
+            raise Conflict("A request that has not ended uses this file: cancel it, or wait for its end.")
+        self._reaper.wake()
+
+    async def forget(self, user_id: UserId) -> None:
+        """The account is gone: so are all of its files, those of its requests included."""
+        await self._reader.fetch("discard_files_of_user", user_id)
+        self._reaper.wake()
+
+
+class _Reservation:
+    """What is set aside for one upload. It grows before more bytes are taken than it covers."""
+
+    def __init__(self, uploads: Uploads, file_id: UUID, user_id: UserId, content_type: str) -> None:
+        self._uploads = uploads
+        self._upload = file_id, user_id, content_type
+        self._size = 0
+
+    async def grow(self, size: int) -> None:
+        await self._uploads.reserve(*self._upload, size)
+        self._size = size
+
+    async def charge(self, head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """All bytes of the upload, each paid for before it is passed on."""
+        taken, limit = len(head), self._uploads.max_bytes
+        yield head
+        async for chunk in chunks:
+            taken += len(chunk)
+            if taken > limit:
+                raise too_large(limit)
+            if taken > self._size:
+                await self.grow(min(limit, max(2 * self._size, taken)))
+            yield chunk
+
+
+def _not_completed() -> Unavailable:
+    """This instance was taken for dead meanwhile, and the room for this upload was given back."""
+    return Unavailable("The upload was not completed; try again.", retry_after_s=_RETRY_S)
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    """What an upload beyond the limit is told."""
+    return BodyTooLarge(f"A file may have at most {max_bytes / MIB:g} MB.")
+
+
+async def _read_head(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first bytes, `HEAD_BYTES` at least where there are so many."""
+    head = bytearray()
+    while len(head) < HEAD_BYTES and (chunk := await anext(chunks, None)) is not None:
+        head += chunk
+    return bytes(head)

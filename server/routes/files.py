@@ -1,0 +1,87 @@
+"""Files over HTTP: uploads are taken, shown and deleted; what a request made is shown."""
+
+import re
+from uuid import UUID
+
+from aiohttp import hdrs, web
+
+from server import keys
+from server.errors import NotFound, RateLimited, Unavailable
+from server.files.bodies import open_body
+from server.files.finding import NO_OUTPUT, NO_UPLOAD
+from server.files.room import SHARE_BYTES
+from server.middlewares import refused_under_overload
+from server.model_request import RequestId
+from server.responses import json_response
+from server.routes.file_answers import answer_file
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
+_SHUTDOWN_RETRY_S = 5.0
+
+
+def add_routes(app: web.Application) -> None:
+    for prefix in ("/api", ""):
+        app.router.add_post(f"{prefix}/files", upload)
+        app.router.add_get(f"{prefix}/files/{{id}}", get_upload)
+        app.router.add_delete(f"{prefix}/files/{{id}}", delete_upload)
+        app.router.add_get(f"{prefix}/requests/{{id}}/files/{{number}}", get_output)
+
+
+@refused_under_overload
+async def upload(request: web.Request) -> web.Response:
+    """Take a file in, as a stream. It counts as a create, and is there when this has answered."""
+    user_id = request[keys.PRINCIPAL].user_id
+    _count_as_create(request)
+    if not request.app[keys.LIFECYCLE].accepts_work:
+        reason = request.app[keys.LIFECYCLE].reason
+        raise Unavailable(f"Not accepting files: {reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
+    uploads = request.app[keys.UPLOADS]
+    size = request.content_length
+    with request.app[keys.UPLOAD_ROOM].reserve(user_id, SHARE_BYTES if size is None else size):
+        incoming = await open_body(request, max_bytes=uploads.max_bytes)
+        taken = await uploads.take(user_id, incoming.chunks, declared_type=incoming.declared_type, size=incoming.size)
+    body = {
+        "id": str(taken.id),
+        "content_type": taken.content_type,
+        "size": taken.size,
+        "created_at": taken.created_at,
+    }
+    prefix = "/api" if request.path.startswith("/api/") else ""
+    return json_response(body, status=201, headers={hdrs.LOCATION: f"{prefix}/files/{taken.id}"})
+
+
+async def get_upload(request: web.Request) -> web.StreamResponse:
+    """The bytes of an upload, or a part of them."""
+    file_id = _read_id(request, NO_UPLOAD)
+    file = await request.app[keys.FILES].upload(request[keys.PRINCIPAL].user_id, file_id)
+    return await answer_file(request, file, name=str(file_id))
+
+
+async def delete_upload(request: web.Request) -> web.Response:
+    """Nobody sees it any more; its bytes go in a moment."""
+    await request.app[keys.UPLOADS].delete(request[keys.PRINCIPAL].user_id, _read_id(request, NO_UPLOAD))
+    return web.Response(status=204)
+
+
+async def get_output(request: web.Request) -> web.StreamResponse:
+    """A file that a completed request made, or a part of it."""
+    request_id, number = _read_id(request, NO_OUTPUT), request.match_info["number"]
+    if not _NUMBER.fullmatch(number):
+        raise NotFound(NO_OUTPUT)
+    file = await request.app[keys.FILES].output(request[keys.PRINCIPAL].user_id, RequestId(request_id), int(number))
+    return await answer_file(request, file, name=f"{request_id}-{number}")
+
+
+def _count_as_create(request: web.Request) -> None:
+    verdict = request.app[keys.CREATE_LIMITER].check(str(request[keys.PRINCIPAL].user_id))
+    request[keys.VERDICT] = verdict
+    if verdict is not None and not verdict.allowed:
+        raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
+
+
+def _read_id(request: web.Request, words: str) -> UUID:
+    text = request.match_info["id"]
+    if not _UUID.fullmatch(text):
+        raise NotFound(words)
+    return UUID(text)

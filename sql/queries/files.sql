@@ -1,0 +1,185 @@
+-- name: reserve_upload
+-- Set $5 bytes aside for upload $1 of user $2 at instance $3: how many of $6 are left after that (NULL is no limit). No row comes back
+-- where the account is gone, NULL where the upload is not awaited any more, a negative number where there is no room.
+SELECT public.reserve_upload($1, account.id, $3, $4, $5, $6) AS room
+FROM auth.users AS account
+WHERE account.id = $2 AND account.deleted_at IS NULL;
+
+-- name: store_upload
+-- All bytes of an upload are there: it waits for a request to use it for $3 seconds.
+UPDATE public.files
+SET state = 'stored', size = $2, due_at = clock_timestamp() + make_interval(secs => $3)
+WHERE id = $1 AND request_id IS NULL AND state = 'arriving'
+RETURNING content_type, size, created_at;
+
+-- name: find_upload
+-- An upload of this user.
+SELECT id, user_id, content_type, size
+FROM public.files
+WHERE id = $1 AND user_id = $2 AND request_id IS NULL AND state IN ('stored', 'kept');
+
+-- name: find_output
+-- A file of the run that completed this user's request.
+SELECT file.id, file.user_id, file.content_type, file.size
+FROM public.files AS file
+INNER JOIN public.model_requests AS request ON request.id = file.request_id
+WHERE request.id = $1
+    AND request.user_id = $2
+    AND request.status = 'completed'
+    AND file.epoch = request.epoch
+    AND file.number = $3
+    AND file.state IN ('stored', 'kept');
+
+-- name: delete_upload
+-- Delete an upload: false while a request uses it that is not final, NULL where this user has no such file.
+SELECT public.delete_upload($1, $2) AS is_deleted;
+
+-- name: attach_uploads
+-- Which of the files $3 this user $1 has. If it is all of them, request $2 uses them from now on, and they wait for it for $4 seconds.
+WITH found AS MATERIALIZED (
+    SELECT id, content_type
+    FROM public.files
+    WHERE id = ANY ($3::uuid[]) AND user_id = $1 AND request_id IS NULL AND state IN ('stored', 'kept')
+    ORDER BY id
+    FOR NO KEY UPDATE
+), held AS (
+    UPDATE public.files AS file
+    SET state = 'stored', due_at = clock_timestamp() + make_interval(secs => $4)
+    FROM found
+    WHERE file.id = found.id AND (SELECT count(*) FROM found) = cardinality($3::uuid[])
+    RETURNING file.id
+), used AS (
+    INSERT INTO public.file_uses (file_id, request_id)
+    SELECT id, $2
+    FROM held
+    ON CONFLICT DO NOTHING
+)
+SELECT id, content_type FROM found;
+
+-- name: detach_uploads
+-- Nothing came of this request: it uses nothing.
+DELETE FROM public.file_uses AS use
+WHERE use.request_id = $1
+    AND NOT EXISTS (SELECT FROM public.model_requests AS request WHERE request.id = $1);
+
+-- name: find_inputs
+-- The uploads $2 of user $1 that are there.
+SELECT id, user_id, content_type, size
+FROM public.files
+WHERE id = ANY ($2::uuid[]) AND user_id = $1 AND request_id IS NULL AND state IN ('stored', 'kept');
+
+-- name: begin_output
+-- A file of the run that holds this request now; no row comes back when another one does.
+INSERT INTO public.files (id, user_id, request_id, epoch, number, content_type, due_at)
+SELECT $1, request.user_id, request.id, request.epoch, $4, $5, clock_timestamp() + interval '60 seconds'
+FROM public.model_requests AS request
+WHERE request.id = $2 AND request.epoch = $3 AND request.status = 'processing'
+RETURNING id;
+
+-- name: store_outputs
+-- All bytes of these files, of these sizes, are there.
+UPDATE public.files AS file
+SET state = 'stored', size = made.size
+FROM unnest($1::uuid[], $2::bigint[]) AS made (id, size)
+WHERE file.id = made.id AND file.state IN ('arriving', 'stored')
+RETURNING file.id;
+
+-- name: discard_files
+-- Nobody wants these files. Those that come back are deleted by whoever reaps; there is no row of the others any more.
+UPDATE public.files
+SET state = 'deleting', due_at = clock_timestamp()
+WHERE id = ANY ($1::uuid[])
+RETURNING id;
+
+-- name: discard_files_of_user
+-- The account is gone, and with it all files; those of running requests go when these end.
+UPDATE public.files
+SET state = 'deleting', due_at = clock_timestamp()
+WHERE user_id = $1 AND state <> 'deleting';
+
+-- name: judge_files
+-- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited here as
+-- long as it is in $4, and elsewhere as long as its owner has a lease ($5 says whether this instance can tell); not by the owners $3,
+-- this one and those that are known to be dead. What stays as it is, is looked at again in $6 seconds. What a row says is what it says
+-- when it is locked.
+WITH due AS MATERIALIZED (
+    SELECT id, state, request_id, epoch, owner
+    FROM public.files
+    WHERE state <> 'kept' AND due_at <= clock_timestamp()
+    ORDER BY due_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), judged AS (
+    SELECT
+        due.id,
+        CASE
+            WHEN due.state = 'deleting' THEN 'deleting'
+            WHEN due.request_id IS NOT NULL THEN CASE
+                WHEN request.epoch IS DISTINCT FROM due.epoch THEN 'deleting'
+                WHEN request.status = 'processing' THEN due.state
+                WHEN request.status = 'completed' AND due.state = 'stored' THEN 'kept'
+                ELSE 'deleting'
+            END
+            WHEN due.state = 'stored' THEN CASE public.use_of_file(due.id)
+                WHEN 'unfinished' THEN 'kept'
+                WHEN 'finished' THEN 'kept'
+                WHEN 'expected' THEN 'stored'
+                ELSE 'deleting'
+            END
+            WHEN due.id = ANY ($4::uuid[]) THEN 'arriving'
+            WHEN due.owner = ANY ($3::uuid[]) THEN 'deleting'
+            WHEN NOT $5 OR EXISTS (
+                SELECT FROM public.instances AS instance
+                WHERE instance.id = due.owner AND instance.lease_until > clock_timestamp() - interval '30 seconds'
+            ) THEN 'arriving'
+            ELSE 'deleting'
+        END AS state
+    FROM due
+    LEFT JOIN public.model_requests AS request ON request.id = due.request_id
+)
+UPDATE public.files AS file
+SET state = judged.state,
+    due_at = clock_timestamp() + make_interval(secs => CASE judged.state WHEN 'deleting' THEN $2::float8 ELSE $6::float8 END)
+FROM judged
+WHERE file.id = judged.id
+RETURNING file.id, file.user_id, file.content_type, file.state;
+
+-- name: delete_files
+-- The bytes of these files are gone: their rows go too.
+WITH gone AS MATERIALIZED (
+    SELECT id
+    FROM public.files
+    WHERE id = ANY ($1::uuid[]) AND state = 'deleting'
+    ORDER BY id
+    FOR UPDATE
+)
+DELETE FROM public.files AS file
+USING gone
+WHERE file.id = gone.id;
+
+-- name: doubt_files
+-- Look again at up to $1 kept files that nothing holds: requests can vanish in ways that no trigger sees, such as TRUNCATE.
+WITH loose AS MATERIALIZED (
+    SELECT file.id
+    FROM public.files AS file
+    WHERE file.state = 'kept'
+        AND NOT EXISTS (SELECT FROM public.model_requests AS request WHERE request.id = file.request_id)
+        AND NOT EXISTS (
+            SELECT FROM public.file_uses AS use
+            INNER JOIN public.model_requests AS request ON request.id = use.request_id
+            WHERE use.file_id = file.id
+        )
+    LIMIT $1
+    FOR UPDATE OF file SKIP LOCKED
+)
+UPDATE public.files AS file
+SET state = 'stored', due_at = clock_timestamp()
+FROM loose
+WHERE file.id = loose.id
+RETURNING file.id;
+
+-- name: find_files
+-- Those of these files that have a row, with what their keys are made of.
+SELECT id, user_id, content_type
+FROM public.files
+WHERE id = ANY ($1::uuid[]);
