@@ -21,7 +21,7 @@ from server.model_request import Completed
 
 MAX_HOPS = 1000
 """Requests that follow from an answer, in one try: most of them ask whether a job is done."""
-MAX_ADDRESSES = 10
+MAX_ADDRESSES = 12
 """Different ones among them that upstream named, each for a file or for the state of a job."""
 
 _IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
