@@ -37,6 +37,8 @@ FILE_TASKS = {Task.TEXT_TO_IMAGE: "image/", Task.IMAGE_TO_IMAGE: "image/", Task.
 EMPTY = UpstreamError("The model provider sent an empty answer.", is_transient=True)
 WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a result.", is_transient=True)
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any result may be.")
+UNKNOWN_SHAPE = replace(GARBLED, is_transient=False)
+"""Whole, and still not what the task asks for: it would be so again, and it was paid for."""
 
 Last = Progress | Completed | Failure | FollowUp
 
@@ -166,9 +168,13 @@ class ResultReader:
         if bytes(self._body).lstrip(BLANK).startswith(b"<"):
             return [self._give_up(WEB_PAGE)]
         try:
-            return list(self._interpret(parse_json(bytes(self._body))))
+            document = parse_json(bytes(self._body))
         except Unintelligible:
             return [self._give_up(cut or GARBLED)]
+        try:
+            return list(self._interpret(document))
+        except Unintelligible:
+            return [self._give_up(UNKNOWN_SHAPE)]
         except JobFailed as failed:
             return [self._give_up(failed.error)]
 
