@@ -189,6 +189,12 @@ def test_a_file_beyond_all_measure_ends_there() -> None:
     assert not failure.error.is_transient
 
 
+def test_a_file_may_come_in_one_piece_that_is_larger_than_any_document() -> None:
+    record = {"task": "text-to-image", "response": {"status": 200, "headers": {}}}
+    events = read_in(record, [PNG + bytes(17 * 1024 * 1024)])
+    assert isinstance(events[-1], Completed)
+
+
 def test_a_document_beyond_all_measure_is_not_kept() -> None:
     reader = reader_for(call_of("feature-extraction"), None)(200, {})
     fed = 0
