@@ -21,10 +21,8 @@ from server.model_request import Completed
 
 MAX_HOPS = 1000
 """Requests that follow from an answer, in one try: most of them ask whether a job is done."""
-MAX_ADDRESSES = 10
+MAX_ADDRESSES = 12
 """Different ones among them that upstream named, each for a file or for the state of a job."""
-MAX_PROVIDER = 64
-"""Characters of a provider's name, which is remembered."""
 
 _IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
 
@@ -60,8 +58,7 @@ class Attempt:
             self.is_abroad = wire.is_foreign
             try:
                 async with self._transport.send(wire, timeout_s=self._deadline.left_s) as response:
-                    if (provider := response.headers.get("x-inference-provider")) is not None:
-                        self.provider = provider[:MAX_PROVIDER]
+                    self.provider = response.headers.get("x-inference-provider", self.provider)
                     reader = read(response.status, response.headers)
                     with AnswerBody(response, gap_s=self._gap_s) as body:
                         while chunk := await body.read():

@@ -16,6 +16,8 @@ REFUSED_S = 30.0
 PROBE_PATIENCE_S = 10.0
 """How long the others wait for what a probe finds out."""
 MAX_ENTRIES = 1000
+MAX_NAME = 64
+"""Characters of a provider's name, which comes from outside."""
 
 _TOKEN_REFUSALS = frozenset({401, 402, 403})
 _UNAUTHORISED = 401
@@ -56,8 +58,7 @@ class ModelCircuits:
 
     def _key(self, model: str, provider: str | None) -> tuple[str, str]:
         """Where nobody says who answered, it is who did the last time; a suffix that pins a provider is in the name."""
-        if provider is None:
-            provider = self._providers.get(model, "")
+        provider = self._providers.get(model, "") if provider is None else provider[:MAX_NAME]
         self._providers[model] = provider
         _bound(self._providers)
         return provider, model

@@ -46,7 +46,7 @@ async def serve(start: Start, upstream: RawUpstream) -> Api:
         hf_base_url=upstream.url,
         allowed_models="*",
         text_models="org/any",
-        model_timeout=1000,
+        model_timeout=2000,
         concurrency=64,
     )
     return await api.sign_up()

@@ -13,8 +13,8 @@ from tests.fakes.raw_upstream import Peer
 HTML = b"<!DOCTYPE HTML><HTML><HEAD><TITLE>ERROR: The request could not be satisfied</TITLE></HEAD>no</HTML>"
 SSE = {"Content-Type": "text/event-stream", "x-inference-provider": "fake"}
 STREAM = "Content-Type: text/event-stream\r\nx-inference-provider: fake\r\nTransfer-Encoding: chunked"
-TIMEOUT_S = 0.6
-GAP_S = 0.3
+TIMEOUT_S = 1.0
+GAP_S = 0.5
 """The time of a try, and of a silence in it, in which the table is run."""
 
 
@@ -225,15 +225,15 @@ FAULTS = (
     UpstreamFault(
         "a drip without an event",
         (stream(ends=False)[0], *(chunk(bytes([byte])) for byte in TEXT[0])),
-        f"did not finish its answer within {TIMEOUT_S} s",
+        f"did not finish its answer within {TIMEOUT_S:.3g} s",
         calls=4,
         is_transient=True,
         pause_s=0.05,
     ),
     UpstreamFault(
         "a drip of text",
-        stream(*chat_answer(*["drop "] * 30).pieces),
-        f"did not finish its answer within {TIMEOUT_S} s",
+        stream(*chat_answer(*["drop "] * 60).pieces),
+        f"did not finish its answer within {TIMEOUT_S:.3g} s",
         pause_s=0.05,
         partial="drop drop",
     ),
@@ -247,7 +247,7 @@ FAULTS = (
     UpstreamFault(
         "no answer at all",
         (),
-        f"did not answer within {TIMEOUT_S} s",
+        f"did not answer within {TIMEOUT_S:.3g} s",
         calls=4,
         is_transient=True,
         ending=Ending.STALL,
