@@ -12,6 +12,7 @@ from server.catalog import MODEL_TYPES
 from server.inference.events import Call, Delta, FileChunk, Started, Task
 from server.inference.protocol import Failure, FollowUp, reader_for
 from server.inference.protocol.faults import UpstreamError
+from server.inference.protocol.result_reader import FILE_TASKS
 from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.tapes import task_exchanges, task_parameters
@@ -135,9 +136,13 @@ def test_any_document_ends_in_exactly_one_way_and_can_be_stored(task: Task, docu
     record = {"task": task.value, "response": {"status": 200, "headers": {}}}
     events = read_in(record, [json.dumps(document).encode()])
     assert isinstance(events[-1], (Completed, Failure, FollowUp))
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert all(delta.text for delta in deltas)
     if isinstance(events[-1], Completed):
-        assert b"\\u0000" not in orjson.dumps(dict(events[-1].output_data))
-    assert all(event.text for event in events if isinstance(event, Delta))
+        data = dict(events[-1].output_data)
+        assert b"\\u0000" not in orjson.dumps(data)
+        assert data.get("output", "") == "".join(delta.text for delta in deltas)
+        OUTPUTS[task].model_validate(data | ({"files": []} if task in FILE_TASKS else {}))
 
 
 @pytest.mark.parametrize("task", TASKS)

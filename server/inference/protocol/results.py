@@ -173,7 +173,7 @@ def _object(item: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "label": _string(item.get("label")),
         "score": _number(item.get("score")),
-        "box": {side: round(_number(box.get(side))) for side in ("xmin", "ymin", "xmax", "ymax")},
+        "box": {side: _whole(round(_number(box.get(side)))) for side in ("xmin", "ymin", "xmax", "ymax")},
     }
 
 
