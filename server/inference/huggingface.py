@@ -167,7 +167,7 @@ class HuggingFace:
         """The model that is asked, the request, and what reads its answer. Raises `BadModel` and what `find` raises."""
         if model is None:
             model = await self._first_model.find(timeout_s=timeout_s)
-        return model, build(call, model, base_url=self._base_url), reader_for(call, model)
+        return model, build(call, model, base_url=self._base_url), reader_for(call, model, base_url=self._base_url)
 
     def _credentials(self) -> dict[str, str]:
         return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}
