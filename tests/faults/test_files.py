@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any, Self
 import asyncpg
 import psutil
 import pytest
+from aiohttp import web
 
 from tests.fakes.media import PNG
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
 from tests.faults.copy_file import CHUNKS_PER_MIB, MIB, chunk
-from tests.faults.processes import PROJECT, ServerProcess, server_process, serving, until
+from tests.faults.processes import ServerProcess, server_process, serving, until
 from tests.postgres import run
-from tests.rows import Row, add_instance, add_row, add_user, connected
 
-SIZE_MIB, MAX_GROWTH_MIB = 200, 20
+SIZE_MIB, OUTPUT_MIB, MAX_GROWTH_MIB = 200, 50, 20
 
 
 @contextlib.contextmanager
@@ -131,20 +130,83 @@ async def test_a_large_upload_to_a_bucket_is_never_in_memory_as_a_whole(tmp_path
             assert growth.mib < MAX_GROWTH_MIB
 
 
-@pytest.mark.timeout(60)
-async def test_a_large_output_is_never_in_memory_as_a_whole(tmp_path: Path, database: str) -> None:
-    async with connected(database) as connection:
-        user, owner = await add_user(connection), await add_instance(connection)
-        row = Row("processing", owner=owner, epoch=1)
-        requests = [str(await add_row(connection, user, row)) for _ in range(2)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.faults.make_file", "50", database, str(tmp_path), *requests, str(user), str(owner),
-        cwd=PROJECT, stdout=-1, stderr=-1,
-    )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 50)
-    assert process.returncode == 0, errors.decode()
-    print(f"an output of 50 MiB: memory grew by {int(output)} MiB")
-    assert int(output) < MAX_GROWTH_MIB
+class Studio:
+    """A model provider that works on pictures: it makes one of that size, and digests what it is sent."""
+
+    def __init__(self, size_mib: int) -> None:
+        self._size_mib = size_mib
+        self._runner = web.AppRunner(self._app(), shutdown_timeout=0.1)
+        self.received = ""
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_post("/{path:.*}", self._work)
+        return app
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _work(self, request: web.Request) -> web.StreamResponse:
+        if request.content_type == "application/json":
+            return await self._draw(request)
+        digest = hashlib.sha256()
+        async for piece in request.content.iter_any():
+            digest.update(piece)
+        self.received = digest.hexdigest()
+        return web.json_response([{"label": "noise", "score": 1.0}])
+
+    async def _draw(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse(headers={"Content-Type": "image/png"})
+        await response.prepare(request)
+        await response.write(PNG)
+        for number in range(self._size_mib * CHUNKS_PER_MIB):
+            await response.write(chunk(number))
+        return response
+
+
+@pytest.mark.timeout(120)
+async def test_a_large_picture_that_a_model_makes_is_never_in_memory_as_a_whole(tmp_path: Path, database: str) -> None:
+    async with (
+        Studio(OUTPUT_MIB) as studio,
+        serving(tmp_path / "data", DATABASE_URL=database, HF_BASE_URL=studio.url, TEXT_MODELS="org/m") as process,
+    ):
+        with Growth(process) as growth:
+            body = {"model_type": "text-to-image", "input_data": {"prompt": "noise"}}
+            status, item = await asyncio.to_thread(process.call, "POST", "/api/requests", body)
+            assert (status, item["status"]) == (200, "completed"), item
+            [file] = item["output_data"]["files"]
+            assert file["size"] == OUTPUT_MIB * MIB + len(PNG)
+            assert await asyncio.to_thread(receive, process, file["url"]) == digest_of(OUTPUT_MIB)
+        print(f"a picture of {OUTPUT_MIB} MiB made and fetched: memory grew by {growth.mib:.1f} MiB")
+        assert growth.mib < MAX_GROWTH_MIB
+
+
+@pytest.mark.timeout(120)
+async def test_a_large_upload_that_a_model_works_on_is_never_in_memory_as_a_whole(
+    tmp_path: Path, database: str
+) -> None:
+    async with (
+        Studio(OUTPUT_MIB) as studio,
+        serving(tmp_path / "data", DATABASE_URL=database, HF_BASE_URL=studio.url, TEXT_MODELS="org/m") as process,
+    ):
+        with Growth(process) as growth:
+            _, file = await asyncio.to_thread(send, process, SIZE_MIB)
+            body = {"model_type": "image-classification", "input_data": {"image": file["id"]}}
+            status, item = await asyncio.to_thread(process.call, "POST", "/api/requests", body)
+            assert (status, item["status"]) == (200, "completed"), item
+        assert studio.received == digest_of(SIZE_MIB)
+        print(f"{SIZE_MIB} MiB uploaded and sent to a model: memory grew by {growth.mib:.1f} MiB")
+        assert growth.mib < MAX_GROWTH_MIB
 
 
 def query(url: str, statement: str, *args: Any) -> list[asyncpg.Record]:
