@@ -7,7 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from server.auth.forms import Credentials, Recovery, Refresh, SignIn
 from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
-from server.catalog import MODEL_TYPES
+from server.catalog import MODEL_TYPES, ModelType
 from server.errors import Code
 from server.model_request import Status
 from server.openapi import examples
@@ -49,21 +49,46 @@ def component_schemas() -> dict[str, Schema]:
         bodies[body]["properties"][field]["description"] = description
     plain_create = bodies.pop(CREATE)
     variants = {_variant_name(model_type.name): _variant(plain_create, model_type) for model_type in MODEL_TYPES}
-    return bodies | variants | {CREATE: _create(variants)} | _PUBLIC
+    return bodies | _outputs() | variants | {CREATE: _create(variants)} | _PUBLIC
+
+
+def _outputs() -> dict[str, Schema]:
+    """What `output_data` holds, a schema for each form, with the examples of all model types that have it."""
+    outputs = list(dict.fromkeys(model_type.output for model_type in MODEL_TYPES))
+    _, generated = models_json_schema([(output, "validation") for output in outputs], ref_template=REF + "{model}")
+    schemas: dict[str, Schema] = dict(generated["$defs"])
+    for model_type in MODEL_TYPES:
+        examples_of = schemas[model_type.output.__name__].setdefault("examples", [])
+        examples_of.append(model_type.example.output_data)
+    return schemas
 
 
 def _variant_name(model_type: str) -> str:
     return "Create" + "".join(word.capitalize() for word in model_type.split("-"))
 
 
-def _variant(create: Schema, model_type: Any) -> Schema:
+def _variant(create: Schema, model_type: ModelType) -> Schema:
     """The create body for one model type: what input and parameters may hold depends on it."""
+    example = {"model_type": model_type.name, "input_data": model_type.example.input_data}
+    if model_type.example.parameters:
+        example["parameters"] = model_type.example.parameters
     properties = create["properties"] | {
-        "model_type": {"const": model_type.name, "description": model_type.description},
+        "model_type": {"enum": list(model_type.names)},
         "input_data": ref(model_type.input.__name__),
         "parameters": ref(model_type.parameters.__name__),
     }
-    return create | {"title": _variant_name(model_type.name), "properties": properties}
+    return create | {
+        "title": _variant_name(model_type.name),
+        "description": f"{model_type.description} The answer's output_data is {model_type.output.__name__}.",
+        "required": [*create["required"], *_required_parameters(model_type)],
+        "properties": properties,
+        "examples": [example],
+    }
+
+
+def _required_parameters(model_type: ModelType) -> list[str]:
+    needs_some = any(field.is_required() for field in model_type.parameters.model_fields.values())
+    return ["parameters"] if needs_some else []
 
 
 def _create(variants: dict[str, Schema]) -> Schema:
@@ -72,9 +97,14 @@ def _create(variants: dict[str, Schema]) -> Schema:
         "oneOf": [ref(name) for name in variants],
         "discriminator": {
             "propertyName": "model_type",
-            "mapping": {model_type.name: REF + _variant_name(model_type.name) for model_type in MODEL_TYPES},
+            "mapping": {
+                name: REF + _variant_name(model_type.name) for model_type in MODEL_TYPES for name in model_type.names
+            },
         },
-        "examples": [{"model_type": "text2text", "input_data": {"prompt": examples.PROMPT}}],
+        "examples": [
+            {"model_type": "text2text", "input_data": {"prompt": examples.PROMPT}},
+            *(schema["examples"][0] for schema in variants.values()),
+        ],
     }
 
 
@@ -95,6 +125,7 @@ def _nullable(kind: str, description: str, **more: Any) -> Schema:
     return {"type": [kind, "null"], "description": description, **more}
 
 
+_OUTPUT_NAMES = tuple(dict.fromkeys(model_type.output.__name__ for model_type in MODEL_TYPES))
 _TIME = {"format": "date-time"}
 _UUID = {"format": "uuid"}
 
@@ -109,17 +140,11 @@ _MODEL_REQUEST = _object(
         "model_type": _text("What was asked for.", examples=["text2text"]),
         "model": _nullable("string", "The model that is tried first, or that answered; null where upstream chooses."),
         "input_data": {"type": "object", "description": "As it was sent."},
-        "output_data": _nullable(
-            "object",
-            "The text is in output. Partial text of a failed or cancelled request is kept with partial: true; "
-            "answers of the offline test double carry offline: true.",
-            properties={
-                "output": {"type": "string"},
-                "finish_reason": {"type": "string"},
-                "partial": {"type": "boolean"},
-                "offline": {"type": "boolean"},
-            },
-        ),
+        "output_data": {
+            "description": "By model type. The text of an answer is in output. Partial text of a failed or cancelled "
+            "request is kept with partial: true; answers of the offline test double carry offline: true.",
+            "anyOf": [*(ref(name) for name in _OUTPUT_NAMES), {"type": "null"}],
+        },
         "error_msg": _nullable("string", "Why it failed, as a sentence that can be shown to a user."),
         "error_code": {"anyOf": [ref("Code"), {"type": "null"}], "description": "Null unless it failed."},
         "token_used": _nullable("integer", "Tokens of prompt and answer; null where upstream did not say."),

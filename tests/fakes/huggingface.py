@@ -52,12 +52,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it came in; `body` is the JSON, None where there was none."""
+    """One request as it came in; `body` is the JSON, None where there was none, and `raw` the bytes."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: Any
+    raw: bytes = b""
 
     @property
     def model(self) -> Any:
@@ -111,7 +112,7 @@ class FakeHuggingFace:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
-        received = Received(request.method, request.raw_path, dict(request.headers), json.loads(raw) if raw else None)
+        received = Received(request.method, request.raw_path, dict(request.headers), _parsed(raw), raw)
         self.received.append(received)
         assert request.transport is not None
         self.connections.add(id(request.transport))
@@ -135,6 +136,13 @@ class FakeHuggingFace:
         if self.default is not None:
             return self.default(received)
         return json_answer({"error": "the script of this fake has no answer left"}, status=500)
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError:
+        return None
 
 
 def _app(handle: Callable[[web.Request], Any]) -> web.Application:

@@ -16,10 +16,17 @@ _SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """`words` must occur in the error message; None where upstream has none that may be shown."""
+    """What must come out. `words` must occur in the error message; None where upstream has none that may be shown.
+
+    Of tasks beside text: `data` without provider and files, `files` as (type, bytes), and `fetch`, the address that is
+    asked next, for a file or for the state of a job.
+    """
 
     is_ok: bool
     text: str | None = None
+    data: dict[str, Any] | None = None
+    files: tuple[tuple[str, bytes], ...] = ()
+    fetch: str | None = None
     reasoning: str | None = None
     tool_names: tuple[str, ...] = ()
     token_used: int | None = None
@@ -45,6 +52,15 @@ def read(record: Mapping[str, Any]) -> Expectation:
         has_text = _chosen(documents).text or any("token" in document for document in documents)
         return Expectation(is_ok=False, is_transient=not has_text, words="broke off")
     return _generated(documents) if "generated_text" in documents[-1] else _chosen(documents)
+
+
+def refusal(record: Mapping[str, Any]) -> Expectation | None:
+    """The expectation of an answer that is an error, whatever its task; None for a success."""
+    response = record["response"]
+    headers = {name.lower(): value for name, value in response["headers"].items()}
+    if 200 <= response["status"] < 300:
+        return None
+    return _refusal(response["status"], headers, body_of(record).decode("utf-8", "replace"))
 
 
 def _documents(body: str) -> list[dict[str, Any]]:
@@ -85,14 +101,22 @@ def _chosen(documents: list[dict[str, Any]]) -> Expectation:
         for call in part.get("tool_calls") or []
         if call["function"].get("name")
     ]
+    reasoning = "".join(part.get("reasoning_content") or part.get("reasoning") or "" for part in parts)
+    thoughts, text = _inline("".join(part.get("content") or "" for part in parts))
     return Expectation(
         is_ok=True,
-        text="".join(part.get("content") or "" for part in parts),
-        reasoning="".join(part.get("reasoning_content") or part.get("reasoning") or "" for part in parts) or None,
+        text=text,
+        reasoning=reasoning + thoughts or None,
         tool_names=tuple(names),
         token_used=usage.get("total_tokens"),
         token_count=usage.get("completion_tokens"),
     )
+
+
+def _inline(text: str) -> tuple[str, str]:
+    """Thoughts at the beginning of a text, and the answer after them."""
+    match = re.match(r"\s*<think>(.*?)(?:</think>(.*)|\Z)", text, flags=re.DOTALL)
+    return (match[1].strip(), (match[2] or "").lstrip()) if match else ("", text)
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: str) -> Expectation:

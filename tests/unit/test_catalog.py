@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]  # comes with a validator, without stubs
 import pytest
 
-from server.catalog import OFFLINE_MODELS, ROUTER_CHAT_MODELS, Catalog, read_create
+from server.catalog import MODEL_TYPES, OFFLINE_MODELS, ROUTER_CHAT_MODELS, Catalog, ModelType, read_create
 from server.errors import Invalid
 from server.inference.events import Task
 from server.settings import Settings
@@ -37,8 +38,23 @@ def test_text_is_a_chat_completion(name: str) -> None:
     assert catalog().model_type(name).task is Task.CHAT_COMPLETION
 
 
+@pytest.mark.parametrize(
+    ("alias", "task"),
+    [
+        ("text-to-text", Task.CHAT_COMPLETION),
+        ("embedding", Task.FEATURE_EXTRACTION),
+        ("embeddings", Task.FEATURE_EXTRACTION),
+        ("speech-to-text", Task.AUTOMATIC_SPEECH_RECOGNITION),
+        *((task.value, task) for task in Task),
+    ],
+)
+def test_every_task_goes_by_its_own_name_and_some_by_others(alias: str, task: Task) -> None:
+    assert catalog().model_type(alias).task is task
+
+
 def test_an_unknown_model_type_names_the_known_ones() -> None:
-    assert faults("image2text") == {"model_type": "must be one of text2text, chat, text-generation"}
+    found = faults("image2text")
+    assert found["model_type"].startswith("must be one of chat-completion, text2text, chat, text-to-text, text-gen")
 
 
 def test_the_client_library_s_request_passes_as_it_is() -> None:
@@ -62,10 +78,24 @@ def test_messages_are_kept_as_they_were_sent() -> None:
         ({"prompt": "a", "system": "b"}, {"input_data.system"}),
         ({"messages": []}, {"input_data.messages"}),
         ({"messages": "hi"}, {"input_data.messages"}),
-        ({"messages": [{"role": "tool", "content": "a"}]}, {"input_data.messages.0.role"}),
-        ({"messages": [{"role": "user"}]}, {"input_data.messages.0.content"}),
-        ({"messages": [{"role": "user", "content": [{}]}]}, {"input_data.messages.0.content"}),
-        ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, {"input_data.messages.0.name"}),
+        ({"messages": [{"role": "root", "content": "a"}]}, {"input_data.messages.0.role"}),
+        ({"messages": [{"role": "tool", "content": "a"}]}, {"input_data.messages.0"}),
+        ({"messages": [{"role": "user", "content": "a", "tool_call_id": "b"}]}, {"input_data.messages.0"}),
+        ({"messages": [{"role": "user"}]}, {"input_data.messages.0"}),
+        ({"messages": [{"role": "user", "content": 7}]}, {"input_data.messages.0.content"}),
+        ({"messages": [{"role": "user", "content": " "}]}, {"input_data.messages.0.content"}),
+        ({"messages": [{"role": "user", "content": []}]}, {"input_data.messages.0.content"}),
+        ({"messages": [{"role": "user", "content": [{}]}]}, {"input_data.messages.0.content.0"}),
+        ({"messages": [{"role": "user", "content": [{"type": ["a"]}]}]}, {"input_data.messages.0.content.0"}),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]},
+            {"input_data.messages.0.content.0.x"},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b"}}]}]},
+            {"input_data.messages.0.content.0.image_url.url"},
+        ),
+        ({"messages": [{"role": "user", "content": "a", "surname": "b"}]}, {"input_data.messages.0.surname"}),
         ({"messages": [{"role": "user", "content": "a"}] * 501}, {"input_data.messages"}),
     ],
 )
@@ -190,6 +220,7 @@ def test_nothing_wrong_with_a_create_hides_anything_else(body: Any, fields: list
         (CREATE | {"parameters": {"stop": ["a"] * 5}}, "parameters.stop", "must have at most 4 items"),
         (CREATE | {"parameters": {"top_p": float("nan")}}, "parameters.top_p", "must be a finite number"),
         (CREATE | {"x": 1}, "x", "is not a known field"),
+        (CREATE | {"parameters": {"tools": [{"type": "x"}]}}, "parameters.tools.0.type", "must be 'function'"),
         ({"model_type": "text2text"}, "input_data", "is required"),
     ],
 )
@@ -199,7 +230,7 @@ def test_a_fault_is_told_in_words_for_people(body: Any, field: str, message: str
 
 def test_a_role_that_is_none_names_those_that_are() -> None:
     [(_, message)] = create_faults(CREATE | {"input_data": {"messages": [{"role": "root", "content": "a"}]}})
-    assert message == "must be 'system', 'developer', 'user' or 'assistant'"
+    assert message == "must be 'system', 'developer', 'user', 'assistant' or 'tool'"
 
 
 def test_messages_to_callers_are_short_and_do_not_quote_what_was_sent() -> None:
@@ -233,9 +264,17 @@ def test_offline_has_its_own_models_and_no_others() -> None:
     assert "model" in faults(model="openai/gpt-oss-20b:fastest", allowed_models="*", **OFFLINE)
 
 
-def test_no_chain_of_real_models_holds_an_offline_one() -> None:
-    for name in ("text2text", "chat", "text-generation"):
-        assert not any(model.startswith("offline/") for model in catalog().chain(name, None))
+@pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
+def test_every_task_has_a_chain_of_real_models(row: ModelType) -> None:
+    chain = catalog().chain(row.name, None)
+    assert chain
+    assert not any(model.startswith("offline/") for model in chain)
+    assert catalog(**OFFLINE).chain(row.name, None) == ("offline/echo",)
+    assert catalog(**OWN).chain(row.name, None) == ()
+
+
+def test_text_models_are_for_text_only() -> None:
+    assert catalog(text_models="a/b").chain("embeddings", None) == catalog().chain("embeddings", None)
 
 
 @pytest.mark.parametrize(
@@ -263,3 +302,162 @@ def test_a_model_can_be_named_as_far_as_the_operator_allows(
         assert catalog(**settings).check("text2text", TEXT, {}, model)[2] == model
     else:
         assert set(faults(model=model, **settings)) == {"model"}
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {"zz": {}, "a": {}}}},
+}
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+FILE_ID = "019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60"
+
+
+def kept(name: str, input_data: Any, parameters: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    return catalog().check(name, input_data, parameters or {}, None)[:2]
+
+
+def test_a_conversation_with_tools_and_images_is_kept_as_it_was_sent() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": IMAGE}}],
+        },
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"},
+    ]
+    assert kept("chat", {"messages": messages})[0] == {"messages": messages}
+
+
+def test_a_schema_is_kept_as_text_because_its_order_counts() -> None:
+    schema = {"type": "object", "properties": {"zz": {"type": "string"}, "a": {"type": "string"}}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    _, parameters = kept("chat", TEXT, {"response_format": response_format, "tools": [TOOL], "tool_choice": "required"})
+    text = parameters["response_format"]["json_schema"]["schema"]
+    assert text == '{"type":"object","properties":{"zz":{"type":"string"},"a":{"type":"string"}}}'
+    assert parameters["tools"][0]["function"]["parameters"] == '{"type":"object","properties":{"zz":{},"a":{}}}'
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fields"),
+    [
+        ({"tool_choice": "required"}, {"parameters"}),
+        ({"tool_choice": "maybe"}, {"parameters.tool_choice"}),
+        ({"tool_choice": ["auto"]}, {"parameters.tool_choice"}),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "subtract"}}}, {"parameters"}),
+        ({"tools": []}, {"parameters.tools"}),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, {"parameters.tools.0.function.name"}),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": "{}"}}]},
+            {"parameters.tools.0.function.parameters"},
+        ),
+        ({"response_format": {"type": "json_schema"}}, {"parameters.response_format"}),
+        ({"response_format": {"type": "xml"}}, {"parameters.response_format.type"}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            {"parameters.response_format.json_schema.schema"},
+        ),
+        ({"reasoning_effort": "utmost"}, {"parameters.reasoning_effort"}),
+    ],
+)
+def test_wrong_tools_and_formats_are_named(parameters: dict[str, Any], fields: set[str]) -> None:
+    assert set(faults(parameters=parameters)) == fields
+
+
+@pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
+def test_the_example_of_every_model_type_works(row: ModelType) -> None:
+    for name in row.names:
+        input_data, parameters = kept(name, row.example.input_data, row.example.parameters)
+        assert row.example.input_data.items() <= input_data.items()
+        assert parameters == row.example.parameters
+        assert kept(name, input_data, parameters) == (input_data, parameters)
+    row.output.model_validate(row.example.output_data)
+
+
+@pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
+def test_what_a_task_does_not_know_is_refused_by_name(row: ModelType) -> None:
+    found = faults(row.name, {**row.example.input_data, "nonsense": 1}, {**row.example.parameters, "folly": 1})
+    assert {"input_data.nonsense", "parameters.folly"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "input_data"),
+    [
+        ("summarization", {"inputs": "a"}, {"text": "a"}),
+        ("text-generation", {"inputs": "a"}, {"prompt": "a"}),
+        ("embeddings", {"inputs": ["a", "b"]}, {"text": ["a", "b"]}),
+        ("embeddings", {"input": "a"}, {"text": "a"}),
+        ("question-answering", {"inputs": {"question": "a", "context": "b"}}, {"question": "a", "context": "b"}),
+        (
+            "table-question-answering",
+            {"inputs": {"query": "a", "table": {"b": ["1"]}}},
+            {"question": "a", "table": {"b": ["1"]}, "columns": ["b"]},
+        ),
+        ("image-classification", {"inputs": IMAGE}, {"image": IMAGE}),
+        ("image-classification", {"image": FILE_ID}, {"image": f"file:{FILE_ID}"}),
+        ("image-classification", {"image": f"file:{FILE_ID.upper()}"}, {"image": f"file:{FILE_ID}"}),
+    ],
+)
+def test_hugging_face_s_own_names_are_taken(name: str, sent: Any, input_data: Any) -> None:
+    assert kept(name, sent)[0] == input_data
+
+
+def test_the_order_of_the_columns_of_a_table_is_kept_beside_it() -> None:
+    sent = {"question": "a", "table": {"b": ["1", "2"], "a": ["3", "4"]}}
+    assert kept("table-question-answering", sent)[0]["columns"] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "fields"),
+    [
+        ("summarization", {"inputs": 1}, {"input_data.text"}),
+        ("summarization", {"text": "a", "inputs": "b"}, {"input_data.inputs"}),
+        ("summarization", {}, {"input_data.text"}),
+        ("embeddings", {"text": []}, {"input_data.text"}),
+        ("embeddings", {"text": ["a", ""]}, {"input_data.text.1"}),
+        ("embeddings", {"text": ["a"] * 257}, {"input_data.text"}),
+        ("table-question-answering", {"question": "a", "table": {}}, {"input_data.table"}),
+        ("table-question-answering", {"question": "a", "table": {"b": [1]}}, {"input_data.table.b.0"}),
+        ("table-question-answering", {"question": "a", "table": {"b": ["1"], "c": []}}, {"input_data.table"}),
+        ("table-question-answering", {"question": "a", "table": {"b": []}}, {"input_data.table"}),
+        ("table-question-answering", {"question": "a", "table": {"b": ["1"]}, "columns": ["c"]}, {"input_data"}),
+        ("image-classification", {"image": "https://a/b.png"}, {"input_data.image"}),
+        ("image-classification", {"image": "data:audio/wav;base64,AAAA"}, {"input_data.image"}),
+        ("image-classification", {"image": "data:image/png;base64,AAA"}, {"input_data.image"}),
+        ("speech-to-text", {"audio": "data:audio/wav;base64,"}, {"input_data.audio"}),
+        ("speech-to-text", {"audio": "file:17"}, {"input_data.audio"}),
+    ],
+)
+def test_wrong_input_of_other_tasks_is_named_by_its_path(name: str, sent: Any, fields: set[str]) -> None:
+    assert set(faults(name, sent)) == fields
+
+
+def test_zero_shot_classification_needs_labels() -> None:
+    assert faults("zero-shot-classification", {"text": "a"}) == {"parameters.candidate_labels": "is required"}
+
+
+def test_the_edge_function_runs_text_only() -> None:
+    edge = {
+        "inference_backend": "edge",
+        "hf_api_token": None,
+        "supabase_url": "https://x.supabase.co",
+        "supabase_anon_key": "sb_publishable_x",
+        "supabase_service_role_key": "sb_secret_x",
+        "database_url": "postgresql://x@127.0.0.1/x",
+    }
+    assert "edge function" in faults("embeddings", {"text": "a"}, **edge)["model_type"]
+    assert catalog(**edge).check("chat", TEXT, {}, None)[0] == TEXT
+    assert {row["task"] for row in catalog(**edge).describe()} == {"chat-completion", "text-generation"}
+
+
+def test_the_catalog_describes_all_that_it_takes() -> None:
+    rows = {row["model_type"]: row for row in catalog().describe()}
+    assert set(rows) == {task.value for task in Task}
+    assert rows["feature-extraction"]["aliases"] == ["embedding", "embeddings"]
+    assert rows["chat-completion"]["models"] == list(ROUTER_CHAT_MODELS)
+    for row in rows.values():
+        assert row["input"]["properties"]
+        assert row["input"]["additionalProperties"] is False
+        jsonschema.Draft202012Validator(row["input"]).validate(row["example"]["input_data"])
+        jsonschema.Draft202012Validator(row["parameters"]).validate(row["example"]["parameters"])
+        jsonschema.Draft202012Validator(row["output"]).validate(row["example_output"])

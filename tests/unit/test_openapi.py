@@ -9,7 +9,7 @@ from aiohttp import web
 from openapi_spec_validator import validate
 
 from server.app import create_app
-from server.catalog import MODEL_TYPES
+from server.catalog import MODEL_TYPES, ModelType
 from server.errors import Code, Problem
 from server.model_request import Status
 from server.openapi import build_document, examples
@@ -134,12 +134,31 @@ def test_create_schema_refuses_what_the_server_refuses(body: dict[str, Any]) -> 
 
 def test_create_body_has_a_schema_for_every_model_type() -> None:
     create = DOCUMENT["components"]["schemas"]["CreateRequest"]
-    assert set(create["discriminator"]["mapping"]) == {model_type.name for model_type in MODEL_TYPES}
+    assert set(create["discriminator"]["mapping"]) == {name for row in MODEL_TYPES for name in row.names}
     assert len(create["oneOf"]) == len(MODEL_TYPES)
 
 
+@pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
+def test_each_model_type_has_examples_that_fit_its_schemas(row: ModelType) -> None:
+    for name in row.names:
+        body = {"model_type": name, "input_data": row.example.input_data, "parameters": row.example.parameters}
+        check(body, {"$ref": "#/components/schemas/CreateRequest"})
+    check(row.example.output_data, {"$ref": f"#/components/schemas/{row.output.__name__}"})
+    assert row.example.output_data in DOCUMENT["components"]["schemas"][row.output.__name__]["examples"]
+
+
+def test_a_required_parameter_makes_parameters_required() -> None:
+    body = {"model_type": "zero-shot-classification", "input_data": {"text": "a"}}
+    with pytest.raises(jsonschema.ValidationError):
+        check(body, {"$ref": "#/components/schemas/CreateRequest"})
+
+
 def test_no_schema_of_a_body_is_hidden_by_another_of_its_name() -> None:
-    assert "role" in DOCUMENT["components"]["schemas"]["Message"]["properties"]
+    schemas = DOCUMENT["components"]["schemas"]
+    assert "role" in schemas["Message"]["properties"]
+    bodies = {model for row in MODEL_TYPES for model in (row.input, row.parameters, row.output)}
+    for model in bodies:
+        assert set(schemas[model.__name__]["properties"]) == set(model.model_fields), model
 
 
 def test_only_what_needs_no_token_is_described_as_public() -> None:

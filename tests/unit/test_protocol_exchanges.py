@@ -3,18 +3,21 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from server.inference.events import Delta, Segment, Started
 from server.inference.protocol import Decipherer, Failure, FollowUp, Progress
 from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.reader import read
-from tests.fakes.tapes import exchanges
+from tests.fakes.tapes import all_exchanges, exchanges
 
 
 def decipher(record: dict[str, Any], pieces: list[bytes]) -> list[Progress | Completed | Failure | FollowUp]:
     response = record["response"]
-    decipherer = Decipherer(response["status"], response["headers"], model="org/model")
+    is_chat = not record["task"].startswith("text-generation")
+    decipherer = Decipherer(response["status"], response["headers"], model="org/model", splits_thoughts=is_chat)
     events: list[Progress | Completed | Failure | FollowUp] = []
     for piece in pieces:
         events += decipherer.feed(piece)
@@ -40,6 +43,11 @@ def test_an_exchange_means_what_the_independent_reader_says(record: dict[str, An
     assert (last.usage.token_used, last.usage.token_count) == (expected.token_used, expected.token_count)
     names = tuple(call["function"]["name"] for call in last.output_data.get("tool_calls", ()))
     assert names == expected.tool_names
+    for number, call in enumerate(last.output_data.get("tool_calls", ())):
+        deltas = [event for event in events if isinstance(event, Delta) and event.segment is Segment.TOOL_CALL]
+        pieces = [delta for delta in deltas if delta.number == number]
+        assert pieces[0].name == call["function"]["name"]
+        assert "".join(piece.text for piece in pieces) == call["function"]["arguments"]
     assert [type(event) for event in events].index(Started) == 0
 
 
@@ -50,6 +58,16 @@ def test_the_chunking_of_an_exchange_changes_nothing(record: dict[str, Any]) -> 
     assert decipher(record, list(awkward_pieces(body))) == whole
     if len(body) < 10_000:
         assert decipher(record, [body[i : i + 1] for i in range(len(body))]) == whole
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_split_of_any_exchange_gives_the_same_events(data: st.DataObject) -> None:
+    record = data.draw(st.sampled_from(all_exchanges()), label="record")
+    body = body_of(record)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8), label="cuts"))
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    assert decipher(record, pieces) == decipher(record, [body])
 
 
 @pytest.mark.parametrize("record", exchanges())

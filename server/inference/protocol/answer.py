@@ -1,94 +1,64 @@
 """The answer as it grows: text, reasoning, tool calls and usage of the first choice."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from server.inference.events import Delta, Segment
-from server.inference.protocol.texts import Cleaner, Unintelligible, clean
+from server.inference.protocol.texts import Cleaner, clean
+from server.inference.protocol.thinking import ThoughtSplitter
+from server.inference.protocol.tool_calls import ToolCalls
+from server.inference.protocol.usage import add_counts, read_count, read_usage
 from server.model_request import Usage
-
-MAX_TOOL_CALLS = 128
-MAX_COUNT = 2**31 - 1
-"""Token counts are kept in an `integer` column."""
 
 _FINISH = {"eos_token": "stop", "stop_sequence": "stop"}
 """TGI's own names, in those of OpenAI."""
 
 
-@dataclass(slots=True)
-class _ToolCall:
-    id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
-
-
-class ToolCalls:
-    """Calls put together from pieces. Together numbers all of them -1, so a new id begins a new call as well."""
-
-    def __init__(self) -> None:
-        self._calls: list[_ToolCall] = []
-        self._by_index: dict[Any, _ToolCall] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
-    def add(self, pieces: Any) -> None:
-        """Take the `tool_calls` of a message or of a delta. Raises `Unintelligible` for more than anyone makes."""
-        for position, piece in enumerate(pieces if isinstance(pieces, list) else []):
-            if not isinstance(piece, dict):
-                continue
-            index = piece.get("index")
-            call = self._find(index if isinstance(index, int) else position, _text(piece.get("id")))
-            function = piece.get("function")
-            if isinstance(function, dict):
-                call.name = call.name or _text(function.get("name"))
-                call.arguments.append(_arguments(function.get("arguments")))
-
-    def _find(self, index: int, call_id: str) -> _ToolCall:
-        call = self._by_index.get(index)
-        if call is None or (call_id and call.id and call_id != call.id):
-            if len(self._calls) >= MAX_TOOL_CALLS:
-                raise Unintelligible
-            call = self._by_index[index] = _ToolCall()
-            self._calls.append(call)
-        call.id = call.id or call_id
-        return call
-
-    def as_data(self, clean: Callable[[str], str]) -> list[dict[str, Any]]:
-        return [
-            {
-                "id": clean(call.id),
-                "type": "function",
-                "function": {"name": clean(call.name), "arguments": clean("".join(call.arguments))},
-            }
-            for call in self._calls
-        ]
-
-
 class Answer:
     """Collects what the pieces of one answer say, and hands new text out as deltas."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, splits_thoughts: bool = False) -> None:
         self.usage = Usage()
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
-        self._texts: dict[Segment, list[str]] = {segment: [] for segment in Segment}
-        self._cleaners = {segment: Cleaner() for segment in Segment}
+        self._fresh: list[Delta] = []
+        self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
+        self._cleaners = {segment: Cleaner() for segment in self._texts}
+        self._thoughts = ThoughtSplitter() if splits_thoughts else None
 
     @property
     def is_empty(self) -> bool:
         return not self.has_text and not self.tool_calls
 
-    def add(self, text: str, segment: Segment = Segment.OUTPUT) -> list[Delta]:
-        return self._emit(self._cleaners[segment].feed(text), segment) if text else []
+    def add(self, text: str, segment: Segment = Segment.OUTPUT) -> None:
+        if not text:
+            return
+        self.has_text = True
+        if segment is not Segment.OUTPUT or self._thoughts is None:
+            self._clean(text, segment)
+            return
+        for piece, place in self._thoughts.feed(text):
+            self._clean(piece, place)
+        if self._thoughts.is_past:
+            self._thoughts = None
 
-    def flush(self) -> list[Delta]:
-        """What the cleaners held back; nothing is added afterwards."""
-        return [delta for segment in Segment for delta in self._emit(self._cleaners[segment].flush(), segment)]
+    def add_calls(self, pieces: Any) -> None:
+        """Take the `tool_calls` of a message or of a delta. Raises `Unintelligible` for more than anyone makes."""
+        self._fresh.extend(self.tool_calls.add(pieces))
+
+    def take(self) -> list[Delta]:
+        """What is new since the last time."""
+        deltas, self._fresh = self._fresh, []
+        return deltas
+
+    def flush(self) -> None:
+        """Give out what was held back for what might follow; nothing is added afterwards."""
+        for piece, place in self._thoughts.flush() if self._thoughts is not None else ():
+            self._clean(piece, place)
+        for segment, cleaner in self._cleaners.items():
+            self._emit(cleaner.flush(), segment)
+        self._fresh += self.tool_calls.flush()
 
     def finish(self, reason: Any) -> None:
         """Note why generation ended, where `reason` says so."""
@@ -97,18 +67,13 @@ class Answer:
 
     def count(self, usage: Any) -> None:
         """Take the newest usage of OpenAI's shape: some providers repeat it with every chunk, grown."""
-        if not isinstance(usage, dict):
-            return
-        generated = _count(usage.get("completion_tokens"))
-        used = _count(usage.get("total_tokens"))
-        if usage.get("total_tokens") is None:
-            used = _sum(usage.get("prompt_tokens"), generated)
-        self.usage = Usage(used, generated)
+        if isinstance(usage, dict):
+            self.usage = read_usage(usage)
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Take TGI's counts; the prompt's is not always among them."""
-        generated = _count(details.get("generated_tokens"))
-        self.usage = Usage(_sum(details.get("input_length"), generated), generated)
+        generated = read_count(details.get("generated_tokens"))
+        self.usage = Usage(add_counts(details.get("input_length"), generated), generated)
 
     def as_data(self, *, provider: str | None, is_partial: bool) -> dict[str, Any]:
         """`output_data` of the HTTP contract."""
@@ -118,42 +83,19 @@ class Answer:
         if reasoning := "".join(self._texts[Segment.REASONING]):
             data["reasoning"] = reasoning
         if self.tool_calls:
-            data["tool_calls"] = self.tool_calls.as_data(self._cleaners[Segment.OUTPUT].whole)
+            data["tool_calls"] = self.tool_calls.as_data()
         if provider is not None:
             data["provider"] = provider
-        if any(cleaner.did_replace for cleaner in self._cleaners.values()):
+        if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):
             data["cleaned"] = True
         if is_partial:
             data["partial"] = True
         return data
 
-    def _emit(self, text: str, segment: Segment) -> list[Delta]:
-        if not text:
-            return []
-        self.has_text = True
-        self._texts[segment].append(text)
-        return [Delta(text, segment)]
+    def _clean(self, text: str, segment: Segment) -> None:
+        self._emit(self._cleaners[segment].feed(text), segment)
 
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _arguments(value: Any) -> str:
-    """Arguments are a JSON string; TGI sends the object itself when it does not stream."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        raise Unintelligible from None
-
-
-def _count(value: Any) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
-    return value if is_count else None
-
-
-def _sum(prompt: Any, generated: int | None) -> int | None:
-    prompt = _count(prompt)
-    return None if prompt is None or generated is None else _count(prompt + generated)
+    def _emit(self, text: str, segment: Segment) -> None:
+        if text:
+            self._texts[segment].append(text)
+            self._fresh.append(Delta(text, segment))

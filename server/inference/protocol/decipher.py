@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from server.inference.events import Delta, Segment, Started
+from server.inference.events import Segment, Started
 from server.inference.protocol.answer import Answer
 from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
@@ -26,7 +26,7 @@ GARBLED = UpstreamError("The model provider's answer could not be understood.", 
 WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a completion.", is_transient=True)
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any completion.")
 
-_BLANK = b"\xef\xbb\xbf \t\r\n"
+BLANK = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first sign of an answer, a byte order mark included."""
 _FIRST_OF_JSON = b'{["-0123456789tfn'
 _FIRST_OF_EVENTS = b":deir"
@@ -40,6 +40,12 @@ class Judge(Protocol):
     def __call__(self, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError: ...
 
 
+def read_provider(headers: Mapping[str, str]) -> str | None:
+    """Who answered, as the router says; `headers` are in lower case."""
+    provider = headers.get("x-inference-provider", "")
+    return provider if _PROVIDER.fullmatch(provider) else None
+
+
 class _Form(Enum):
     UNKNOWN = auto()
     EVENTS = auto()
@@ -49,7 +55,8 @@ class _Form(Enum):
 class Decipherer:
     """Fed with the status, the headers and then the bytes of one answer, in any chunks.
 
-    What it hands out is free of NUL and lone surrogates. `Started` comes just before the first delta, or before a
+    What it hands out is free of NUL and lone surrogates; thoughts that a chat has at the beginning of its text are told
+    apart from the answer, if it `splits_thoughts`. `Started` comes just before the first delta, or before a
     `Completed` without any: not earlier, because errors come under status 200 too.
     """
 
@@ -61,20 +68,20 @@ class Decipherer:
         model: str | None = None,
         now: datetime | None = None,
         judge: Judge = read_refusal,
+        splits_thoughts: bool = True,
     ) -> None:
         self._status = status
         self._headers = {name.lower(): value for name, value in headers.items()}
         self._model = model
         self._now = now or datetime.now(UTC)
         self._judge = judge
-        provider = self._headers.get("x-inference-provider", "")
-        self._provider = provider if _PROVIDER.fullmatch(provider) else None
+        self._provider = read_provider(self._headers)
         self._is_success = is_success(status)
         self._form = _Form.UNKNOWN if self._is_success else _Form.WHOLE
         self._body = bytearray()
         self._splitter = SseSplitter()
         self._size = 0
-        self._answer = Answer()
+        self._answer = Answer(splits_thoughts=splits_thoughts)
         self._held: list[str] = []
         self._error: UpstreamError | None = None
         self._is_complete = False
@@ -96,39 +103,40 @@ class Decipherer:
             self._is_over = len(self._body) >= MAX_ERROR_BYTES
             return []
         if self._size > MAX_BODY_BYTES:
-            return self._with_start(self._break(TOO_LARGE))
-        return self._with_start(self._read(chunk))
+            self._break(TOO_LARGE)
+        else:
+            self._read(chunk)
+        return self._take_news()
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
         """What is left, and how it ended. `cut` is why the body could not be read to its end, if so.
 
         The last item is a `Completed` or a `Failure`; after deltas a failure is never transient.
         """
-        events: list[Progress | Completed | Failure | FollowUp] = []
         if self._is_success and not self._is_over:
-            events += self._with_start(self._finish_reading(cut))
+            self._finish_reading(cut)
         elif not self._is_success:
             self._error = self._judge(self._status, self._headers, bytes(self._body), now=self._now)
         if not self._is_complete and self._error is None:
             self._error = cut or self._name_what_is_missing()
-        events += self._with_start(self._answer.flush())
+        self._answer.flush()
+        news = self._take_news()
         if self._error is None or self._is_complete:
-            return [*events, *self._complete()]
-        return [*events, self._fail(self._error)]
+            return [*news, *self._complete()]
+        return [*news, self._fail(self._error)]
 
-    def _read(self, chunk: bytes) -> list[Delta]:
+    def _read(self, chunk: bytes) -> None:
         if self._form is _Form.UNKNOWN:
-            chunk = bytes(chunk).lstrip(_BLANK)
+            chunk = bytes(chunk).lstrip(BLANK)
             if not chunk:
-                return []
+                return
             self._form = self._recognise(chunk[:1])
         if self._form is _Form.WHOLE:
             self._body += chunk
-            return []
-        deltas = self._take_events(self._splitter.feed(chunk))
+            return
+        self._take_events(self._splitter.feed(chunk))
         if self._splitter.has_overflowed and not self._is_over:
-            deltas += self._break(TOO_LARGE)
-        return deltas
+            self._break(TOO_LARGE)
 
     def _recognise(self, first: bytes) -> _Form:
         """By the first byte: providers answer a streaming call with a document, and the other way round."""
@@ -137,68 +145,66 @@ class Decipherer:
         says_events = self._headers.get("content-type", "").lower().startswith("text/event-stream")
         return _Form.EVENTS if says_events and first not in _FIRST_OF_JSON + b"<" else _Form.WHOLE
 
-    def _take_events(self, server_events: list[ServerEvent]) -> list[Delta]:
-        deltas: list[Delta] = []
+    def _take_events(self, server_events: list[ServerEvent]) -> None:
         for event in server_events:
             if self._is_over:
                 break
             try:
-                deltas += self._take_event(event)
+                self._take_event(event)
             except Unintelligible:
-                deltas += self._break(GARBLED)
-        return deltas
+                self._break(GARBLED)
 
-    def _take_event(self, event: ServerEvent) -> list[Delta]:
+    def _take_event(self, event: ServerEvent) -> None:
         data = event.data.strip()
         if data == b"[DONE]":
             self._is_over = True
-            deltas = self._release()
+            self._release()
             self._is_complete |= not self._answer.is_empty  # some end tool calls without a finish_reason
-            return deltas
-        if not data:
-            return []
-        document = parse_json(data)
-        if event.name == b"error":
-            return self._break(read_reported(document))
-        return self._take(document)
+        elif data:
+            document = parse_json(data)
+            if event.name == b"error":
+                self._break(read_reported(document))
+            else:
+                self._take(document)
 
-    def _take(self, document: Any) -> list[Delta]:
+    def _take(self, document: Any) -> None:
         """One event, or the whole document: they differ in few names."""
         while isinstance(document, list) and document:
             document = document[0]  # TGI wraps; only the first of several answers counts
         if not isinstance(document, dict):
             raise Unintelligible
         if is_error(document):
-            return self._break(read_reported(document))
+            self._break(read_reported(document))
+            return
         self._answer.count(document.get("usage"))
         if "choices" in document:
-            return self._take_choices(document["choices"] or [])
-        return self._take_generated(document)
+            self._take_choices(document["choices"] or [])
+        else:
+            self._take_generated(document)
 
-    def _take_choices(self, choices: list[Any]) -> list[Delta]:
+    def _take_choices(self, choices: list[Any]) -> None:
         for choice in choices:
             if isinstance(choice, dict) and not choice.get("index"):
-                return self._take_choice(choice)
-        return []
+                self._take_choice(choice)
+                return
 
-    def _take_choice(self, choice: Mapping[str, Any]) -> list[Delta]:
+    def _take_choice(self, choice: Mapping[str, Any]) -> None:
         """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text beside its deltas."""
         delta, message = choice.get("delta"), choice.get("message")
         if not isinstance(delta, dict):
             delta = {"content": choice.get("text")}
             if isinstance(message, dict):
                 delta = message if self._answer.is_empty else {}
-        deltas = self._answer.add(_reasoning_of(delta), Segment.REASONING)
-        deltas += self._answer.add(_content_of(delta.get("content")))
+        self._answer.add(_reasoning_of(delta), Segment.REASONING)
+        self._answer.add(_content_of(delta.get("content")))
         if pieces := delta.get("tool_calls"):
-            self._answer.tool_calls.add(pieces)
+            self._answer.add_calls(pieces)
         if reason := choice.get("finish_reason"):
             self._answer.finish(reason)
         is_whole = self._form is _Form.WHOLE and (isinstance(message, dict) or isinstance(choice.get("text"), str))
         self._is_complete |= is_whole or self._answer.finish_reason is not None
-        return deltas
 
-    def _take_generated(self, document: Mapping[str, Any]) -> list[Delta]:
+    def _take_generated(self, document: Mapping[str, Any]) -> None:
         """TGI's own shapes. The last event has the full text, and that can differ from the tokens joined (flan-t5: a
         token " ", the text ""), so tokens are held back until it comes; only then are they handed out without it.
         """
@@ -209,48 +215,50 @@ class Decipherer:
         if isinstance(text, str):
             self._held.clear()
             self._is_complete = self._is_over = True
-            return self._answer.add(text)
-        if isinstance(token, dict):
+            self._answer.add(text)
+        elif isinstance(token, dict):
             self._held.append("" if token.get("special") else _content_of(token.get("text")))
         elif self._form is _Form.WHOLE:
             raise Unintelligible
-        return []
 
-    def _finish_reading(self, cut: UpstreamError | None) -> list[Delta]:
+    def _finish_reading(self, cut: UpstreamError | None) -> None:
         if self._form is _Form.WHOLE:
-            return self._take_whole(cut)
-        deltas: list[Delta] = []
+            self._take_whole(cut)
+            return
         for event in self._splitter.flush(with_rest=cut is None):
             try:
-                deltas += self._take_event(event)
+                self._take_event(event)
             except Unintelligible:
                 break  # the beginning of an event that never came whole
-        return deltas + self._release()
+        self._release()
 
-    def _take_whole(self, cut: UpstreamError | None) -> list[Delta]:
+    def _take_whole(self, cut: UpstreamError | None) -> None:
         if self._body.startswith(b"<"):
-            return self._break(WEB_PAGE)
+            self._break(WEB_PAGE)
+            return
         try:
-            return self._take(parse_json(bytes(self._body)))
+            self._take(parse_json(bytes(self._body)))
         except Unintelligible:
-            return self._break(cut or GARBLED)
+            self._break(cut or GARBLED)
 
     def _name_what_is_missing(self) -> UpstreamError:
         """A whole document, an empty body and `[DONE]` alone had their end, only nothing before it."""
         return EMPTY if self._is_over or self._form is not _Form.EVENTS else BROKEN_OFF
 
-    def _break(self, error: UpstreamError) -> list[Delta]:
+    def _break(self, error: UpstreamError) -> None:
         self._error = error
         self._is_over = True
-        return self._release()
+        self._release()
 
-    def _release(self) -> list[Delta]:
+    def _release(self) -> None:
         """Hand out the tokens that were held back."""
         text = "".join(self._held)
         self._held.clear()
-        return self._answer.add(text)
+        self._answer.add(text)
 
-    def _with_start(self, deltas: list[Delta]) -> list[Progress]:
+    def _take_news(self) -> list[Progress]:
+        """What the answer has grown by, after the `Started` that comes before the first of it."""
+        deltas = self._answer.take()
         if not deltas or self._has_started:
             return [*deltas]
         self._has_started = True
@@ -262,11 +270,10 @@ class Decipherer:
         return [completed] if self._has_started else [Started(self._model, self._provider), completed]
 
     def _fail(self, error: UpstreamError) -> Failure:
-        if self._answer.is_empty:
+        if not self._has_started:
             return Failure(error, None, self._answer.usage, self._model)
         data = self._answer.as_data(provider=self._provider, is_partial=True)
-        if self._has_started:
-            error = replace(error, is_transient=False, retry_after_s=None, is_model_missing=False)
+        error = replace(error, is_transient=False, retry_after_s=None, is_model_missing=False)
         return Failure(error, data, self._answer.usage, self._model)
 
 

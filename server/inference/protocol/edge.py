@@ -8,9 +8,9 @@ import orjson
 
 from server.errors import Code
 from server.inference.events import Call
-from server.inference.protocol.calls import WireRequest
 from server.inference.protocol.faults import TRANSIENT, UpstreamError, read_retry_after
 from server.inference.protocol.texts import Unintelligible, parse_json, to_words
+from server.inference.protocol.wire import WireRequest
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
 _DEPLOY = "The operator must run: supabase functions deploy hf-inference."

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.inference.events import Delta, FileChunk, Started
-from server.inference.protocol.calls import WireRequest
 from server.inference.protocol.faults import Failure, UpstreamError
+from server.inference.protocol.wire import WireRequest
 from server.model_request import Completed
 
 Progress = Started | Delta | FileChunk

@@ -22,6 +22,8 @@ _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
 _MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
 _MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
+_OF_ANSWERS = frozenset({"choices", "generated_text", "token", "data", "output", "text"})
+"""Names that are in no error: whatever stands beside them is of an answer."""
 _TYPE_STATUS = {
     "validation": 422,
     "template_error": 422,
@@ -107,9 +109,14 @@ def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document that came with a success reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
-    if "choices" in document or "generated_text" in document or "token" in document:
+    if not _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value):
         return False
     return bool(document.get("detail") or isinstance(document.get("message"), str))
+
+
+def read_words(document: Any) -> str:
+    """Upstream's own words for an error, if it has any."""
+    return _find_words(document)
 
 
 def _parsed(data: bytes) -> Any:

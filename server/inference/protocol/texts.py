@@ -84,6 +84,23 @@ class Cleaner:
         return cleaned
 
 
+def clean_all(value: Any) -> tuple[Any, bool]:
+    """`value` with every text in it cleaned, names included, and whether that changed anything."""
+    cleaner = Cleaner()
+    return _clean_inside(value, cleaner), cleaner.did_replace
+
+
+def _clean_inside(value: Any, cleaner: Cleaner) -> Any:
+    match value:
+        case str():
+            return cleaner.whole(value)
+        case dict():
+            return {cleaner.whole(name): _clean_inside(item, cleaner) for name, item in value.items()}
+        case [str() | dict() | list(), *_]:
+            return [_clean_inside(item, cleaner) for item in value]
+    return value  # numbers, and lists of them: nothing to look for in a vector
+
+
 def is_html(text: str) -> bool:
     return _HTML.search(text) is not None
 

@@ -1,0 +1,138 @@
+"""The catalog as the settings of one server make it: what is offered, by which models, and what a create may say."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from server.catalog.model_types import MODEL_TYPES, ModelType
+from server.catalog.models import OFFLINE_MODELS, OWN_MODEL, ROUTER_MODEL, ROUTER_MODELS, TEXT_TASKS
+from server.errors import FieldError, Invalid
+from server.inference.events import Task
+from server.schemas import Body, CreateRequest, field_errors, invalid, parse
+from server.settings import Backend, Settings
+
+_NOT_AT_THE_EDGE = "is not run by the edge function: the operator must set HF_API_TOKEN for it"
+
+
+class Catalog:
+    """The model types, with the models that this server's settings give them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._types = {name: model_type for model_type in MODEL_TYPES for name in model_type.names}
+        self._settings = settings
+
+    def model_type(self, name: str) -> ModelType:
+        """Raises `KeyError` for a name that `check` would refuse."""
+        return self._types[name]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All that can be asked for here: schemas as JSON Schema, the models to be tried by default, an example."""
+        return [
+            {
+                "model_type": model_type.name,
+                "aliases": list(model_type.aliases),
+                "task": model_type.task.value,
+                "description": model_type.description,
+                "models": list(self._default_chain(model_type.task)),
+                "input": model_type.input.model_json_schema(),
+                "parameters": model_type.parameters.model_json_schema(),
+                "output": model_type.output.model_json_schema(),
+                "example": {
+                    "model_type": model_type.name,
+                    "input_data": model_type.example.input_data,
+                    "parameters": model_type.example.parameters,
+                },
+                "example_output": model_type.example.output_data,
+            }
+            for model_type in MODEL_TYPES
+            if self._is_offered(model_type.task)
+        ]
+
+    def chain(self, name: str, model: str | None) -> tuple[str, ...]:
+        """The models to try in order: `model` and, where it is of the default chain, those after it.
+
+        Empty where the upstream is to say which model it has.
+        """
+        default = self._default_chain(self._types[name].task)
+        if model is None:
+            return default
+        return default[default.index(model) :] if model in default else (model,)
+
+    def check(
+        self, name: str, input_data: Mapping[str, Any], parameters: Mapping[str, Any], model: str | None
+    ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+        """Input and parameters as they are kept, and the model that will be tried first.
+
+        Raises `Invalid` with everything that is wrong, each by its path.
+        """
+        model_type = self._types.get(name)
+        if model_type is None:
+            known = ", ".join(self._types)
+            raise invalid([FieldError("model_type", f"must be one of {known}")])
+        errors: list[FieldError] = []
+        if not self._is_offered(model_type.task):
+            errors.append(FieldError("model_type", _NOT_AT_THE_EDGE))
+        checked = [
+            _validated(body, data, prefix, errors)
+            for body, data, prefix in (
+                (model_type.input, input_data, "input_data"),
+                (model_type.parameters, parameters, "parameters"),
+            )
+        ]
+        if model is not None and not self._is_allowed(model, model_type.task):
+            errors.append(FieldError("model", "is not one that this server offers"))
+        if errors:
+            raise invalid(errors)
+        return checked[0], checked[1], next(iter(self.chain(name, model)), None)
+
+    def _is_offered(self, task: Task) -> bool:
+        return task in TEXT_TASKS or self._settings.backend is not Backend.EDGE
+
+    def _default_chain(self, task: Task) -> tuple[str, ...]:
+        if self._settings.backend is Backend.OFFLINE:
+            return OFFLINE_MODELS[:1]
+        if self._settings.text_models and task in TEXT_TASKS:
+            return self._settings.text_models
+        return () if self._settings.has_own_base_url else ROUTER_MODELS[task]
+
+    def _is_allowed(self, model: str, task: Task) -> bool:
+        if self._settings.backend is Backend.OFFLINE:
+            return model in OFFLINE_MODELS
+        if model in self._default_chain(task) or model in self._settings.allowed_models:
+            return True
+        pattern = OWN_MODEL if self._settings.has_own_base_url else ROUTER_MODEL
+        return "*" in self._settings.allowed_models and pattern.fullmatch(model) is not None
+
+
+def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, Any], dict[str, Any], str | None]:
+    """The body of a create, with its input, parameters and model as `Catalog.check` gives them.
+
+    Raises `Invalid` with everything that is wrong: what stands around the input does not hide what is wrong in it.
+    """
+    try:
+        body = parse(CreateRequest, data)
+    except Invalid as problem:
+        raise invalid([*problem.errors, *_faults_inside(catalog, data, problem.errors)]) from None
+    return body, *catalog.check(body.model_type, body.input_data, body.parameters, body.model)
+
+
+def _faults_inside(catalog: Catalog, data: Any, known: Sequence[FieldError]) -> list[FieldError]:
+    """What is wrong within those fields of a create that are not wrong as a whole."""
+    wrong = {error.field for error in known}
+    if not isinstance(data, dict) or "model_type" in wrong:
+        return []
+    sound = {name: value for name, value in data.items() if name not in wrong}
+    try:
+        catalog.check(sound["model_type"], sound.get("input_data", {}), sound.get("parameters", {}), sound.get("model"))
+    except Invalid as problem:
+        return [error for error in problem.errors if error.field.partition(".")[0] not in wrong]
+    return []
+
+
+def _validated(body: type[Body], data: Mapping[str, Any], prefix: str, errors: list[FieldError]) -> dict[str, Any]:
+    try:
+        return body.model_validate(data).model_dump(exclude_none=True, by_alias=True)
+    except ValidationError as error:
+        errors.extend(field_errors(error, prefix=prefix))
+        return {}

@@ -1,0 +1,252 @@
+"""Input and parameters of the text models: conversations, and raw continuation of text."""
+
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+
+from server.catalog.fields import (
+    HubInput,
+    MaxTokens,
+    Penalty,
+    Prompt,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    check_image,
+)
+from server.schemas import Body
+
+MAX_PARTS = 100
+MAX_TOOLS = 128
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+def _image_address(value: str) -> str:
+    if value.startswith("https://"):
+        return value
+    try:
+        return check_image(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or an https:// address") from None
+
+
+ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_image_address)]
+"""An https address goes to the provider as it is; a file goes as its bytes."""
+
+
+def _kept_as_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes no TypeError for a finding
+    return orjson.dumps(value).decode()
+
+
+JsonSchemaText = Annotated[
+    str,
+    WrapValidator(_kept_as_text),
+    WithJsonSchema({"type": "object", "description": "A JSON schema; the order of its keys is kept."}),
+]
+"""An object that is kept as its JSON text: the database would reorder its keys, and models write in their order."""
+
+
+class ImageUrl(Body):
+    url: ImageAddress
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: Prompt
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+_PARTS: dict[Any, TypeAdapter[Any]] = {"text": TypeAdapter(TextPart), "image_url": TypeAdapter(ImagePart)}
+
+
+def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+    """Judge by the type that is named, so that one fault gives one error."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes no TypeError for a finding
+    adapter = _PARTS.get(value.get("type") if isinstance(value.get("type"), str) else None)
+    if adapter is None:
+        raise ValueError("must have the type 'text' or 'image_url'")
+    return adapter.validate_python(value)
+
+
+Part = Annotated[TextPart | ImagePart, WrapValidator(_part)]
+_TEXT: TypeAdapter[str] = TypeAdapter(Prompt)
+_LIST: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)])
+
+
+def _content(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+    if value is None or isinstance(value, str):
+        return None if value is None else _TEXT.validate_python(value)
+    if not isinstance(value, list):
+        raise ValueError("must be a string or an array of parts")  # noqa: TRY004
+    return _LIST.validate_python(value)
+
+
+Content = Annotated[Prompt | list[Part] | None, WrapValidator(_content)]
+
+
+class CalledFunction(Body):
+    name: FunctionName
+    arguments: Annotated[str, StringConstraints(max_length=200_000)]
+
+
+class ToolCall(Body):
+    """A call that the model asked for, given back to it as part of the conversation."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("must have the role 'assistant' to hold tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("must have a tool_call_id if its role is 'tool', and only then")
+        if self.content is None and self.tool_calls is None:
+            raise ValueError("must have content")
+        return self
+
+
+class TextInput(Body):
+    """A prompt, or a conversation to go on with."""
+
+    prompt: Prompt | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=500)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("must have either prompt or messages")
+        return self
+
+
+class PromptInput(HubInput):
+    """Text to be continued."""
+
+    main = "prompt"
+
+    prompt: Prompt
+
+
+class Function(Body):
+    name: FunctionName
+    description: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    parameters: JsonSchemaText | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A function that the model may ask to have called."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    name: FunctionName
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+_NAMED_TOOL: TypeAdapter[NamedTool] = TypeAdapter(NamedTool)
+_TOOL_CHOICES = ("none", "auto", "required")
+
+
+def _tool_choice(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(value, dict):
+        return _NAMED_TOOL.validate_python(value)
+    if value not in _TOOL_CHOICES:
+        raise ValueError("must be 'none', 'auto', 'required' or one of the tools")
+    return value
+
+
+ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, WrapValidator(_tool_choice)]
+
+
+class NamedSchema(Body):
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    schema_: Annotated[JsonSchemaText, Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of the answer; not every provider keeps to it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.json_schema is not None) != (self.type == "json_schema"):
+            raise ValueError("must have a json_schema if its type is 'json_schema', and only then")
+        return self
+
+
+class ChatParameters(Body):
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+
+    @model_validator(mode="after")
+    def _chooses_among_tools(self) -> Self:
+        names = {tool.function.name for tool in self.tools or ()}
+        if self.tool_choice == "required" and not names:
+            raise ValueError("must have tools if tool_choice is 'required'")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError("must have the tool that tool_choice names")
+        return self
+
+
+class GenerationParameters(Body):
+    max_new_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    do_sample: bool | None = None
+    return_full_text: bool | None = None

@@ -1,0 +1,115 @@
+"""Input and parameters of the tasks that read or make images and sound."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Text, Threshold
+from server.catalog.texts import Tokens
+from server.schemas import Body
+
+Side = Annotated[int, Field(ge=64, le=2048)]
+"""Pixels."""
+Steps = Annotated[int, Field(ge=1, le=150)]
+Guidance = Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)]
+
+
+class ImageInput(HubInput):
+    """An image."""
+
+    main = "image"
+
+    image: ImageFile
+
+
+class AudioInput(HubInput):
+    """A recording."""
+
+    main = "audio"
+
+    audio: AudioFile
+
+
+class ImagePromptInput(HubInput):
+    """What the image shall show."""
+
+    main = "prompt"
+
+    prompt: Prompt
+
+
+class ImageToImageInput(HubInput):
+    """An image, and what shall become of it."""
+
+    main = "image"
+
+    image: ImageFile
+    prompt: Prompt | None = None
+
+
+class SpeechInput(HubInput):
+    """What shall be said."""
+
+    text: Text
+
+
+class TextToImageParameters(Body):
+    width: Side | None = None
+    height: Side | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    negative_prompt: Prompt | None = None
+    seed: Seed | None = None
+    scheduler: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+
+
+class Size(Body):
+    width: Side
+    height: Side
+
+
+class ImageToImageParameters(Body):
+    prompt: Prompt | None = None
+    negative_prompt: Prompt | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    target_size: Size | None = None
+    seed: Seed | None = None
+
+
+class DetectionParameters(Body):
+    threshold: Threshold | None = None
+
+
+class SegmentationParameters(Body):
+    threshold: Threshold | None = None
+    mask_threshold: Threshold | None = None
+    overlap_mask_area_threshold: Threshold | None = None
+    subtask: Literal["instance", "panoptic", "semantic"] | None = None
+
+
+class CaptionParameters(Body):
+    max_new_tokens: Tokens | None = None
+
+
+class SpeechGenerationParameters(Body):
+    """How the model picks its words."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    do_sample: bool | None = None
+    num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
+    max_new_tokens: Tokens | None = None
+
+
+class TranscriptionParameters(Body):
+    return_timestamps: bool | Literal["word", "char"] | None = None
+    generation_parameters: SpeechGenerationParameters | None = None
+
+
+class TextToSpeechParameters(Body):
+    """`voice` is a name that the model knows; those of a provider go without `generation_parameters`."""
+
+    voice: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    generation_parameters: SpeechGenerationParameters | None = None

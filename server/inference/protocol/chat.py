@@ -1,0 +1,130 @@
+"""Calls for text: chat, completions, and the raw generation of TGI."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from server.inference.events import Call
+from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
+from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode
+
+_HEADERS = {
+    "Content-Type": "application/json",
+    # A client that does not ask for JSON gets an HTML page with a refused token (recorded 2025-05).
+    "Accept": "application/json, text/event-stream",
+}
+_CHAT_PARAMETERS = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "tools",
+    "tool_choice",
+)
+_COMPLETION_PARAMETERS = ("temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
+_TGI_PARAMETERS = ("max_new_tokens", *_COMPLETION_PARAMETERS, "do_sample")
+
+
+def build_chat(call: Call, model: str | None, base_url: str) -> WireRequest:
+    if model is not None and is_router(base_url):
+        split_id(model)
+    return post_text(f"{api_root(base_url)}/chat/completions", _chat_body(call, model))
+
+
+def build_generation(call: Call, model: str | None, base_url: str) -> WireRequest:
+    """Raw generation has no automatic routing: a provider is named in the path, or it is hf-inference."""
+    if not is_router(base_url):
+        return post_text(f"{api_root(base_url)}/completions", _completion_body(call, model))
+    if model is None:
+        raise BadModel("The router needs the name of a model.")
+    name, provider = provider_of(model)
+    if provider == HF_INFERENCE:
+        return post_text(f"{base_url.rstrip('/')}/hf-inference/models/{quote(name)}", _tgi_body(call))
+    return post_text(f"{base_url.rstrip('/')}/{quote(provider)}/v1/completions", _completion_body(call, name))
+
+
+def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
+    return WireRequest("POST", url, _HEADERS, encode(body))
+
+
+def named(model: str | None) -> dict[str, Any]:
+    """First in the body, as in both official clients: the router looks for it in a prefix of the body only."""
+    return {} if model is None else {"model": model}
+
+
+def _picked(call: Call, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: call.parameters[name] for name in names if call.parameters.get(name) is not None}
+
+
+def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
+    messages = call.input_data.get("messages") or [{"role": "user", "content": call.input_data["prompt"]}]
+    return {
+        **named(model),
+        "messages": [_with_images(call, message) for message in messages],
+        **with_schemas(_picked(call, _CHAT_PARAMETERS)),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with its stored images in place; an address goes to the provider as it is."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_with_image(call, part) for part in content]}
+
+
+def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    image = part.get("image_url")
+    if not isinstance(image, Mapping) or str(image["url"]).startswith("https:"):
+        return part
+    return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
+
+
+def with_schemas(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
+    parameters = dict(parameters)
+    if tools := parameters.get("tools"):
+        parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
+    response_format = parameters.get("response_format")
+    if response_format and "json_schema" in response_format:
+        parameters["response_format"] = {
+            **response_format,
+            "json_schema": _with_object(response_format["json_schema"], "schema"),
+        }
+    return parameters
+
+
+def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
+    text = holder.get(name)
+    return {**holder, name: orjson.loads(text)} if isinstance(text, str) else dict(holder)
+
+
+def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
+    """The shape of OpenAI's completions, with the two sampling parameters that vLLM and featherless-ai add to it."""
+    body = {**named(model), "prompt": call.input_data["prompt"]}
+    if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
+        body["max_tokens"] = max_tokens
+    body |= _picked(call, _COMPLETION_PARAMETERS)
+    if call.parameters.get("do_sample") is False:
+        body["temperature"] = 0  # there is no do_sample here; this is how it is said
+    if call.parameters.get("return_full_text"):
+        body["echo"] = True
+    return body | {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _tgi_body(call: Call) -> dict[str, Any]:
+    parameters = _picked(call, _TGI_PARAMETERS)
+    if isinstance(parameters.get("stop"), str):
+        parameters["stop"] = [parameters["stop"]]
+    # Said always: on this route the default is to repeat the prompt (TGI router/src/lib.rs, compat_generate).
+    parameters["return_full_text"] = bool(call.parameters.get("return_full_text"))
+    return {"inputs": call.input_data["prompt"], "parameters": parameters, "stream": True}

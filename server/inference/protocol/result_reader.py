@@ -1,0 +1,244 @@
+"""Reads the answers of the tasks beside text: a document, a file, or word of where and when to get either."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any
+
+from server.inference.events import Call, Delta, FileChunk, Started, Task
+from server.inference.protocol.decipher import (
+    BLANK,
+    GARBLED,
+    MAX_BODY_BYTES,
+    MAX_ERROR_BYTES,
+    Judge,
+    read_provider,
+)
+from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
+from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
+from server.inference.protocol.inline import MAX_CHUNK_BYTES, SNIFFED_BYTES, media_type_of, sniff
+from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
+from server.inference.protocol.media import find_files
+from server.inference.protocol.results import Result, read_result
+from server.inference.protocol.texts import Unintelligible, clean_all, parse_json
+from server.inference.protocol.usage import read_usage
+from server.inference.protocol.wire import WireRequest
+from server.model_request import Completed, Usage
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Of one file that a model makes."""
+MAX_MISSES = 3
+"""Failed questions for the state of a job, one after the other, before it is given up: what it makes is paid for."""
+
+FILE_TASKS = {Task.TEXT_TO_IMAGE: "image/", Task.IMAGE_TO_IMAGE: "image/", Task.TEXT_TO_SPEECH: "audio/"}
+"""The tasks whose answers are files, and of which kind."""
+
+EMPTY = UpstreamError("The model provider sent an empty answer.", is_transient=True)
+WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a result.", is_transient=True)
+TOO_LARGE = UpstreamError("The model provider's answer was larger than any result may be.")
+
+Last = Progress | Completed | Failure | FollowUp
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What all readers of one call share, and how far it has come.
+
+    `polled` and `misses`: the request for the state of a job that is asked now, and how often that failed in a row.
+    `first_file` and `more_files`: the number of the file that is fetched now, and the addresses of those after it.
+    """
+
+    call: Call
+    model: str | None
+    base_url: str
+    judge: Judge
+    now: datetime | None = None
+    provider: str | None = None
+    usage: Usage = Usage()  # noqa: RUF009 - frozen
+    polled: WireRequest | None = None
+    pause_s: float = FIRST_PAUSE_S
+    misses: int = 0
+    first_file: int = 0
+    more_files: tuple[str, ...] = ()
+    is_download: bool = False
+
+
+class _Form(Enum):
+    UNKNOWN = auto()
+    DOCUMENT = auto()
+    FILE = auto()
+
+
+def open_with(exchange: Exchange) -> OpenReader:
+    def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
+        return ResultReader(exchange, status, headers)
+
+    return open_reader
+
+
+class ResultReader:
+    """Implements `AnswerReader`. A file is handed on as it comes; a document is read when it is whole."""
+
+    def __init__(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> None:
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._exchange = replace(exchange, provider=exchange.provider or read_provider(self._headers))
+        self._status = status
+        self._is_success = is_success(status)
+        self._form = _Form.UNKNOWN
+        self._body = bytearray()
+        self._size = 0
+        self._media_type = ""
+        self._error: UpstreamError | None = None
+        self._has_started = exchange.first_file > 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether further bytes would change nothing."""
+        return self._error is not None or (not self._is_success and self._size >= MAX_ERROR_BYTES)
+
+    def feed(self, chunk: bytes) -> list[Progress]:
+        """What `chunk` adds to the answer."""
+        if self.is_over or not chunk:
+            return []
+        self._size += len(chunk)
+        if not self._is_success:
+            self._body += chunk[: MAX_ERROR_BYTES - len(self._body)]
+            return []
+        if self._size > (MAX_FILE_BYTES if self._form is _Form.FILE else MAX_BODY_BYTES):
+            self._error = TOO_LARGE
+            return []
+        if self._form is _Form.FILE:
+            return list(self._hand_on(chunk, self._exchange.first_file, self._media_type))
+        self._body += chunk
+        return self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
+
+    def finish(self, *, cut: UpstreamError | None = None) -> list[Last]:
+        """What is left, and how it ended: the last item is a `Completed`, a `Failure` or a `FollowUp`."""
+        if not self._is_success:
+            now = self._exchange.now or datetime.now(UTC)
+            return [self._give_up(self._exchange.judge(self._status, self._headers, bytes(self._body), now=now))]
+        events: list[Last] = []
+        if self._form is _Form.UNKNOWN and self._error is None:
+            events += self._recognise(is_whole=True)
+        if self._form is _Form.FILE:
+            return [*events, *self._finish_file(self._error or cut)]
+        if self._error is None and not bytes(self._body).strip(BLANK):
+            self._error = cut or EMPTY
+        if self._error is not None:
+            return [*events, self._give_up(self._error)]
+        return [*events, *self._read_document(cut)]
+
+    def _recognise(self, *, is_whole: bool) -> list[Progress]:
+        """Tell a file from a document by the first bytes; whoever sends it may call it anything."""
+        if len(self._body) < SNIFFED_BYTES and not is_whole:
+            return []
+        wanted = FILE_TASKS.get(self._exchange.call.task)
+        head = bytes(self._body[:SNIFFED_BYTES])
+        found = sniff(head)
+        if found is None and head.lstrip(BLANK)[:1] not in (b"", b"{", b"[", b"<", b'"'):
+            found = media_type_of(self._headers.get("content-type", ""))
+        if wanted is None or found is None or not found.startswith(wanted):
+            self._form = _Form.DOCUMENT
+            return []
+        self._form, self._media_type = _Form.FILE, found
+        body, self._body = bytes(self._body), bytearray()
+        return list(self._hand_on(body, self._exchange.first_file, found))
+
+    def _hand_on(self, data: bytes, number: int, media_type: str) -> Iterator[Progress]:
+        yield from self._start()
+        for start in range(0, len(data), MAX_CHUNK_BYTES):
+            yield FileChunk(data[start : start + MAX_CHUNK_BYTES], number, media_type)
+
+    def _start(self) -> Iterator[Started]:
+        if not self._has_started:
+            self._has_started = True
+            yield Started(self._exchange.model, self._exchange.provider)
+
+    def _finish_file(self, error: UpstreamError | None) -> list[Last]:
+        if error is not None:
+            return [self._give_up(error)]
+        if self._exchange.more_files:
+            return [self._fetch(self._exchange.first_file + 1, self._exchange.more_files)]
+        return list(self._complete({}))
+
+    def _read_document(self, cut: UpstreamError | None) -> list[Last]:
+        if bytes(self._body).lstrip(BLANK).startswith(b"<"):
+            return [self._give_up(WEB_PAGE)]
+        try:
+            return list(self._interpret(parse_json(bytes(self._body))))
+        except Unintelligible:
+            return [self._give_up(cut or GARBLED)]
+        except JobFailed as failed:
+            return [self._give_up(failed.error)]
+
+    def _interpret(self, document: Any) -> Iterator[Last]:
+        """All that can be wrong with the document is found before anything of it is handed on."""
+        first = document[0] if isinstance(document, list) and document else document
+        if self._exchange.is_download:
+            raise Unintelligible  # a document in place of a file
+        exchange = self._exchange
+        if (poll := find_poll(document, exchange.base_url, polled=exchange.polled)) is not None:
+            yield self._ask_again(poll)
+        elif isinstance(first, dict) and is_error(first):
+            yield self._give_up(read_reported(document))
+        elif exchange.call.task in FILE_TASKS:
+            yield from self._take_files(document)
+        else:
+            yield from self._take_result(read_result(exchange.call, document), document)
+
+    def _take_result(self, result: Result, document: Any) -> Iterator[Last]:
+        data, did_replace = clean_all(result.data)
+        if did_replace:
+            data["cleaned"] = True
+        yield from self._start()
+        for number, file in enumerate(result.files):
+            yield from self._hand_on(file.data, number, file.content_type)
+        if text := data.get("output"):
+            yield Delta(text)
+        usage = document.get("usage") if isinstance(document, dict) else None
+        yield from self._complete(data, usage=read_usage(usage))
+
+    def _take_files(self, document: Any) -> Iterator[Last]:
+        """Those in the document first; then the addresses, one after the other."""
+        files = find_files(document)
+        inline = [file for file in files if not isinstance(file, str)]
+        wanted = FILE_TASKS[self._exchange.call.task]
+        if any(not file.content_type.startswith(wanted) for file in inline):
+            raise Unintelligible
+        addresses = tuple(file for file in files if isinstance(file, str))
+        fetch = self._fetch(len(inline), addresses) if addresses else None
+        for number, file in enumerate(inline):
+            yield from self._hand_on(file.data, number, file.content_type)
+        if fetch is None:
+            yield from self._complete({})
+        else:
+            yield fetch
+
+    def _fetch(self, number: int, addresses: tuple[str, ...]) -> FollowUp:
+        exchange = replace(
+            self._exchange, first_file=number, more_files=addresses[1:], is_download=True, polled=None, misses=0
+        )
+        return FollowUp(get(addresses[0], exchange.base_url), open_with(exchange))
+
+    def _ask_again(self, poll: WireRequest) -> FollowUp:
+        """A job that is not done is asked for at growing intervals, for as long as the try lasts."""
+        is_new = poll != self._exchange.polled
+        pause_s = FIRST_PAUSE_S if is_new else min(MAX_PAUSE_S, self._exchange.pause_s * PAUSE_GROWTH)
+        return FollowUp(poll, open_with(replace(self._exchange, polled=poll, pause_s=pause_s, misses=0)), pause_s)
+
+    def _give_up(self, error: UpstreamError) -> Failure | FollowUp:
+        """After bytes of a file, or for a job that runs, the call is not simply made again within this try."""
+        exchange = self._exchange
+        if exchange.polled is not None and error.is_transient and exchange.misses < MAX_MISSES:
+            again = replace(exchange, misses=exchange.misses + 1)
+            return FollowUp(exchange.polled, open_with(again), max(exchange.pause_s, error.retry_after_s or 0.0))
+        if self._has_started or exchange.is_download or exchange.polled is not None:
+            error = replace(error, max_retries=0, is_model_missing=False)
+        return Failure(error, None, exchange.usage, exchange.model)
+
+    def _complete(self, data: dict[str, Any], *, usage: Usage | None = None) -> Iterator[Last]:
+        yield from self._start()
+        if self._exchange.provider is not None:
+            data["provider"] = self._exchange.provider
+        yield Completed(data, usage or self._exchange.usage, self._exchange.model)

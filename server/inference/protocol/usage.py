@@ -1,0 +1,29 @@
+"""Token counts of strangers: as upstream counted them, or unknown."""
+
+from typing import Any
+
+from server.model_request import Usage
+
+MAX_COUNT = 2**31 - 1
+"""Token counts are kept in an `integer` column."""
+
+
+def read_usage(usage: Any) -> Usage:
+    """From the shape of OpenAI; what is missing or absurd is None."""
+    if not isinstance(usage, dict):
+        return Usage()
+    generated = read_count(usage.get("completion_tokens"))
+    used = read_count(usage.get("total_tokens"))
+    if usage.get("total_tokens") is None:
+        used = add_counts(usage.get("prompt_tokens"), generated)
+    return Usage(used, generated)
+
+
+def read_count(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    return value if is_count else None
+
+
+def add_counts(prompt: Any, generated: int | None) -> int | None:
+    prompt = read_count(prompt)
+    return None if prompt is None or generated is None else read_count(prompt + generated)

@@ -1,0 +1,76 @@
+"""Vectors and scores: lists of numbers whose depth differs by model and by provider."""
+
+import math
+from typing import Any
+
+from server.inference.protocol.texts import Unintelligible
+
+
+def read_scores(document: Any) -> list[float]:
+    """`[float]`, also wrapped once more, or under a name."""
+    if isinstance(document, dict):
+        document = document.get("similarities") or document.get("scores")
+    if isinstance(document, list) and len(document) == 1 and isinstance(document[0], list):
+        document = document[0]
+    return _vector(document)
+
+
+def read_vectors(document: Any, *, is_many: bool) -> dict[str, Any]:
+    """`embedding` of one text or `embeddings` of several; `token_embeddings` where the model did not pool its tokens.
+
+    OpenAI's `{"data": [{index, embedding}]}` need not be in order; a list of numbers may be wrapped up to three times.
+    """
+    texts = _by_index(document["data"]) if isinstance(document, dict) and "data" in document else _by_text(document)
+    vectors = [_without_wrapping(text) for text in (texts if is_many else [texts])]
+    if all(_depth(text) == 1 for text in vectors):
+        checked = [_vector(text) for text in vectors]
+        return {"embeddings": checked} if is_many else {"embedding": checked[0]}
+    return {"token_embeddings": [[_vector(token) for token in _tokens(text)] for text in vectors]}
+
+
+def _by_index(entries: Any) -> list[Any]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Unintelligible
+    places = [entry.get("index") for entry in entries]
+    if all(isinstance(place, int) for place in places):
+        entries = sorted(entries, key=lambda entry: entry["index"])
+    return [entry.get("embedding") for entry in entries]
+
+
+def _by_text(document: Any) -> Any:
+    if isinstance(document, dict):
+        document = document.get("embeddings") or document.get("embedding")
+    if not isinstance(document, list) or not document:
+        raise Unintelligible
+    return [document] if _depth(document) == 1 else document
+
+
+def _without_wrapping(text: Any) -> Any:
+    while isinstance(text, list) and len(text) == 1 and isinstance(text[0], list):
+        text = text[0]
+    return text
+
+
+def _tokens(text: Any) -> list[Any]:
+    return text if _depth(text) != 1 else [text]
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list) and value:
+        value, depth = value[0], depth + 1
+    return depth
+
+
+def _vector(value: Any) -> list[float]:
+    if not isinstance(value, list) or not value:
+        raise Unintelligible
+    if not set(map(type, value)) <= {int, float}:
+        raise Unintelligible
+    try:
+        numbers = list(map(float, value))
+    except OverflowError:
+        raise Unintelligible from None
+    if not all(map(math.isfinite, numbers)):
+        raise Unintelligible
+    return numbers
