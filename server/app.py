@@ -22,7 +22,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, cancelling, console, docs, events, gotrue, health, requests
+from server.routes import auth, cancelling, console, docs, events, gotrue, health, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
@@ -93,7 +93,7 @@ def create_app(
     app[keys.OBJECTS] = objects
     _provide_engine(app, engine, reader)
     _provide_limits(app)
-    for routes in (auth, events, requests, cancelling, health, docs, console):
+    for routes in (auth, events, requests, cancelling, openai, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
