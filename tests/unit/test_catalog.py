@@ -1,5 +1,6 @@
 """What can be asked for: models by settings, and input and parameters within their bounds."""
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # comes with a validator, without stubs
@@ -461,3 +462,12 @@ def test_the_catalog_describes_all_that_it_takes() -> None:
         jsonschema.Draft202012Validator(row["input"]).validate(row["example"]["input_data"])
         jsonschema.Draft202012Validator(row["parameters"]).validate(row["example"]["parameters"])
         jsonschema.Draft202012Validator(row["output"]).validate(row["example_output"])
+
+
+def test_every_model_type_and_alias_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    for row in MODEL_TYPES:
+        for name in row.names:
+            assert f"`{name}`" in page
+        for field in row.input.model_fields:
+            assert f"`{field}`" in page, field

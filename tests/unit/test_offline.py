@@ -1,11 +1,17 @@
 """The test double: each model behaves as its name says, and none passes for AI."""
 
+import io
+import json
+import struct
+import wave
+import zlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from server.catalog import OFFLINE_MODELS
-from server.inference.events import Call, Delta, Failed, Started, Task
+from server.catalog import MODEL_TYPES, OFFLINE_MODELS, ModelType
+from server.inference.events import Call, Delta, Failed, FileChunk, InputFile, Segment, Started, Task
 from server.inference.offline import INTRODUCTION, LONG_STREAM_WORDS, Offline
 from server.model_request import Completed, Usage
 
@@ -26,7 +32,8 @@ async def run(model: str | None, prompt: str = "Hello you", *, offline: Offline 
     double = offline or Offline(sleep=sleeper)
     parameters = options.pop("parameters", {})
     input_data = options.pop("input_data", {"prompt": prompt})
-    call = Call(Task.CHAT_COMPLETION, () if model is None else (model,), input_data, parameters)
+    task = options.pop("task", Task.CHAT_COMPLETION)
+    call = Call(task, () if model is None else (model,), input_data, parameters, options.pop("files", {}))
     events = [event async for event in double.generate(call, timeout_s=options.pop("timeout_s", 60))]
     return events, sleeper.slept_s
 
@@ -124,6 +131,153 @@ async def test_every_model_of_the_catalog_is_known_and_ends_in_exactly_one_way(m
     if isinstance(events[-1], Completed):
         assert events[-1].output_data["output"].startswith(INTRODUCTION)
         assert events[-1].output_data["offline"] is True
+
+
+OTHERS = [row for row in MODEL_TYPES if row.task not in {Task.CHAT_COMPLETION, Task.TEXT_GENERATION}]
+STORED = "file:019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60"
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+FILES = {STORED: InputFile("image/png", 1234, _nothing)}
+
+
+async def run_row(row: ModelType, model: str | None = None, **parameters: Any) -> list[Any]:
+    given = {**row.example.parameters, **parameters}
+    events, _ = await run(model, task=row.task, input_data=row.example.input_data, parameters=given, files=FILES)
+    return list(events)
+
+
+@pytest.mark.parametrize("row", OTHERS, ids=lambda row: row.name)
+async def test_every_task_has_an_answer_in_its_documented_form_that_says_what_it_is(row: ModelType) -> None:
+    started, *events, completed = await run_row(row)
+    assert started == Started("offline/echo", "offline")
+    assert isinstance(completed, Completed)
+    assert completed.output_data["offline"] is True
+    chunks = [event for event in events if isinstance(event, FileChunk)]
+    files = [{"content_type": chunk.content_type, "size": len(chunk.data)} for chunk in chunks]
+    row.output.model_validate({**completed.output_data, **({"files": files} if files else {})})
+    texts = [event.text for event in events if isinstance(event, Delta)]
+    assert "".join(texts) == completed.output_data.get("output", "")
+    assert [event.number for event in chunks] == list(range(len(chunks)))
+    assert await run_row(row) == [started, *events, completed]
+
+
+@pytest.mark.parametrize("row", OTHERS, ids=lambda row: row.name)
+async def test_every_task_can_load_and_break_off(row: ModelType) -> None:
+    [failed] = await run_row(row, "offline/loading-503")
+    assert failed.transient
+    *_, failed = await run_row(row, "offline/truncated")
+    assert isinstance(failed, Failed)
+    assert not failed.transient
+
+
+async def data_of(task: Task, input_data: dict[str, Any], **parameters: Any) -> dict[str, Any]:
+    events, _ = await run(None, task=task, input_data=input_data, parameters=parameters, files=FILES)
+    return dict(events[-1].output_data)
+
+
+async def test_scores_of_labels_sum_to_one_and_the_best_is_first() -> None:
+    labels = ["refund", "legal", "faq"]
+    data = await data_of(Task.ZERO_SHOT_CLASSIFICATION, {"text": "hi"}, candidate_labels=labels)
+    scores = [label["score"] for label in data["labels"]]
+    assert sum(scores) == pytest.approx(1)
+    assert scores == sorted(scores, reverse=True)
+    assert {label["label"] for label in data["labels"]} == set(labels)
+    assert data["output"] == data["labels"][0]["label"]
+
+
+async def test_vectors_have_one_size_and_follow_from_the_words() -> None:
+    one = (await data_of(Task.FEATURE_EXTRACTION, {"text": "the cat sat"}))["embedding"]
+    many = (await data_of(Task.FEATURE_EXTRACTION, {"text": ["the cat sat", "a dog"]}))["embeddings"]
+    short = (await data_of(Task.FEATURE_EXTRACTION, {"text": "a"}, dimensions=8))["embedding"]
+    assert (len(one), len(many[1]), len(short)) == (384, 384, 8)
+    assert many[0] == one != many[1]
+    assert sum(value * value for value in one) == pytest.approx(1, abs=1e-4)
+
+
+async def test_like_sentences_are_more_similar_than_others() -> None:
+    sentences = ["the cat sat", "the cat stood", "unrelated words"]
+    scores = (await data_of(Task.SENTENCE_SIMILARITY, {"source_sentence": "the cat sat", "sentences": sentences}))[
+        "scores"
+    ]
+    assert scores[0] == pytest.approx(1, abs=1e-3)
+    assert scores == sorted(scores, reverse=True)
+
+
+async def test_an_answer_stands_where_it_says() -> None:
+    context = " Paris is the capital."
+    data = await data_of(Task.QUESTION_ANSWERING, {"question": "?", "context": context})
+    [answer] = data["answers"]
+    assert context[answer["start"] : answer["end"]] == answer["answer"] == data["output"] == "Paris"
+
+
+async def test_each_mask_has_its_candidates() -> None:
+    data = await data_of(Task.FILL_MASK, {"text": "[MASK] and <mask>"}, targets=["a", "b"], top_k=1)
+    assert [candidate["mask"] for candidate in data["candidates"]] == [0, 1]
+    assert data["candidates"][0]["sequence"] == "a and a"
+    assert "output" not in data
+
+
+@pytest.mark.parametrize(("parameters", "size"), [({}, (256, 256)), ({"width": 65, "height": 1024}, (65, 1024))])
+async def test_an_image_is_whole_and_as_large_as_was_asked_for(parameters: Any, size: tuple[int, int]) -> None:
+    events, _ = await run(None, task=Task.TEXT_TO_IMAGE, parameters=parameters)
+    image = events[1].data
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height, depth = struct.unpack(">IIB", image[16:25])
+    assert (width, height, depth) == (*size, 1)
+    chunks = dict(chunks_of(image))
+    assert list(chunks)[-1] == b"IEND"
+    assert len(zlib.decompress(chunks[b"IDAT"])) == height * (1 + -(-width // 8))
+    assert b"not AI" in chunks[b"tEXt"]
+
+
+def chunks_of(image: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The parts of a PNG, each checked by its sum."""
+    place = 8
+    while place < len(image):
+        size = int.from_bytes(image[place : place + 4], "big")
+        kind, data = image[place + 4 : place + 8], image[place + 8 : place + 8 + size]
+        assert int.from_bytes(image[place + 8 + size : place + 12 + size], "big") == zlib.crc32(kind + data)
+        yield kind, data
+        place += 12 + size
+
+
+async def test_speech_is_a_sound_as_long_as_its_words() -> None:
+    events, _ = await run(None, task=Task.TEXT_TO_SPEECH, input_data={"text": "one two three four"})
+    with wave.open(io.BytesIO(events[1].data)) as sound:
+        assert sound.getnframes() / sound.getframerate() == pytest.approx(1)
+
+
+async def test_a_recording_is_told_by_its_size() -> None:
+    assert "1234 bytes" in (await data_of(Task.AUTOMATIC_SPEECH_RECOGNITION, {"audio": STORED}))["output"]
+    inline = {"audio": "data:audio/flac;base64,QUJDRA=="}
+    assert "4 bytes" in (await data_of(Task.AUTOMATIC_SPEECH_RECOGNITION, inline))["output"]
+
+
+TOOL = {"type": "function", "function": {"name": "add"}}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+async def test_a_tool_that_must_be_called_is_called(choice: Any) -> None:
+    events, _ = await run(None, parameters={"tools": [TOOL], "tool_choice": choice})
+    assert events[1] == Delta("{}", Segment.TOOL_CALL, 0, "add")
+    data = events[-1].output_data
+    assert (data["output"], data["finish_reason"]) == ("", "tool_calls")
+    assert data["tool_calls"][0]["function"] == {"name": "add", "arguments": "{}"}
+
+
+async def test_json_is_answered_where_json_is_asked_for() -> None:
+    events, _ = await run(None, parameters={"response_format": {"type": "json_object"}})
+    assert json.loads(events[-1].output_data["output"])["offline"].startswith(INTRODUCTION)
+
+
+async def test_images_in_a_conversation_are_noticed() -> None:
+    parts = [{"type": "text", "text": "What is"}, {"type": "image_url", "image_url": {"url": STORED}}]
+    events, _ = await run(None, input_data={"messages": [{"role": "user", "content": parts}]})
+    assert '"What is (an image)"' in events[-1].output_data["output"]
 
 
 async def test_an_unknown_model_is_refused_for_good() -> None:

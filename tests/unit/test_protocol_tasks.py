@@ -12,7 +12,16 @@ from huggingface_hub.inference._providers import get_provider_helper
 
 from server.catalog import MODEL_TYPES
 from server.inference.events import Call, InputFile, Task
-from server.inference.protocol import BadModel, Failure, FilePart, FollowUp, WireRequest, build, reader_for
+from server.inference.protocol import (
+    BadModel,
+    Failure,
+    FilePart,
+    FollowUp,
+    WireRequest,
+    build,
+    build_edge_call,
+    reader_for,
+)
 from server.inference.protocol.native_ids import HUB_URL
 
 ROUTER = "https://router.huggingface.co"
@@ -121,6 +130,23 @@ def test_images_of_a_conversation_go_as_their_bytes_and_addresses_as_they_are() 
     text = b"".join(b"QUJD" if isinstance(piece, FilePart) else piece for piece in wire.body)
     stored = part("data:image/webp;base64,QUJD")
     assert orjson.loads(text)["messages"][0]["content"] == [content[0], stored, part(IMAGE), address, stored]
+
+
+def test_the_edge_function_gets_images_as_their_bytes_for_it_has_no_files() -> None:
+    content = [{"type": "image_url", "image_url": {"url": STORED}}]
+    messages = [{"role": "user", "content": content}]
+    call = Call(Task.CHAT_COMPLETION, ("a/b",), {"messages": messages}, {"max_tokens": 1}, {STORED: FILE})
+    wire = build_edge_call(call, "https://x.supabase.co/functions/v1/hf-inference")
+    assert isinstance(wire.body, tuple)
+    text = b"".join(b"QUJD" if isinstance(piece, FilePart) else piece for piece in wire.body)
+    sent = [{"type": "image_url", "image_url": {"url": "data:image/webp;base64,QUJD"}}]
+    assert orjson.loads(text) == {
+        "task": "chat-completion",
+        "models": ["a/b"],
+        "input": {"messages": [{"role": "user", "content": sent}]},
+        "parameters": {"max_tokens": 1},
+        "stream": True,
+    }
 
 
 def test_a_text_that_looks_like_a_place_for_a_file_stays_a_text() -> None:

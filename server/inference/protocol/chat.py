@@ -67,14 +67,14 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     messages = call.input_data.get("messages") or [{"role": "user", "content": call.input_data["prompt"]}]
     return {
         **named(model),
-        "messages": [_with_images(call, message) for message in messages],
-        **with_schemas(_picked(call, _CHAT_PARAMETERS)),
+        "messages": [with_images(call, message) for message in messages],
+        **_with_schemas(_picked(call, _CHAT_PARAMETERS)),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
 
 
-def _with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
     """The message with its stored images in place; an address goes to the provider as it is."""
     content = message.get("content")
     if not isinstance(content, list):
@@ -89,7 +89,7 @@ def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
 
 
-def with_schemas(parameters: dict[str, Any]) -> dict[str, Any]:
+def _with_schemas(parameters: dict[str, Any]) -> dict[str, Any]:
     """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
     parameters = dict(parameters)
     if tools := parameters.get("tools"):

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from server.errors import Code
 from server.inference.events import Call
+from server.inference.protocol.chat import with_images
 from server.inference.protocol.faults import TRANSIENT, UpstreamError, read_retry_after
 from server.inference.protocol.texts import Unintelligible, parse_json, to_words
-from server.inference.protocol.wire import WireRequest
+from server.inference.protocol.wire import WireRequest, encode
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
 _DEPLOY = "The operator must run: supabase functions deploy hf-inference."
@@ -20,15 +19,22 @@ _UNAUTHORISED, _NOT_FOUND = 401, 404
 
 
 def build_edge_call(call: Call, url: str) -> WireRequest:
-    """The function tries the whole chain of models itself, and passes a stream through."""
+    """The function tries the whole chain of models itself, and passes a stream through. It has no access to files."""
     body = {
-        "task": call.task,
+        "task": call.task.value,
         "models": call.models,
-        "input": dict(call.input_data),
+        "input": _with_files_inside(call),
         "parameters": dict(call.parameters),
         "stream": True,
     }
-    return WireRequest("POST", url, _HEADERS, orjson.dumps(body))
+    return WireRequest("POST", url, _HEADERS, encode(body))
+
+
+def _with_files_inside(call: Call) -> dict[str, Any]:
+    messages = call.input_data.get("messages")
+    if messages is None:
+        return dict(call.input_data)
+    return {**call.input_data, "messages": [with_images(call, message) for message in messages]}
 
 
 def build_edge_probe(url: str) -> WireRequest:

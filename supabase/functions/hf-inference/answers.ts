@@ -5,6 +5,14 @@ import { isObject, type Json } from "./http.ts";
 export const MAX_ANSWER_CHARS = 4 * 1024 * 1024;
 export const MAX_LINE_CHARS = 8 * 1024 * 1024;
 
+const MAX_TOOL_CALLS = 128;
+
+interface ToolCall {
+  id: string;
+  type: "function";
+  function: { name: string; arguments: string };
+}
+
 /** What an answer came to. `output_data` of a failed one is partial, or null where nothing had arrived. */
 export interface Result {
   status: "completed" | "failed";
@@ -21,13 +29,20 @@ export class Collector {
   private held = "";
   private output = "";
   private reasoning = "";
+  private calls: ToolCall[] = [];
+  private byIndex = new Map<unknown, ToolCall>();
   private finishReason: string | null = null;
   private isOver = false;
   private used: number | null = null;
   private count: number | null = null;
   private error: string | null = null;
 
-  constructor(contentType: string | null, private readonly provider: string | null = null) {
+  /** `isChat`: thoughts at the beginning of the text are told apart from the answer. */
+  constructor(
+    contentType: string | null,
+    private readonly provider: string | null = null,
+    private readonly isChat = true,
+  ) {
     this.isStream = (contentType ?? "").includes("text/event-stream");
   }
 
@@ -43,7 +58,7 @@ export class Collector {
     if (this.error === null && !this.isOver && this.finishReason === null) {
       this.error = cut?.message ?? "The answer was cut off before its end; what had arrived is kept.";
     }
-    if (this.error === null && this.output === "" && this.reasoning === "") {
+    if (this.error === null && this.isEmpty) {
       this.error = "The model gave an empty answer.";
     }
     return this.error === null ? this.completed() : this.failed(this.error);
@@ -55,18 +70,24 @@ export class Collector {
   }
 
   private failed(message: string): Result {
-    const hasText = this.output !== "" || this.reasoning !== "";
-    const data = hasText ? { ...this.data(), partial: true } : null;
+    const data = this.isEmpty ? null : { ...this.data(), partial: true };
     return { status: "failed", output_data: data, error_msg: message, token_used: this.used, token_count: this.count };
   }
 
+  private get isEmpty(): boolean {
+    return this.output === "" && this.reasoning === "" && this.calls.length === 0;
+  }
+
   private data(): Json {
-    const output = clean(this.output), reasoning = clean(this.reasoning);
+    const [thoughts, answer] = this.isChat ? splitThoughts(this.output) : ["", this.output];
+    const kept = { output: answer, reasoning: this.reasoning + thoughts, calls: this.calls };
+    const cleaned = cleanAll(kept) as typeof kept;
     return {
-      output,
-      ...(reasoning === "" ? {} : { reasoning }),
+      output: cleaned.output,
+      ...(cleaned.reasoning === "" ? {} : { reasoning: cleaned.reasoning }),
+      ...(cleaned.calls.length === 0 ? {} : { tool_calls: cleaned.calls }),
       ...(this.provider === null ? {} : { provider: this.provider }),
-      ...(output === this.output && reasoning === this.reasoning ? {} : { cleaned: true }),
+      ...(JSON.stringify(kept) === JSON.stringify(cleaned) ? {} : { cleaned: true }),
     };
   }
 
@@ -113,9 +134,31 @@ export class Collector {
     const message = isObject(choice.delta) ? choice.delta : isObject(choice.message) ? choice.message : choice;
     this.write(message.content ?? message.text);
     this.think(message.reasoning_content ?? message.reasoning);
+    if (Array.isArray(message.tool_calls)) message.tool_calls.forEach((piece, at) => this.addCall(piece, at));
     if (typeof choice.finish_reason === "string" && choice.finish_reason !== "") {
       this.finishReason = finishReason(choice.finish_reason);
     }
+  }
+
+  /** Calls come in pieces, numbered; Together numbers all of them -1, so a new id begins a new call as well. */
+  private addCall(piece: unknown, at: number): void {
+    if (!isObject(piece)) return;
+    const index = typeof piece.index === "number" ? piece.index : at;
+    const id = typeof piece.id === "string" ? piece.id : "";
+    let call = this.byIndex.get(index);
+    if (call === undefined || (id !== "" && call.id !== "" && call.id !== id)) {
+      if (this.calls.length === MAX_TOOL_CALLS) return this.fail("The model called too many tools.");
+      call = { id: "", type: "function", function: { name: "", arguments: "" } };
+      this.calls.push(call);
+      this.byIndex.set(index, call);
+    }
+    call.id ||= id;
+    if (!isObject(piece.function)) return;
+    const { name, arguments: given } = piece.function;
+    if (typeof name === "string") call.function.name ||= name;
+    // Arguments are a JSON string; TGI sends the object itself when it does not stream.
+    if (given != null) call.function.arguments += typeof given === "string" ? given : JSON.stringify(given);
+    if (call.function.arguments.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
   }
 
   private tgi(document: Json): void {
@@ -173,6 +216,19 @@ function counted(value: unknown): number | null {
 /** What Postgres can store: no NUL, no half of a surrogate pair. */
 function clean(text: string): string {
   return text.replaceAll("\0", "\ufffd").toWellFormed();
+}
+
+function cleanAll(value: unknown): unknown {
+  if (typeof value === "string") return clean(value);
+  if (Array.isArray(value)) return value.map(cleanAll);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, cleanAll(item)]));
+}
+
+/** Thoughts that stand at the beginning of the text, and the answer after them; blanks around them are dropped. */
+function splitThoughts(text: string): [string, string] {
+  const match = /^\s*<think>(.*?)(?:<\/think>(.*))?$/s.exec(text);
+  return match === null ? ["", text] : [(match[1] ?? "").trim(), (match[2] ?? "").trimStart()];
 }
 
 /** For an answer that ended before it began. */

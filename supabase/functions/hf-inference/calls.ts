@@ -1,12 +1,24 @@
 // Which URL and which body ask for a generation: the same as the server's own (server/inference/protocol/calls.py).
 import defaults from "./models.json" with { type: "json" };
-import { type Json, Problem } from "./http.ts";
+import { isObject, type Json, Problem } from "./http.ts";
 import type { Call } from "./request.ts";
 
 const ROUTER_HOST = "router.huggingface.co";
 const POLICIES = ["fastest", "cheapest", "preferred"];
 const MODEL = /^([A-Za-z0-9._-]+)\/([A-Za-z0-9._-]+)(?::([a-z0-9-]+))?$/;
-const CHAT = ["max_tokens", "temperature", "top_p", "stop", "seed", "frequency_penalty", "presence_penalty"];
+const CHAT = [
+  "max_tokens",
+  "temperature",
+  "top_p",
+  "stop",
+  "seed",
+  "frequency_penalty",
+  "presence_penalty",
+  "reasoning_effort",
+  "response_format",
+  "tools",
+  "tool_choice",
+];
 const COMPLETION = ["temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"];
 
 export interface WireRequest {
@@ -67,7 +79,34 @@ function streamed(call: Call): Json {
 
 function chatBody(call: Call, model: string | null): Json {
   const messages = call.input.messages ?? [{ role: "user", content: call.input.prompt }];
-  return { ...named(model), messages, ...picked(call.parameters, CHAT), ...streamed(call) };
+  return { ...named(model), messages, ...withSchemas(picked(call.parameters, CHAT)), ...streamed(call) };
+}
+
+/** Parameters whose JSON schemas are objects again: rows keep them as text, for the order of their keys. */
+function withSchemas(parameters: Json): Json {
+  const { tools, response_format } = parameters;
+  if (Array.isArray(tools)) {
+    parameters.tools = tools.map((tool) =>
+      isObject(tool) && isObject(tool.function) ? { ...tool, function: withObject(tool.function, "parameters") } : tool
+    );
+  }
+  if (isObject(response_format) && isObject(response_format.json_schema)) {
+    parameters.response_format = {
+      ...response_format,
+      json_schema: withObject(response_format.json_schema, "schema"),
+    };
+  }
+  return parameters;
+}
+
+function withObject(holder: Json, name: string): Json {
+  const text = holder[name];
+  if (typeof text !== "string") return holder;
+  try {
+    return { ...holder, [name]: JSON.parse(text) };
+  } catch {
+    throw new Problem(422, "VALIDATION_ERROR", `parameters: a ${name} is not JSON.`);
+  }
 }
 
 function completionBody(call: Call, model: string | null): Json {

@@ -101,9 +101,11 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
       throw new Problem(409, "CONFLICT", "This request has ended, is being run, or is not there.");
     }
     const cut = new AbortController();
-    let opened: Opened;
+    let opened: Opened, isChat: boolean;
     try {
-      opened = await open(callOf(claim), upstream, AbortSignal.any([left, cut.signal]), 1000 * claim.deadline_s);
+      const call = callOf(claim);
+      isChat = call.task === "chat-completion";
+      opened = await open(call, upstream, AbortSignal.any([left, cut.signal]), 1000 * claim.deadline_s);
     } catch (error) {
       await rows.record(form.id, claim.epoch, outcomeOf(error, left));
       throw error;
@@ -113,6 +115,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
     const collector = new Collector(
       response.headers.get("content-type"),
       response.headers.get("x-inference-provider"),
+      isChat,
     );
     const chunks = read(opened, cut, (chunk) => collector.feed(chunk), () => collector.hasFailed);
     const record = async (broken: Fault | null): Promise<[Result, boolean]> => {

@@ -1,9 +1,11 @@
 // The two forms of a call: from our server, which keeps the row itself, and from anyone else, for whom the row is kept here.
 import { isObject, type Json, Problem, readText } from "./http.ts";
 
-export const MAX_BODY_BYTES = 1024 * 1024;
+/** Images come in base64, inside the messages. */
+export const MAX_BODY_BYTES = 8 * 1024 * 1024;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const MAX_MODELS = 10;
+const ROLES = ["system", "developer", "user", "assistant", "tool"];
 
 export type Task = "chat-completion" | "text-generation";
 export const TASKS: readonly Task[] = ["chat-completion", "text-generation"];
@@ -75,7 +77,36 @@ export function readInput(input: unknown, task: Task): Json {
   if (!hasMessages && (typeof given.prompt !== "string" || given.prompt.trim() === "")) {
     throw invalid(task === "chat-completion" ? "input: needs a prompt or messages." : "input.prompt: is required.");
   }
+  if (hasMessages) (given.messages as unknown[]).forEach(checkMessage);
   return given;
+}
+
+/** What Hugging Face would refuse less clearly, or what it could not have. */
+function checkMessage(message: unknown, at: number): void {
+  const where = `input.messages.${at}`;
+  if (!isObject(message)) throw invalid(`${where}: must be an object.`);
+  if (!ROLES.includes(message.role as string)) throw invalid(`${where}.role: must be one of ${ROLES.join(", ")}.`);
+  const { content = null, tool_calls } = message;
+  if (message.role === "tool" && typeof message.tool_call_id !== "string") {
+    throw invalid(`${where}.tool_call_id: is required.`);
+  }
+  if (content === null && !(message.role === "assistant" && Array.isArray(tool_calls))) {
+    throw invalid(`${where}.content: is required.`);
+  }
+  if (content === null || typeof content === "string") return;
+  if (!Array.isArray(content)) throw invalid(`${where}.content: must be a string or an array of parts.`);
+  content.forEach((part, number) => checkPart(part, `${where}.content.${number}`));
+}
+
+function checkPart(part: unknown, where: string): void {
+  if (isObject(part) && part.type === "text" && typeof part.text === "string") return;
+  const image = isObject(part) && part.type === "image_url" ? part.image_url : null;
+  if (!isObject(image) || typeof image.url !== "string") {
+    throw invalid(`${where}: must be {type: "text", text} or {type: "image_url", image_url: {url}}.`);
+  }
+  if (!/^(https:\/\/|data:image\/)/.test(image.url)) {
+    throw invalid(`${where}.image_url.url: must be https://… or data:image/…; only the server can read its uploads.`);
+  }
 }
 
 function isUuid(value: unknown): value is string {

@@ -56,6 +56,46 @@ Deno.test("an answer without a stream is read", () => {
   match(collect(encode("<html>"), "text/html").error_msg ?? "", /could not be understood/);
 });
 
+Deno.test("thoughts in the text of a chat are told apart, however it is cut", () => {
+  const text = `data: ${delta("<think>\nHm.\n</think>\n\nAh.")}\n\ndata: ${STOP}\n\n`;
+  for (const cuts of [[], [40], [41, 42, 43]]) {
+    const data = collect(encode(text), SSE, cuts).output_data;
+    same([data?.output, data?.reasoning], ["Ah.", "Hm."]);
+  }
+  const half = `data: ${delta("<think>Hm")}\n\n`;
+  same(collect(encode(half), SSE).output_data, { output: "", reasoning: "Hm", partial: true });
+  const collector = new Collector(SSE, null, false);
+  collector.feed(encode(text));
+  match(String(collector.finish().output_data?.output), /^<think>/, "raw text stays as it is");
+});
+
+Deno.test("tool calls are put together from their pieces", () => {
+  const piece = (call: unknown) => `data: ${JSON.stringify({ choices: [{ delta: { tool_calls: [call] } }] })}\n\n`;
+  const text = piece({ index: 0, id: "c1", function: { name: "add", arguments: '{"a":' } }) +
+    piece({ index: 0, function: { arguments: "1}\0" } }) +
+    piece({ index: -1, id: "c2", function: { name: "say", arguments: { b: 2 } } }) +
+    piece({ index: -1, id: "c3", function: { name: "say", arguments: null } }) + "data: [DONE]\n\n";
+  const result = collect(encode(text), SSE);
+  is(result.status, "completed");
+  const called = (id: string, name: string, given: string) => ({
+    id,
+    type: "function",
+    function: { name, arguments: given },
+  });
+  same(result.output_data, {
+    output: "",
+    tool_calls: [called("c1", "add", '{"a":1}\ufffd'), called("c2", "say", '{"b":2}'), called("c3", "say", "")],
+    cleaned: true,
+    finish_reason: null,
+  });
+});
+
+Deno.test("endless tool calls are refused", () => {
+  const calls = Array.from({ length: 200 }, (_, index) => ({ index, function: { name: "f" } }));
+  const text = `data: ${JSON.stringify({ choices: [{ delta: { tool_calls: calls } }] })}\n\n`;
+  match(collect(encode(text), SSE).error_msg ?? "", /too many tools/);
+});
+
 Deno.test("counts that nobody gave are null", () => {
   const { token_used, token_count } = collect(encode(STREAMS.plain![0]), SSE);
   same([token_used, token_count], [null, null]);

@@ -71,6 +71,10 @@ Deno.test("without any key configured nobody may call", async () => {
   is((await world.send(call(), { headers: { apikey: "" } })).status, 401);
 });
 
+function withImage(url: string): unknown {
+  return { role: "user", content: [{ type: "text", text: "?" }, { type: "image_url", image_url: { url } }] };
+}
+
 const BAD: Record<string, [unknown, number]> = {
   "no task known": [call({ task: "mind-reading" }), 422],
   "no input": [call({ input: undefined }), 422],
@@ -81,7 +85,19 @@ const BAD: Record<string, [unknown, number]> = {
   "parameters that are none": [call({ parameters: [] }), 422],
   "neither form": [{}, 422],
   "a list": [[], 422],
-  "two megabytes": [call({ input: { prompt: "x".repeat(2 ** 21) } }), 413],
+  "sixteen megabytes": [call({ input: { prompt: "x".repeat(2 ** 24) } }), 413],
+  "a message that is none": [call({ input: { messages: ["hi"] } }), 422],
+  "a role that is none": [call({ input: { messages: [{ role: "root", content: "a" }] } }), 422],
+  "a message without content": [call({ input: { messages: [{ role: "user" }] } }), 422],
+  "an answer to no tool": [call({ input: { messages: [{ role: "tool", content: "a" }] } }), 422],
+  "content of another type": [call({ input: { messages: [{ role: "user", content: 7 }] } }), 422],
+  "a part that is none": [call({ input: { messages: [{ role: "user", content: [{ type: "x" }] }] } }), 422],
+  "an upload of the server": [call({ input: { messages: [withImage("file:" + ID)] } }), 422],
+  "an image without a secure address": [call({ input: { messages: [withImage("http://a/b.png")] } }), 422],
+  "a schema that is no JSON": [
+    call({ parameters: { tools: [{ type: "function", function: { name: "f", parameters: "{" } }] } }),
+    422,
+  ],
 };
 for (const [name, [body, status]] of Object.entries(BAD)) {
   Deno.test(`a body with ${name} is refused`, async () => {
@@ -194,6 +210,32 @@ Deno.test("the log has one line, and nobody's words or keys", async () => {
   is(typeof ms, "number");
   same(entry, { event: "hf_inference", form: "server", id: ID, model: "org/a", status: 200, attempts: 1 });
   ok(!JSON.stringify(world.logs).includes("secret"));
+});
+
+Deno.test("a conversation with tools, images and a form for its answer goes out as it is", async () => {
+  await using world = start();
+  const called = { id: "c1", type: "function", function: { name: "add", arguments: "{}" } };
+  const messages = [
+    withImage("https://example.com/a.png"),
+    withImage("data:image/png;base64,QUJD"),
+    { role: "assistant", tool_calls: [called] },
+    { role: "tool", tool_call_id: "c1", content: "3" },
+  ];
+  const schema = { type: "object", properties: { zz: {}, a: {} } };
+  const parameters = {
+    tools: [{ type: "function", function: { name: "add", parameters: JSON.stringify(schema) } }],
+    tool_choice: "auto",
+    response_format: { type: "json_schema", json_schema: { name: "x", schema: JSON.stringify(schema) } },
+    reasoning_effort: "low",
+  };
+  await (await world.send(call({ input: { messages }, parameters }))).text();
+  const body = world.asked[0]!.body;
+  same(body.messages, messages);
+  same(body.tools, [{ type: "function", function: { name: "add", parameters: schema } }]);
+  same(body.response_format, { type: "json_schema", json_schema: { name: "x", schema } });
+  same([body.tool_choice, body.reasoning_effort], ["auto", "low"]);
+  const order = (value: unknown) => JSON.stringify(value);
+  is(order(body.tools), order([{ type: "function", function: { name: "add", parameters: schema } }]));
 });
 
 Deno.test("raw text goes where it is completed", async () => {

@@ -1,0 +1,164 @@
+"""How the models of the test double behave: at once, slowly, in a long stream, or not at all."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import Code
+from server.inference.breaker import Breaker
+from server.inference.events import Call, Check, Completed, Delta, Event, Failed, FileChunk, Segment, Started, Task
+from server.inference.offline.results import INTRODUCTION, make_result, quoted
+from server.model_request import Usage
+
+LONG_STREAM_WORDS = 300
+LONG_STREAM_PAUSE_S = 0.02
+LOADING_S = 2.0
+_MAX_LOADING = 1000
+_TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
+_WORD = re.compile(r"\s*\S+")
+_CUT = "The answer was cut off before its end; what had arrived is kept."
+_CREDITS = (
+    "The server's Hugging Face account has no credits left: this is the offline double of that case. "
+    "Its operator would have to buy credits."
+)
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """How a model behaves: seconds before its answer, seconds between words, and whether it stops in the middle."""
+
+    delay_s: float = 0.0
+    pause_s: float = 0.0
+    is_long: bool = False
+    is_cut: bool = False
+
+
+_SCRIPTS = {
+    "offline/echo": _Script(),
+    "offline/slow-2s": _Script(delay_s=2),
+    "offline/slow-20s": _Script(delay_s=20),
+    "offline/long-stream": _Script(pause_s=LONG_STREAM_PAUSE_S, is_long=True),
+    "offline/loading-503": _Script(),
+    "offline/truncated": _Script(is_long=True, is_cut=True),
+}
+
+
+class Offline:
+    """Implements `Upstream` without a network. Tokens are words, so usage is a real count."""
+
+    def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
+        self.breaker = Breaker()
+        self._sleep = sleep
+        self._loading: set[str] = set()
+
+    async def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
+        model = next(iter(call.models), "offline/echo")
+        script = _SCRIPTS.get(model)
+        if script is None:
+            message = _CREDITS if model == "offline/no-credits" else f"There is no offline model of the name {model}."
+            yield Failed(Code.MODEL_ERROR, message, model=model)
+            return
+        prompt = _prompt_of(call)
+        answer = list(_text(call, prompt, model, script) if call.task in _TEXT_TASKS else _result(call, model, script))
+        seconds = script.delay_s + script.pause_s * len(answer)
+        if seconds > timeout_s:
+            await self._sleep(timeout_s)
+            yield Failed(Code.MODEL_ERROR, f"The model did not answer within {timeout_s:.0f} s.", model=model)
+            return
+        if model == "offline/loading-503" and self._is_first_call(prompt):
+            loading = f"Model {model} is currently loading."
+            yield Failed(Code.MODEL_ERROR, loading, transient=True, retry_after_s=LOADING_S, model=model)
+            return
+        if script.delay_s:
+            await self._sleep(script.delay_s)
+        yield Started(model, "offline")
+        for event in answer:
+            yield event
+            if script.pause_s and isinstance(event, Delta):
+                await self._sleep(script.pause_s)
+
+    def _is_first_call(self, prompt: str) -> bool:
+        """True every other time for a prompt: the model is loading when first asked, and answers when asked again."""
+        if prompt in self._loading:
+            self._loading.remove(prompt)
+            return False
+        if len(self._loading) >= _MAX_LOADING:
+            self._loading.clear()
+        self._loading.add(prompt)
+        return True
+
+    async def check(self) -> Check:
+        return Check(None, "The offline test double is always there. It is not AI.")
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _prompt_of(call: Call) -> str:
+    """What is quoted, or what stands for the input of a task that has none."""
+    if "prompt" in call.input_data:
+        return str(call.input_data["prompt"])
+    if "messages" not in call.input_data:
+        return repr(sorted(call.input_data.items()))
+    content = call.input_data["messages"][-1].get("content") or ""
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else "(an image)" for part in content)
+
+
+def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Event]:
+    """The words of an answer that quotes the prompt, or the tool that it must call, and how it ends."""
+    wanted = _wanted_tool(call)
+    words = [] if wanted is not None else _words(call, prompt, script)
+    limit = call.parameters.get("max_tokens") or call.parameters.get("max_new_tokens")
+    spoken = words[:limit]
+    finish_reason = "stop" if len(spoken) == len(words) else "length"
+    if script.is_cut:
+        spoken = spoken[: len(spoken) // 2]
+    yield from map(Delta, spoken)
+    usage = Usage(len(prompt.split()) + len(spoken), len(spoken))
+    output: dict[str, Any] = {"output": "".join(spoken), "offline": True}
+    if script.is_cut:
+        yield Failed(Code.MODEL_ERROR, _CUT, output_data=output | {"partial": True}, usage=usage, model=model)
+        return
+    output["finish_reason"] = finish_reason
+    if wanted is not None:
+        yield Delta("{}", Segment.TOOL_CALL, 0, wanted)
+        call_made = {"id": "offline", "type": "function", "function": {"name": wanted, "arguments": "{}"}}
+        output |= {"finish_reason": "tool_calls", "tool_calls": [call_made]}
+    yield Completed(output, usage, model)
+
+
+def _words(call: Call, prompt: str, script: _Script) -> list[str]:
+    answer = f'{INTRODUCTION} you said "{quoted(prompt)}"'
+    if script.is_long:
+        answer += "".join(f" word{number}" for number in range(1, LONG_STREAM_WORDS + 1))
+    if (call.parameters.get("response_format") or {}).get("type", "text") != "text":
+        answer = json.dumps({"offline": answer}, ensure_ascii=False)
+    return _WORD.findall(answer)
+
+
+def _wanted_tool(call: Call) -> str | None:
+    """The name of the function that the model must call, if it must."""
+    choice = call.parameters.get("tool_choice")
+    if isinstance(choice, dict):
+        return str(choice["function"]["name"])
+    return str(call.parameters["tools"][0]["function"]["name"]) if choice == "required" else None
+
+
+def _result(call: Call, model: str, script: _Script) -> Iterator[Event]:
+    """The whole answer to a task beside text; cut off, there is nothing of it to keep."""
+    if script.is_cut:
+        yield Failed(Code.MODEL_ERROR, "The answer was cut off before its end.", model=model)
+        return
+    made = make_result(call)
+    for number, (content_type, data) in enumerate(made.files):
+        yield FileChunk(data, number, content_type)
+    if output := made.data.get("output"):
+        yield Delta(output)
+    yield Completed({**made.data, "offline": True}, made.usage, model)
