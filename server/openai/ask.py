@@ -8,8 +8,8 @@ from server.errors import FieldError, Invalid, NotFound, Problem
 from server.schemas import invalid
 
 DEFAULT_MODEL = "default"
-_DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi"})
-"""Names of the models that the server tries by default; huggingface_hub says `tgi` to any server of its own."""
+_DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi", "dummy"})
+"""Names of the models that the server tries by default; huggingface_hub says `tgi` or `dummy` to any URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ _KEY = header(
     "A call that has one is not cancelled when its client leaves.",
     {"type": "string", "minLength": 1, "maxLength": 255},
 )
-_MODEL = "A name of `GET /v1/models`; `default` (or `tgi`) is whichever the server tries first."
+_MODEL = "A name of `GET /v1/models`; `default` (or `tgi`, `dummy`) is whichever the server tries first."
 _USAGE = {"prompt_tokens": 72, "completion_tokens": 21, "total_tokens": 93}
 _COMPLETION = {
     "id": f"chatcmpl-{REQUEST_ID}",

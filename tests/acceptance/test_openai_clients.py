@@ -7,7 +7,7 @@ import openai
 import pytest
 from huggingface_hub import AsyncInferenceClient
 from huggingface_hub.errors import HfHubHTTPError
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from server.inference.offline import INTRODUCTION
@@ -221,13 +221,17 @@ async def test_a_model_that_fails_is_an_error_of_the_server(
 
 async def test_a_failure_in_the_middle_is_raised_after_the_text(client: AsyncOpenAI, upstream: FakeHuggingFace) -> None:
     upstream.answer(BROKEN)
-    heard = []
+    heard: list[ChatCompletionChunk] = []
     stream = await client.chat.completions.create(model="default", messages=HELLO, stream=True)
-    with pytest.raises(openai.APIError, match="cut off") as failed:
-        async for chunk in stream:
-            heard.append(chunk)
+    with pytest.raises(openai.APIError, match="broke off") as failed:
+        await _read(stream, heard)
     assert text_of(heard) == "Once upon"
     assert failed.value.code == "model_error"
+
+
+async def _read(stream: AsyncStream[ChatCompletionChunk], heard: list[ChatCompletionChunk]) -> None:
+    async for chunk in stream:
+        heard.append(chunk)  # noqa: PERF401 - what came before an error is wanted
 
 
 async def test_beyond_the_rate_the_client_is_told_when_to_come_back(start: Start) -> None:
@@ -253,6 +257,16 @@ async def test_the_offline_double_answers_too(api: Api) -> None:
         assert "offline/slow-2s" in [model.id async for model in client.models.list()]
     [newest, _] = (await api.get("/api/requests")).json
     assert newest["output_data"]["output"] == text
+
+
+async def test_the_offline_double_gives_vectors_in_both_encodings(api: Api) -> None:
+    async with client_of(api) as client:
+        packed = await client.embeddings.create(model="default", input=["one", "two"])
+        plain = await client.embeddings.create(model="default", input=["one", "two"], encoding_format="float")
+    assert len(packed.data) == 2
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, rel=1e-6)
+    assert [request["model_type"] for request in (await api.get("/api/requests")).json] == ["feature-extraction"] * 2
 
 
 async def test_hugging_faces_own_client_gets_a_completion_and_a_stream(online: Api, upstream: FakeHuggingFace) -> None:
