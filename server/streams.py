@@ -90,11 +90,6 @@ class RequestStream:
         self.is_over = False
         """Whether the final event was handed out."""
 
-    @property
-    def model(self) -> str | None:
-        """Which model is answering, where that is known by now."""
-        return None if self._transcript is None else self._transcript.model
-
     async def open(self) -> bool:
         """Read how the request stands; False when nothing follows what the reader has. Raises `NotFound`."""
         view = await self._read_view()
@@ -200,6 +195,11 @@ class RequestStream:
         if self._transcript is not None:
             self._transcript.readers.discard(self._follower.stir)
             self._transcript = None
+
+    @property
+    def model(self) -> str | None:
+        """Which model is answering, where that is known by now."""
+        return None if self._transcript is None else self._transcript.model
 
     @property
     def _cursor(self) -> Cursor:
