@@ -8,9 +8,11 @@ from pydantic import (
     Field,
     StringConstraints,
     TypeAdapter,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -25,6 +27,7 @@ from server.catalog.fields import (
     TopK,
     TopP,
     check_image,
+    not_blank,
 )
 from server.schemas import Body
 
@@ -90,7 +93,8 @@ def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 Part = Annotated[TextPart | ImagePart, WrapValidator(_part)]
-_TEXT: TypeAdapter[str] = TypeAdapter(Prompt)
+MessageText = Annotated[str, StringConstraints(max_length=200_000)]
+_TEXT: TypeAdapter[str] = TypeAdapter(MessageText)
 _LIST: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)])
 
 
@@ -102,7 +106,7 @@ def _content(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
     return _LIST.validate_python(value)
 
 
-Content = Annotated[Prompt | list[Part] | None, WrapValidator(_content)]
+Content = Annotated[MessageText | list[Part] | None, WrapValidator(_content)]
 
 
 class CalledFunction(Body):
@@ -122,10 +126,21 @@ class Message(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = None
+    content: Content = Field(None, validate_default=True)
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: Any, info: ValidationInfo) -> Any:
+        """What a model or a tool said may be nothing; a model may have called tools instead."""
+        role = info.data.get("role")
+        if content is None and role != "assistant":
+            raise ValueError("is required")
+        if isinstance(content, str) and role not in {"assistant", "tool"}:
+            not_blank(content)
+        return content
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
@@ -134,12 +149,14 @@ class Message(Body):
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("must have a tool_call_id if its role is 'tool', and only then")
         if self.content is None and self.tool_calls is None:
-            raise ValueError("must have content")
+            raise ValueError("must have content or tool_calls")
         return self
 
 
-class TextInput(Body):
+class TextInput(HubInput):
     """A prompt, or a conversation to go on with."""
+
+    main = "prompt"
 
     prompt: Prompt | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=500)] | None = None

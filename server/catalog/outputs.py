@@ -161,8 +161,11 @@ class Segment(BaseModel):
     mask: int = Field(description="Which of `files` is its mask: white is inside.")
 
 
-class SegmentsOutput(FilesOutput):
+class SegmentsOutput(Output):
+    """The parts of an image, each with its mask in a file; no files where there are no parts."""
+
     segments: list[Segment]
+    files: list[OutputFile] | None = None
 
 
 class SpokenChunk(BaseModel):

@@ -61,7 +61,7 @@ def read_task(record: Mapping[str, Any]) -> Expectation:
             return _outage(str(document["error"])[:100])
         return _made(document) if task in FILES else _storable(_result(document, task))
     except (KeyError, TypeError, IndexError, AttributeError):
-        return _outage("could not be understood")
+        return Expectation(is_ok=False, words="could not be understood")
     except ValueError:
         return _undocumented(record, body)
 

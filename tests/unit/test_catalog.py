@@ -62,6 +62,17 @@ def test_the_client_library_s_request_passes_as_it_is() -> None:
     assert catalog().check("text2text", TEXT, {}, None) == (TEXT, {}, ROUTER_CHAT_MODELS[0])
 
 
+def test_what_a_model_or_a_tool_said_may_be_nothing() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": ""}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "", "tool_call_id": "c1"},
+        {"role": "assistant", "content": ""},
+    ]
+    assert catalog().check("chat", {"messages": messages}, {}, None)[0] == {"messages": messages}
+
+
 def test_messages_are_kept_as_they_were_sent() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi\n"}]
     assert catalog().check("chat", {"messages": messages}, {}, None)[0] == {"messages": messages}
@@ -82,7 +93,9 @@ def test_messages_are_kept_as_they_were_sent() -> None:
         ({"messages": [{"role": "root", "content": "a"}]}, {"input_data.messages.0.role"}),
         ({"messages": [{"role": "tool", "content": "a"}]}, {"input_data.messages.0"}),
         ({"messages": [{"role": "user", "content": "a", "tool_call_id": "b"}]}, {"input_data.messages.0"}),
-        ({"messages": [{"role": "user"}]}, {"input_data.messages.0"}),
+        ({"messages": [{"role": "user"}]}, {"input_data.messages.0.content"}),
+        ({"messages": [{"role": "user", "content": None}]}, {"input_data.messages.0.content"}),
+        ({"messages": [{"role": "assistant"}]}, {"input_data.messages.0"}),
         ({"messages": [{"role": "user", "content": 7}]}, {"input_data.messages.0.content"}),
         ({"messages": [{"role": "user", "content": " "}]}, {"input_data.messages.0.content"}),
         ({"messages": [{"role": "user", "content": []}]}, {"input_data.messages.0.content"}),
@@ -386,6 +399,7 @@ def test_what_a_task_does_not_know_is_refused_by_name(row: ModelType) -> None:
     [
         ("summarization", {"inputs": "a"}, {"text": "a"}),
         ("text-generation", {"inputs": "a"}, {"prompt": "a"}),
+        ("chat-completion", {"inputs": "a"}, {"prompt": "a"}),
         ("embeddings", {"inputs": ["a", "b"]}, {"text": ["a", "b"]}),
         ("embeddings", {"input": "a"}, {"text": "a"}),
         ("question-answering", {"inputs": {"question": "a", "context": "b"}}, {"question": "a", "context": "b"}),
@@ -464,10 +478,10 @@ def test_the_catalog_describes_all_that_it_takes() -> None:
         jsonschema.Draft202012Validator(row["output"]).validate(row["example_output"])
 
 
-def test_every_model_type_and_alias_is_in_the_docs() -> None:
+def test_every_model_type_and_field_is_in_the_docs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
     for row in MODEL_TYPES:
         for name in row.names:
             assert f"`{name}`" in page
-        for field in row.input.model_fields:
+        for field in (*row.input.model_fields, *row.parameters.model_fields):
             assert f"`{field}`" in page, field

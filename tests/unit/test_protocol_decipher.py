@@ -166,6 +166,8 @@ def test_nothing_at_all_is_an_empty_completion_and_may_be_tried_again(body: byte
         b"{}",
         b'{"foo":1}',
         b'{"choices":[{"index":0,"message":',
+        b'{"choices":1.5}',
+        b'data: {"choices":{"a":1}}\n\n',
         b"hello",
         b"data: {broken\n\n",
         b"data: null\n\n",

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from server.inference.events import Call, FileChunk, Started, Task
-from server.inference.protocol import Failure, FollowUp, OpenReader, reader_for
+from server.inference.protocol import BROKEN_OFF, Failure, FollowUp, OpenReader, reader_for
 from server.inference.protocol.inline import MAX_CHUNK_BYTES
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S
 from server.inference.protocol.result_reader import MAX_MISSES
@@ -174,11 +174,36 @@ def test_a_large_file_in_a_document_is_handed_on_in_bounded_pieces() -> None:
     assert isinstance(last, Completed)
 
 
-@pytest.mark.parametrize("body", [b'{"images": [{"url": "https://cdn.example/x.png"}]}', b"<html></html>", b"", FLAC])
+@pytest.mark.parametrize("body", [b'{"images": [{"url": "https://cdn.example/x.png"}]}', b"<html></html>", FLAC])
 def test_a_download_that_is_no_file_leads_nowhere_else(body: bytes) -> None:
-    fetch = followed(first_reader(), {"images": [{"url": "https://cdn.example/a.png"}]})
-    [failure] = answer(fetch.read, body, content_type="image/png") if body != FLAC else answer(fetch.read, body)
+    last: Any = followed(first_reader(), {"images": [{"url": "https://cdn.example/a.png"}]})
+    address = last.wire.url
+    while isinstance(last, FollowUp):
+        assert last.wire.url == address
+        [last] = answer(last.read, body, content_type="image/png")
+    assert isinstance(last, Failure)
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"<html>Bad gateway</html>", 502), (b"", 200)])
+def test_a_file_that_cannot_be_had_at_the_moment_is_asked_for_again(body: bytes, status: int) -> None:
+    fetch = last = followed(first_reader(), {"images": [{"url": "https://cdn.example/a.png"}]})
+    for _ in range(MAX_MISSES):
+        last = followed(last.read, body, status=status)
+        assert last.wire == fetch.wire
+        assert last.pause_s >= FIRST_PAUSE_S
+    assert isinstance(answer(last.read, PNG)[-1], Completed)
+    [failure] = answer(last.read, body, status=status)
     assert isinstance(failure, Failure)
+    assert failure.error.max_retries == 0
+
+
+def test_a_file_that_broke_off_is_not_begun_a_second_time() -> None:
+    fetch = followed(first_reader(), {"images": [{"url": "https://cdn.example/a.png"}]})
+    reader = fetch.read(200, {})
+    assert len(reader.feed(PNG)) == 2
+    [failure] = reader.finish(cut=BROKEN_OFF)
+    assert isinstance(failure, Failure)
+    assert (failure.error.is_transient, failure.error.max_retries) == (True, 0)
 
 
 def test_a_download_that_is_not_there_is_not_said_of_the_model() -> None:

@@ -12,6 +12,7 @@ from server.catalog import MODEL_TYPES
 from server.inference.events import Call, Delta, FileChunk, Started, Task
 from server.inference.protocol import Failure, FollowUp, reader_for
 from server.inference.protocol.faults import UpstreamError
+from server.inference.protocol.result_reader import FILE_TASKS
 from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.tapes import task_exchanges, task_parameters
@@ -135,9 +136,29 @@ def test_any_document_ends_in_exactly_one_way_and_can_be_stored(task: Task, docu
     record = {"task": task.value, "response": {"status": 200, "headers": {}}}
     events = read_in(record, [json.dumps(document).encode()])
     assert isinstance(events[-1], (Completed, Failure, FollowUp))
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert all(delta.text for delta in deltas)
     if isinstance(events[-1], Completed):
-        assert b"\\u0000" not in orjson.dumps(dict(events[-1].output_data))
-    assert all(event.text for event in events if isinstance(event, Delta))
+        data = dict(events[-1].output_data)
+        assert b"\\u0000" not in orjson.dumps(data)
+        assert data.get("output", "") == "".join(delta.text for delta in deltas)
+        OUTPUTS[task].model_validate(data | ({"files": []} if task in FILE_TASKS else {}))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"url":' * 900 + b"1" + b"}" * 900,
+        b'{"images":' + b'{"image":' * 900 + b'"x"' + b"}" * 901,
+        b'{"data":{"outputs":' + b'[{"outputs":' * 400 + b'["x"]' + b"}]" * 400 + b"}}",
+        b"[" * 900 + b"true" + b"]" * 900,
+        b'{"error":' * 900 + b'"x"' + b"}" * 900,
+    ],
+)
+def test_a_document_deeper_than_any_is_survived(task: Task, body: bytes) -> None:
+    record = {"task": task.value, "response": {"status": 200, "headers": {}}}
+    assert isinstance(read_in(record, [body])[-1], Failure)
 
 
 @pytest.mark.parametrize("record", task_parameters())
@@ -189,6 +210,12 @@ def test_a_file_beyond_all_measure_ends_there() -> None:
     assert not failure.error.is_transient
 
 
+def test_a_file_may_come_in_one_piece_that_is_larger_than_any_document() -> None:
+    record = {"task": "text-to-image", "response": {"status": 200, "headers": {}}}
+    events = read_in(record, [PNG + bytes(17 * 1024 * 1024)])
+    assert isinstance(events[-1], Completed)
+
+
 def test_a_document_beyond_all_measure_is_not_kept() -> None:
     reader = reader_for(call_of("feature-extraction"), None)(200, {})
     fed = 0
@@ -197,6 +224,14 @@ def test_a_document_beyond_all_measure_is_not_kept() -> None:
         fed += 1
     assert fed < 60
     assert isinstance(reader.finish()[-1], Failure)
+
+
+@pytest.mark.parametrize(
+    "document", [[], [[]], [[[]]], [["a"]], [[1], []], [True], [[1, None]], {"data": []}, {"data": [1]}]
+)
+def test_what_is_no_vector_is_no_embedding(document: Any) -> None:
+    record = {"task": "feature-extraction", "response": {"status": 200, "headers": {}}}
+    assert isinstance(read_in(record, [orjson.dumps(document)])[-1], Failure)
 
 
 def test_vectors_of_several_texts_keep_their_places() -> None:

@@ -178,12 +178,14 @@ class Decipherer:
             return
         self._answer.count(document.get("usage"))
         if "choices" in document:
-            self._take_choices(document["choices"] or [])
+            self._take_choices(document["choices"])
         else:
             self._take_generated(document)
 
-    def _take_choices(self, choices: list[Any]) -> None:
-        for choice in choices:
+    def _take_choices(self, choices: Any) -> None:
+        if choices and not isinstance(choices, list):
+            raise Unintelligible
+        for choice in choices or []:
             if isinstance(choice, dict) and not choice.get("index"):
                 self._take_choice(choice)
                 return

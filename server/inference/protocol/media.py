@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from server.inference.protocol.inline import InlineFile, read_base64
 from server.inference.protocol.texts import Unintelligible
 
 MAX_FILES = 8
+_MAX_DEPTH = 3
 _HOLDERS = ("images", "image", "audio", "data", "output", "outputs", "result")
 """Where providers put them: fal.ai, together, nscale, replicate, wavespeed, Black Forest Labs, older ones."""
 _NAMES = ("url", "image_url", "audio_url", "b64_json", "base64", "image", "audio", "sample", "blob")
@@ -21,10 +21,6 @@ def find_files(document: Any) -> list[InlineFile | str]:
     return [_file(place, content_type) for place, content_type in places]
 
 
-def has_files(document: Any) -> bool:
-    return isinstance(document, dict) and next(_places(document), None) is not None
-
-
 def _places(document: Any) -> Iterator[tuple[str, str]]:
     if isinstance(document, dict):
         for holder in _HOLDERS:
@@ -35,7 +31,10 @@ def _places(document: Any) -> Iterator[tuple[str, str]]:
         yield from _entries(document)
 
 
-def _entries(value: Any) -> Iterator[tuple[str, str]]:
+def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """What stands deeper than any provider puts it is not looked for."""
+    if depth > _MAX_DEPTH:
+        return
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, str):
             yield entry, ""
@@ -45,12 +44,12 @@ def _entries(value: Any) -> Iterator[tuple[str, str]]:
             if isinstance(inner, str):
                 yield inner, content_type if isinstance(content_type, str) else ""
             elif inner is not None:
-                yield from _entries(inner)
+                yield from _entries(inner, depth=depth + 1)
             elif "outputs" in entry:  # wavespeed wraps in `data`
-                yield from _entries(entry["outputs"] or [])
+                yield from _entries(entry["outputs"] or [], depth=depth + 1)
 
 
 def _file(place: str, content_type: str) -> InlineFile | str:
-    if urlsplit(place[:16]).scheme in {"http", "https"}:
+    if place.startswith(("https://", "http://")):
         return place
     return read_base64(place, content_type=content_type)

@@ -29,7 +29,7 @@ from server.model_request import Completed, Usage
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of one file that a model makes."""
 MAX_MISSES = 3
-"""Failed questions for the state of a job, one after the other, before it is given up: what it makes is paid for."""
+"""Failed questions for the state of a job, or for a file, before it is given up: what the job makes is paid for."""
 
 FILE_TASKS = {Task.TEXT_TO_IMAGE: "image/", Task.IMAGE_TO_IMAGE: "image/", Task.TEXT_TO_SPEECH: "audio/"}
 """The tasks whose answers are files, and of which kind."""
@@ -37,7 +37,10 @@ FILE_TASKS = {Task.TEXT_TO_IMAGE: "image/", Task.IMAGE_TO_IMAGE: "image/", Task.
 EMPTY = UpstreamError("The model provider sent an empty answer.", is_transient=True)
 WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a result.", is_transient=True)
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any result may be.")
+UNKNOWN_SHAPE = replace(GARBLED, is_transient=False)
+"""Whole, and still not what the task asks for: it would be so again, and it was paid for."""
 
+NO_USAGE = Usage()
 Last = Progress | Completed | Failure | FollowUp
 
 
@@ -45,23 +48,22 @@ Last = Progress | Completed | Failure | FollowUp
 class Exchange:
     """What all readers of one call share, and how far it has come.
 
-    `polled` and `misses`: the request for the state of a job that is asked now, and how often that failed in a row.
-    `first_file` and `more_files`: the number of the file that is fetched now, and the addresses of those after it.
+    `asked` is the request that is answered now, if it can be made again for nothing: for the state of a job, or for a
+    file. `misses`: how often that failed in a row. `first_file` and `more_files`: the number of the file that is
+    fetched now, and the addresses of those after it.
     """
 
     call: Call
     model: str | None
     base_url: str
     judge: Judge
-    now: datetime | None = None
     provider: str | None = None
-    usage: Usage = Usage()  # noqa: RUF009 - frozen
-    polled: WireRequest | None = None
+    asked: WireRequest | None = None
+    is_download: bool = False
     pause_s: float = FIRST_PAUSE_S
     misses: int = 0
     first_file: int = 0
     more_files: tuple[str, ...] = ()
-    is_download: bool = False
 
 
 class _Form(Enum):
@@ -105,18 +107,21 @@ class ResultReader:
         if not self._is_success:
             self._body += chunk[: MAX_ERROR_BYTES - len(self._body)]
             return []
-        if self._size > (MAX_FILE_BYTES if self._form is _Form.FILE else MAX_BODY_BYTES):
+        if self._form is _Form.FILE:
+            if self._size <= MAX_FILE_BYTES:
+                return list(self._hand_on(chunk, self._exchange.first_file, self._media_type))
             self._error = TOO_LARGE
             return []
-        if self._form is _Form.FILE:
-            return list(self._hand_on(chunk, self._exchange.first_file, self._media_type))
         self._body += chunk
-        return self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
+        news = self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
+        if self._form is _Form.DOCUMENT and self._size > MAX_BODY_BYTES:
+            self._error = TOO_LARGE
+        return news
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Last]:
         """What is left, and how it ended: the last item is a `Completed`, a `Failure` or a `FollowUp`."""
         if not self._is_success:
-            now = self._exchange.now or datetime.now(UTC)
+            now = datetime.now(UTC)
             return [self._give_up(self._exchange.judge(self._status, self._headers, bytes(self._body), now=now))]
         events: list[Last] = []
         if self._form is _Form.UNKNOWN and self._error is None:
@@ -166,9 +171,13 @@ class ResultReader:
         if bytes(self._body).lstrip(BLANK).startswith(b"<"):
             return [self._give_up(WEB_PAGE)]
         try:
-            return list(self._interpret(parse_json(bytes(self._body))))
+            document = parse_json(bytes(self._body))
         except Unintelligible:
             return [self._give_up(cut or GARBLED)]
+        try:
+            return list(self._interpret(document))
+        except Unintelligible:
+            return [self._give_up(UNKNOWN_SHAPE)]
         except JobFailed as failed:
             return [self._give_up(failed.error)]
 
@@ -178,7 +187,7 @@ class ResultReader:
         if self._exchange.is_download:
             raise Unintelligible  # a document in place of a file
         exchange = self._exchange
-        if (poll := find_poll(document, exchange.base_url, polled=exchange.polled)) is not None:
+        if (poll := find_poll(document, exchange.base_url, polled=exchange.asked)) is not None:
             yield self._ask_again(poll)
         elif isinstance(first, dict) and is_error(first):
             yield self._give_up(read_reported(document))
@@ -197,7 +206,7 @@ class ResultReader:
         if text := data.get("output"):
             yield Delta(text)
         usage = document.get("usage") if isinstance(document, dict) else None
-        yield from self._complete(data, usage=read_usage(usage))
+        yield from self._complete(data, read_usage(usage))
 
     def _take_files(self, document: Any) -> Iterator[Last]:
         """Those in the document first; then the addresses, one after the other."""
@@ -216,29 +225,34 @@ class ResultReader:
             yield fetch
 
     def _fetch(self, number: int, addresses: tuple[str, ...]) -> FollowUp:
+        wire = get(addresses[0], self._exchange.base_url)
         exchange = replace(
-            self._exchange, first_file=number, more_files=addresses[1:], is_download=True, polled=None, misses=0
+            self._exchange, asked=wire, is_download=True, misses=0, first_file=number, more_files=addresses[1:]
         )
-        return FollowUp(get(addresses[0], exchange.base_url), open_with(exchange))
+        return FollowUp(wire, open_with(exchange))
 
     def _ask_again(self, poll: WireRequest) -> FollowUp:
         """A job that is not done is asked for at growing intervals, for as long as the try lasts."""
-        is_new = poll != self._exchange.polled
+        is_new = poll != self._exchange.asked
         pause_s = FIRST_PAUSE_S if is_new else min(MAX_PAUSE_S, self._exchange.pause_s * PAUSE_GROWTH)
-        return FollowUp(poll, open_with(replace(self._exchange, polled=poll, pause_s=pause_s, misses=0)), pause_s)
+        return FollowUp(poll, open_with(replace(self._exchange, asked=poll, pause_s=pause_s, misses=0)), pause_s)
 
     def _give_up(self, error: UpstreamError) -> Failure | FollowUp:
-        """After bytes of a file, or for a job that runs, the call is not simply made again within this try."""
+        """What costs nothing is asked again. What a provider has begun is not begun anew within this try."""
         exchange = self._exchange
-        if exchange.polled is not None and error.is_transient and exchange.misses < MAX_MISSES:
+        if exchange.asked is not None and self._can_ask_again(error):
             again = replace(exchange, misses=exchange.misses + 1)
-            return FollowUp(exchange.polled, open_with(again), max(exchange.pause_s, error.retry_after_s or 0.0))
-        if self._has_started or exchange.is_download or exchange.polled is not None:
+            return FollowUp(exchange.asked, open_with(again), max(exchange.pause_s, error.retry_after_s or 0.0))
+        if self._has_started or exchange.asked is not None:
             error = replace(error, max_retries=0, is_model_missing=False)
-        return Failure(error, None, exchange.usage, exchange.model)
+        return Failure(error, model=exchange.model)
 
-    def _complete(self, data: dict[str, Any], *, usage: Usage | None = None) -> Iterator[Last]:
+    def _can_ask_again(self, error: UpstreamError) -> bool:
+        """Not once bytes of a file were handed on."""
+        return error.is_transient and self._form is not _Form.FILE and self._exchange.misses < MAX_MISSES
+
+    def _complete(self, data: dict[str, Any], usage: Usage = NO_USAGE) -> Iterator[Last]:
         yield from self._start()
         if self._exchange.provider is not None:
             data["provider"] = self._exchange.provider
-        yield Completed(data, usage or self._exchange.usage, self._exchange.model)
+        yield Completed(data, usage, self._exchange.model)

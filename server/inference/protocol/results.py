@@ -72,9 +72,8 @@ def _labels(_: Call, document: Any) -> Result:
 
 
 def _pairs(document: Any) -> Iterator[tuple[str, float]]:
-    while isinstance(document, list) and len(document) == 1 and isinstance(document[0], (list, dict)):
-        if isinstance(document[0], dict) and "labels" not in document[0]:
-            break
+    document = _first_of_batch(document)
+    if isinstance(document, list) and document and isinstance(document[0], dict) and "labels" in document[0]:
         document = document[0]
     if isinstance(document, dict) and "labels" in document:
         labels, scores = _list(document["labels"]), _list(document.get("scores"))
@@ -110,9 +109,7 @@ def _candidate(item: Any, mask: int) -> dict[str, Any]:
 
 def _entities(_: Call, document: Any) -> Result:
     """`[{entity_group | entity, score, word, start, end}]`, empty where nothing was found."""
-    document = _list(document)
-    items = document[0] if len(document) == 1 and isinstance(document[0], list) else document
-    return Result({"entities": [_entity(_dict(item)) for item in items]})
+    return Result({"entities": [_entity(_dict(item)) for item in _list(_first_of_batch(document))]})
 
 
 def _entity(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +173,7 @@ def _object(item: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "label": _string(item.get("label")),
         "score": _number(item.get("score")),
-        "box": {side: round(_number(box.get(side))) for side in ("xmin", "ymin", "xmax", "ymax")},
+        "box": {side: _whole(round(_number(box.get(side)))) for side in ("xmin", "ymin", "xmax", "ymax")},
     }
 
 
@@ -197,6 +194,13 @@ def _by_score(item: Any) -> float:
 def _unwrapped(document: Any) -> Any:
     """The first of a list: providers wrap a single answer."""
     while isinstance(document, list) and document:
+        document = document[0]
+    return document
+
+
+def _first_of_batch(document: Any) -> Any:
+    """The list for the first input: a pipeline that could take several wraps even one."""
+    while isinstance(document, list) and document and isinstance(document[0], list):
         document = document[0]
     return document
 

@@ -52,7 +52,9 @@ def _without_wrapping(text: Any) -> Any:
 
 
 def _tokens(text: Any) -> list[Any]:
-    return text if _depth(text) != 1 else [text]
+    if not isinstance(text, list) or not text:
+        raise Unintelligible
+    return [text] if _depth(text) == 1 else text
 
 
 def _depth(value: Any) -> int:

@@ -143,7 +143,7 @@ UNKNOWN_FIELDS = (
     _top("Prompt"),
     _top("k" * 300),
     invalid("in the input", create(with_input(prompt=CANARY, system=CANARY)), "input_data.system"),
-    invalid("in a message", create(_message(name=CANARY)), "input_data.messages.0.name"),
+    invalid("in a message", create(_message(surname=CANARY)), "input_data.messages.0.surname"),
     invalid("in the parameters", create(with_parameters(stream=True)), "parameters.stream"),
     invalid("parameter of another task", create(with_parameters(max_new_tokens=5)), "parameters.max_new_tokens"),
     invalid(
