@@ -41,12 +41,20 @@ NOT_SUPPORTED = (
     "function_call",
     "functions",
     "logit_bias",
+    "moderation",
     "prediction",
     "top_logprobs",
     "verbosity",
     "web_search_options",
 )
-WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+WITHOUT_EFFECT = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+)
 _HARMLESS = frozenset((*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
 """What has nothing to say any more, once it was not refused."""
 _ECHOED = frozenset({"annotations", "reasoning", "reasoning_content"})
@@ -99,15 +107,10 @@ def read_chat(data: Any) -> ChatAsk:
 
 
 def _as_sent_first(message: Any) -> Any:
-    """A message without what only answers have. An answer that is all calls has no text, which some spell ''."""
+    """A message without what only answers have."""
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
-    is_all_calls = bool(message.get("tool_calls")) and message.get("content") == ""
-    return {
-        name: value
-        for name, value in message.items()
-        if value is not None and name not in _ECHOED and not (is_all_calls and name == "content")
-    }
+    return {name: value for name, value in message.items() if value is not None and name not in _ECHOED}
 
 
 def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer, e
 
 WORDS = ("Grüße ", "👩‍👩‍👧 ", "and ", "日本", "語.")
 TEXT = "".join(WORDS)
-WEATHER: dict[str, Any] = {
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",

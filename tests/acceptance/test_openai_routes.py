@@ -4,12 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiohttp import ClientResponse
 
 from server import keys
+from server.actors.journal import Journal
+from server.actors.watches import View
+from server.model_request import RequestId, Status
 from server.routes import openai
 from tests.acceptance.conftest import Api, Reply, Start
 from tests.acceptance.openai_upstream import BROKEN, SILENT, STALLED, start_online
@@ -139,6 +144,40 @@ async def test_who_leaves_while_it_waits_for_its_turn_cancels(start: Start, upst
     assert len(upstream.calls) == 1
 
 
+async def test_who_leaves_before_the_request_is_stored_cancels(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepting, go_on = asyncio.Event(), asyncio.Event()
+    original = Journal.accept
+
+    async def slow(self: Journal, row: Any) -> Any:
+        accepting.set()
+        await go_on.wait()
+        return await original(self, row)
+
+    monkeypatch.setattr(Journal, "accept", slow)
+    upstream.answer(SILENT)
+    call = asyncio.create_task(ask(online))
+    await accepting.wait()
+    await _leave(call)
+    go_on.set()
+    async with asyncio.timeout(5):
+        while not (await online.get("/api/requests")).json:  # noqa: ASYNC110 - a moment, in a test
+            await asyncio.sleep(0.01)
+    assert (await ended(online))["status"] == "cancelled"
+
+
+async def test_text_that_starts_anew_ends_the_stream_and_cancels(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    async with streamed(online) as response:
+        await response.content.readuntil(b"Once")
+        request_id = RequestId(UUID((await newest(online))["id"]))
+        online.app[keys.SWITCHBOARD].publish(request_id, View(Status.PROCESSING, 2))  # as after a rescue
+        *_, last = await lines_of(response)
+    assert "cannot be taken back" in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert (await ended(online))["status"] == "cancelled"
+
+
 async def test_a_connection_that_is_used_again_is_watched_again(online: Api, upstream: FakeHuggingFace) -> None:
     upstream.answer(chat_answer("one"), SILENT)
     assert (await ask(online)).status == 200
@@ -197,6 +236,17 @@ async def test_an_answer_names_its_model_request(online: Api, upstream: FakeHugg
     stored = await online.get(reply.headers["Location"])
     assert reply.json["id"] == f"chatcmpl-{stored.json['id']}"
     assert stored.json["input_data"] == {"messages": HELLO}
+
+
+async def test_only_a_call_that_is_held_ends_with_its_wait(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.default = lambda _: chat_answer("one")
+    seconds = []
+    for stream in (False, True):
+        await ask(online, stream=stream)
+        request = await newest(online)
+        deadline_at, created_at = (datetime.fromisoformat(request[name]) for name in ("deadline_at", "created_at"))
+        seconds.append((deadline_at - created_at).total_seconds())
+    assert seconds == [90, 600]
 
 
 async def test_a_call_that_is_not_done_in_time_fails_by_its_deadline(start: Start, upstream: FakeHuggingFace) -> None:
@@ -284,7 +334,8 @@ async def test_a_server_that_stops_refuses_who_waits(online: Api, upstream: Fake
         ({"messages": None}, "messages", "is required"),
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": "hello"}, "messages", "must be an array"),
-        ({"messages": [{"role": "user"}]}, "messages.0", "must have content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "is required"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0", "must have content or tool_calls"),
         ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role", "must be"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "must not be blank"),
         ({"messages": ["hello"]}, "messages.0", "must be an object"),

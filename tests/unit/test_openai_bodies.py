@@ -63,7 +63,7 @@ def test_usage_of_a_stream_is_for_those_who_ask(include_usage: object, *, wanted
 def test_an_answer_that_is_sent_back_loses_what_only_answers_have() -> None:
     answer = {
         "role": "assistant",
-        "content": "",
+        "content": None,
         "reasoning_content": "hm",
         "refusal": None,
         "annotations": [],
