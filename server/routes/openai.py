@@ -128,12 +128,12 @@ async def _admitted(
         stack.enter_context(interest)
         with request.app[keys.ENTRANCE].passing():
             admitted, _ = await admit(request, draft, Waiting(draft.deadline_s))
-        del draft
         headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{admitted.request_id}"}
         if admitted.is_replayed:
             interest = watch(admitted.request_id)
             stack.enter_context(interest)
             headers[_REPLAYED] = "true"
+        del draft, admitted
         try:
             yield interest, headers
         except Problem as problem:
