@@ -67,7 +67,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, whole or as it is written."""
     require_chance(request)
     ask, draft = await _read(request, read_chat)
-    answer = _stream(request, draft, ask) if ask.is_streamed else _reply(request, draft, completion)
+    answer = _stream(request, ask, draft) if ask.is_streamed else _reply(request, ask, draft, completion)
     del ask, draft  # who waits keeps no prompt in memory
     return await answer
 
@@ -77,7 +77,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     """The vectors of one text or of several."""
     require_chance(request)
     ask, draft = await _read(request, read_embeddings)
-    answer = _reply(request, draft, functools.partial(_render_embeddings, is_base64=ask.is_base64))
+    answer = _reply(request, ask, draft, functools.partial(_render_embeddings, is_base64=ask.is_base64))
     del ask, draft
     return await answer
 
@@ -120,20 +120,23 @@ async def _read(request: web.Request, read: Callable[[Any], AnyAsk]) -> tuple[An
 
 @contextlib.asynccontextmanager
 async def _admitted(
-    request: web.Request, draft: Draft, watch: Callable[[RequestId], AnyInterest]
+    request: web.Request, ask: Ask, draft: Draft, watch: Callable[[RequestId], AnyInterest]
 ) -> AsyncIterator[tuple[AnyInterest, dict[str, str]]]:
     """The draft is stored; who watches it, and headers that name it."""
     with contextlib.ExitStack() as stack:
         interest = watch(draft.id)
         stack.enter_context(interest)
-        with request.app[keys.ENTRANCE].passing():
-            admitted, _ = await admit(request, draft, Waiting(draft.deadline_s))
+        try:
+            with request.app[keys.ENTRANCE].passing():
+                admitted, _ = await admit(request, draft, Waiting(draft.deadline_s))
+        except Invalid as problem:  # of the files that it names
+            raise ask.refusal(problem) from None
         headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{admitted.request_id}"}
         if admitted.is_replayed:
             interest = watch(admitted.request_id)
             stack.enter_context(interest)
             headers[_REPLAYED] = "true"
-        del draft, admitted
+        del ask, draft, admitted
         try:
             yield interest, headers
         except Problem as problem:
@@ -141,11 +144,11 @@ async def _admitted(
             raise
 
 
-async def _reply(request: web.Request, draft: Draft, render: Render) -> web.Response:
+async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -> web.Response:
     """The whole answer, once it is there."""
     stays, timeout_s = draft.key is not None, draft.deadline_s + GRACE_S
-    async with _admitted(request, draft, request.app[keys.SWITCHBOARD].watch) as (watch, headers):
-        del draft
+    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].watch) as (watch, headers):
+        del ask, draft
         try:
             async with while_connected(request):
                 view = await _last_view(request, watch, timeout_s, is_replayed=_REPLAYED in headers)
@@ -184,11 +187,11 @@ def _stopping() -> Problem:
     )
 
 
-async def _stream(request: web.Request, draft: Draft, ask: ChatAsk) -> web.StreamResponse:
+async def _stream(request: web.Request, ask: ChatAsk, draft: Draft) -> web.StreamResponse:
     """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
     stays, model, wants_usage = draft.key is not None, draft.model or ask.model, ask.wants_usage
-    async with _admitted(request, draft, request.app[keys.SWITCHBOARD].follow) as (follower, headers):
-        del draft, ask
+    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].follow) as (follower, headers):
+        del ask, draft
         stream = open_stream(request, follower)
         chunks = Chunks(follower.request_id, model=model, wants_usage=wants_usage)
         try:
