@@ -26,7 +26,7 @@ from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
-from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, requests
+from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.queries import load_queries, sql_directory
@@ -103,7 +103,7 @@ def create_app(
     _provide_engine(app, engine, reader)
     _provide_files(app)
     _provide_limits(app)
-    for routes in (auth, events, requests, cancelling, files, models, health, docs, console):
+    for routes in (auth, events, requests, cancelling, files, models, openai, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue

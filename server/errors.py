@@ -14,6 +14,8 @@
     ├── Conflict             409 CONFLICT
     ├── KeyReused            422 CONFLICT           an idempotency key with another body
     ├── RateLimited          429 RATE_LIMITED       with Retry-After
+    ├── ModelFailed          502 MODEL_ERROR        only where the call itself must fail: on /v1
+    ├── ModelTooSlow         504 MODEL_ERROR        the same, when its deadline passed
     ├── ServerFault          500 SERVER_ERROR       a bug of ours
     └── Unavailable          503 SERVER_ERROR       with Retry-After; try again
 
@@ -157,6 +159,18 @@ class RateLimited(_Delayed):
     status = 429
     code = Code.RATE_LIMITED
     title = "Rate limit exceeded"
+
+
+class ModelFailed(Problem):
+    status = 502
+    code = Code.MODEL_ERROR
+    title = "Model failed"
+
+
+class ModelTooSlow(Problem):
+    status = 504
+    code = Code.MODEL_ERROR
+    title = "Model too slow"
 
 
 class ServerFault(Problem):

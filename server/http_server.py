@@ -37,6 +37,23 @@ log = structlog.get_logger(__name__)
 class JsonErrorHandler(RequestHandler):
     """One connection. aiohttp's own answer to a malformed request echoes its bytes and logs a traceback."""
 
+    _lost: "asyncio.Future[None] | None" = None
+
+    @property
+    def lost(self) -> "asyncio.Future[None]":
+        """Done when the connection is gone; made for those who ask, which few do."""
+        if self._lost is None:
+            self._lost = self._loop.create_future()
+            if self.transport is None:
+                self._lost.set_result(None)
+        return self._lost
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """As aiohttp's, which tells no handler of it: work goes on when a client leaves, unless its route asked."""
+        super().connection_lost(exc)
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As aiohttp's; one too many is told so without a look at what it wants."""
         is_one_too_many = len(self._manager.connections) >= MAX_CONNECTIONS if self._manager is not None else False

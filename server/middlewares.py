@@ -28,7 +28,9 @@ from server.errors import (
     Unavailable,
 )
 from server.lifecycle import Phase
-from server.limits import client_address, rate_limit_headers
+from server.limits import Verdict, client_address, rate_limit_headers
+from server.openai import PREFIX as OPENAI_PREFIX
+from server.openai import refusals as openai
 from server.responses import json_response
 from server.storage.database import DatabaseAway
 from server.storage.faults import Fault, classify
@@ -181,7 +183,7 @@ async def show_limits(request: web.Request, handler: Handler) -> web.StreamRespo
     response = await handler(request)
     verdict = request.get(keys.VERDICT)
     if verdict is not None and not response.prepared:
-        response.headers.update(rate_limit_headers(verdict))
+        response.headers.update(_limit_headers(request, verdict))
     return response
 
 
@@ -192,7 +194,7 @@ def dress(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in SECURE_HEADERS.items():
         response.headers.setdefault(name, value)
     if (verdict := request.get(keys.VERDICT)) is not None:
-        response.headers.update(rate_limit_headers(verdict))
+        response.headers.update(_limit_headers(request, verdict))
     _vary_by_origin(request, response)
 
 
@@ -213,14 +215,24 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
 
 
 def problem_response(request: web.Request, problem: Problem) -> web.Response:
-    body, headers = problem_body(problem, request[keys.REQUEST_ID]), problem.headers
+    status, headers, body = problem.status, problem.headers, problem_body(problem, request[keys.REQUEST_ID])
     if request.path.startswith(GOTRUE_PREFIX) and keys.GOTRUE in request.app:
         wording = problem_wording(problem, request.headers)
         body, headers = wording.body, headers | wording.headers
-    response = json_response(body, status=problem.status, headers=headers)
+    elif request.path.startswith(OPENAI_PREFIX):
+        refusal = openai.problem_wording(problem)
+        status, headers, body = refusal.status, refusal.headers, refusal.body
+    response = json_response(body, status=status, headers=headers)
     if not request.content.is_eof() and problem.status in {401, 408, 413, 415, 503}:
         response.force_close()  # do not read a body that was refused
     return response
+
+
+def _limit_headers(request: web.Request, verdict: Verdict) -> dict[str, str]:
+    headers = rate_limit_headers(verdict)
+    if request.path.startswith(OPENAI_PREFIX):
+        headers |= openai.limit_headers(limit=verdict.limit, remaining=verdict.remaining, reset_s=verdict.reset_s)
+    return headers
 
 
 def _require_plain_http(request: web.Request) -> None:

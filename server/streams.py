@@ -8,7 +8,7 @@ from what was stored afterwards.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 from server.actors.watches import Follower, View
@@ -107,8 +107,8 @@ class RequestStream:
         self._transcript = None
         return True
 
-    async def batches(self) -> AsyncIterator[list[StreamEvent]]:
-        """Events as they come, some at a time; an empty batch when nothing came for `HEARTBEAT_S`.
+    async def batches(self, *, heartbeat_s: float | None = None) -> AsyncGenerator[list[StreamEvent], None]:
+        """Events as they come, some at a time; an empty batch when nothing came for `heartbeat_s` (`HEARTBEAT_S`).
 
         It ends after the final event, and without one when the server stops.
         """
@@ -121,7 +121,7 @@ class RequestStream:
                     yield batch
                 if view.status.is_final or self._follower.is_sent_home:
                     return
-                if not await self._follower.wait(HEARTBEAT_S):
+                if not await self._follower.wait(heartbeat_s or HEARTBEAT_S):
                     yield []
                 view = await self._current(view)
         finally:
@@ -198,6 +198,11 @@ class RequestStream:
         if self._transcript is not None:
             self._transcript.readers.discard(self._follower.stir)
             self._transcript = None
+
+    @property
+    def model(self) -> str | None:
+        """Which model is answering, where that is known by now."""
+        return None if self._transcript is None else self._transcript.model
 
     @property
     def _cursor(self) -> Cursor:

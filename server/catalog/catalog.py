@@ -49,6 +49,18 @@ class Catalog:
             if self._is_offered(model_type.task)
         ]
 
+    def models(self, task: Task) -> tuple[str, ...]:
+        """The models that can be named for a task, those tried by default first.
+
+        Where any may be named, not all are known here.
+        """
+        if not self._is_offered(task):
+            return ()
+        if self._settings.backend is Backend.OFFLINE:
+            return OFFLINE_MODELS
+        named = (model for model in self._settings.allowed_models if model != "*")
+        return tuple(dict.fromkeys((*self._default_chain(task), *named)))
+
     def chain(self, name: str, model: str | None) -> tuple[str, ...]:
         """The models to try in order: `model` and, where it is of the default chain, those after it.
 

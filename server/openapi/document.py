@@ -9,6 +9,7 @@ from server.openapi.accounts import ACCOUNTS
 from server.openapi.files import FILES
 from server.openapi.gotrue import GOTRUE
 from server.openapi.models import MODELS
+from server.openapi.openai import OPENAI, openai_schemas
 from server.openapi.operation import Operation
 from server.openapi.parts import JSON, component_headers, component_responses, error_answers
 from server.openapi.requests import REQUESTS
@@ -16,7 +17,16 @@ from server.openapi.schemas import Schema, component_schemas, ref
 from server.openapi.service import SERVICE
 from server.openapi.streams import STREAMS
 
-OPERATIONS: tuple[Operation, ...] = (*REQUESTS, *STREAMS, *FILES, *MODELS, *ACCOUNTS, *SERVICE, *GOTRUE)
+OPERATIONS: tuple[Operation, ...] = (
+    *REQUESTS,
+    *STREAMS,
+    *FILES,
+    *MODELS,
+    *ACCOUNTS,
+    *OPENAI,
+    *SERVICE,
+    *GOTRUE,
+)
 """In the order in which a newcomer meets them."""
 
 _DESCRIPTION = (
@@ -46,7 +56,7 @@ def build_document() -> dict[str, Any]:
         "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)],
         "paths": paths,
         "components": {
-            "schemas": component_schemas(),
+            "schemas": component_schemas() | openai_schemas(),
             "headers": component_headers(),
             "responses": component_responses(
                 [*((problem,) for problem in problem_classes()), *(operation.problems for operation in OPERATIONS)]

@@ -11,6 +11,8 @@ from server.errors import (
     Invalid,
     KeyReused,
     MethodNotAllowed,
+    ModelFailed,
+    ModelTooSlow,
     NotFound,
     Problem,
     RangeNotSatisfiable,
@@ -112,6 +114,8 @@ _DETAILS: dict[type[Problem], str] = {
     Conflict: "There is an account with this e-mail already; sign in instead.",
     KeyReused: "This Idempotency-Key was used with another body; use a new key for a new request.",
     RateLimited: "Too many requests; slow down.",
+    ModelFailed: "The model's provider answered with an error.",
+    ModelTooSlow: "The model did not answer within 90 s.",
     ServerFault: ServerFault().detail,
     Unavailable: "The database is not available; try again.",
 }

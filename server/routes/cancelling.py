@@ -33,7 +33,7 @@ async def cancel(request: web.Request) -> web.Response:
     409 when it had ended otherwise, or did so first.
     """
     request_id = read_id(request.match_info["id"])
-    view = await _end(request, request_id)
+    view = await end(request, request_id)
     if not view.status.is_final:
         headers: dict[str, str] = {
             hdrs.ETAG: etag(view),
@@ -49,7 +49,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Remove the request with its files. One that runs is cancelled first, so that whoever follows it sees an end."""
     request_id = read_id(request.match_info["id"])
-    view = await _end(request, request_id)
+    view = await end(request, request_id)
     user_id = request[keys.PRINCIPAL].user_id
     if not await request.app[keys.READER].fetch("delete_request", request_id, user_id):
         raise NotFound("There is no model request of yours with this id.")
@@ -58,7 +58,7 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=_NO_CONTENT)
 
 
-async def _end(request: web.Request, request_id: RequestId) -> View:
+async def end(request: web.Request, request_id: RequestId) -> View:
     """Cancel it if it lives; how it stands afterwards. Raises `NotFound`."""
     user_id = request[keys.PRINCIPAL].user_id
     with request.app[keys.SWITCHBOARD].watch(request_id) as watch:

@@ -1,6 +1,7 @@
 """Taking a model request in, for whichever route it comes by: limits, idempotency, admission."""
 
 import contextlib
+from typing import Any
 
 from aiohttp import web
 
@@ -15,10 +16,24 @@ from server.routes.parameters import read_idempotency_key
 from server.schemas import MAX_BODY_BYTES
 
 
+def require_chance(request: web.Request) -> None:
+    """Show what is left of the limit, and refuse early what would be refused later, unless it may be a retry."""
+    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(request[keys.PRINCIPAL].user_id))
+    if "Idempotency-Key" not in request.headers:
+        request.app[keys.ADMISSION].require_chance()
+
+
 async def read_draft(request: web.Request) -> Draft:
     key = read_idempotency_key(request)
     data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
-    body, input_data, parameters, model = read_create(request.app[keys.CATALOG], data)
+    return make_draft(request, data, key=key, sent=data)
+
+
+def make_draft(
+    request: web.Request, create: Any, *, key: str | None, sent: Any, deadline_s: float | None = None
+) -> Draft:
+    """The draft of a create. `sent` is the body as the client sent it, which is what its key stands for."""
+    body, input_data, parameters, model = read_create(request.app[keys.CATALOG], create)
     return Draft(
         id=mint_id(),
         user_id=request[keys.PRINCIPAL].user_id,
@@ -26,9 +41,9 @@ async def read_draft(request: web.Request) -> Draft:
         model=model,
         input_data=input_data,
         parameters=parameters,
-        deadline_s=body.deadline_s or request.app[keys.SETTINGS].deadline_s,
+        deadline_s=deadline_s or body.deadline_s or request.app[keys.SETTINGS].deadline_s,
         key=key,
-        fingerprint=None if key is None else fingerprint_of(data),
+        fingerprint=None if key is None else fingerprint_of(sent),
     )
 
 

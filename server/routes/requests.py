@@ -13,7 +13,7 @@ from server.middlewares import refused_under_overload
 from server.model_request import RequestId
 from server.preferences import Waiting, read_preferences, read_wait_parameter
 from server.responses import raw_json_response
-from server.routes.creating import admit, read_draft
+from server.routes.creating import admit, read_draft, require_chance
 from server.routes.events import send_request
 from server.routes.parameters import accepts_events, read_filters, read_id, single
 from server.routes.views import current, etag, location_of
@@ -33,9 +33,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     waiting = read_preferences(
         request.headers.getall("Prefer", []), default_s=settings.default_wait_s, max_s=settings.max_wait_s
     )
-    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(request[keys.PRINCIPAL].user_id))
-    if "Idempotency-Key" not in request.headers:
-        request.app[keys.ADMISSION].require_chance()
+    require_chance(request)
     draft = await read_draft(request)
     if accepts_events(request):
         return await _create_and_stream(request, draft, waiting)

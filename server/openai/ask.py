@@ -1,0 +1,66 @@
+"""What is asked for in OpenAI's words, as the create of a model request."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.errors import FieldError, Invalid, NotFound, Problem
+from server.schemas import invalid
+
+DEFAULT_MODEL = "default"
+_DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi", "dummy"})
+"""Names of the models that the server tries by default; huggingface_hub says `tgi` or `dummy` to any URL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """`create` is the body of `POST /api/requests`, `names` are its paths as the client knows them."""
+
+    create: Mapping[str, Any]
+    model: str
+    names: Mapping[str, str]
+    is_streamed: bool = False
+
+    def refusal(self, problem: Invalid) -> Problem:
+        """What is wrong with `create`, by the client's own names."""
+        errors = [FieldError(self._name_of(error.field), error.message) for error in problem.errors]
+        if any(error.field == "model" for error in errors):
+            message = f"The model '{self.model}' is not one that this server offers; GET /v1/models lists them."
+            return NotFound(message, errors=[FieldError("model", message)])
+        return invalid(errors) if errors else problem
+
+    def _name_of(self, path: str) -> str:
+        for ours, theirs in self.names.items():
+            if path == ours or path.startswith(f"{ours}."):
+                return (theirs + path[len(ours) :]).removeprefix(".") or "(body)"
+        return path
+
+
+def create_body(
+    model_type: str, model: str, *, input_data: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    body = {"model_type": model_type, "input_data": input_data, "parameters": parameters}
+    return body if model in _DEFAULT_MODELS else body | {"model": model}
+
+
+def read_fields(data: Any) -> dict[str, Any]:
+    """The fields of a body; null says that one is left out. Raises `Invalid` where it is no object."""
+    if not isinstance(data, dict):
+        raise invalid([FieldError("(body)", "must be a JSON object")])
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def refuse_others(data: Mapping[str, Any], *, only: Mapping[str, Sequence[Any]], not_supported: Sequence[str]) -> None:
+    """Refuse what cannot be done here: all but some values of some fields, and any value of others that asks for it."""
+    errors = [
+        FieldError(name, f"must be {' or '.join(map(_spelled, values))} here, or left out")
+        for name, values in only.items()
+        if name in data and not any(type(data[name]) is type(value) and data[name] == value for value in values)
+    ]
+    errors += [FieldError(name, "is not supported here: leave it out") for name in not_supported if data.get(name)]
+    if errors:
+        raise invalid(errors)
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

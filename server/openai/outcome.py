@@ -1,0 +1,47 @@
+"""What a final model request means to a client of OpenAI: an answer, or the error that it would get there."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from server.errors import Code, Conflict, Invalid, ModelFailed, ModelTooSlow, Problem, Unavailable
+from server.model_request import Status
+
+RETRY_AFTER_S = 5.0
+_TIMELY = timedelta(seconds=1)
+"""A call is ended a moment before its request's deadline."""
+
+
+def problem_of(outcome: Mapping[str, Any]) -> Problem | None:
+    """Why there is no answer; None where there is one. `outcome` is the object of a final request."""
+    match outcome["status"]:
+        case Status.COMPLETED:
+            return None
+        case Status.CANCELLED:
+            return Conflict("The request was cancelled before it ended.")
+    message = outcome["error_msg"]
+    match outcome["error_code"]:
+        case Code.VALIDATION_ERROR:
+            return Invalid(message)
+        case Code.SERVER_ERROR:
+            return Unavailable(message, retry_after_s=RETRY_AFTER_S)
+    return ModelTooSlow(message) if _is_overdue(outcome) else ModelFailed(message)
+
+
+def _is_overdue(outcome: Mapping[str, Any]) -> bool:
+    completed_at, deadline_at = (datetime.fromisoformat(outcome[name]) for name in ("completed_at", "deadline_at"))
+    return completed_at >= deadline_at - _TIMELY
+
+
+def created_of(request_id: UUID) -> int:
+    """The Unix time at which a request was made, as its id has it (RFC 9562, 5.7)."""
+    return (request_id.int >> 80) // 1000
+
+
+def usage_of(outcome: Mapping[str, Any]) -> dict[str, int] | None:
+    """None where upstream did not say all of it."""
+    used, generated = outcome["token_used"], outcome["token_count"]
+    if used is None or generated is None:
+        return None
+    return {"prompt_tokens": used - generated, "completion_tokens": generated, "total_tokens": used}

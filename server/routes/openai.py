@@ -1,0 +1,239 @@
+"""`/v1`: chat completions, embeddings and models for clients of OpenAI.
+
+Behind it are the same model requests as everywhere. What differs: an answer is waited for to its end, a request that
+failed is an HTTP error, and a client that leaves cancels its request, since it has no other way to get at the answer.
+Only who sends an `Idempotency-Key` may leave: the key says that the client comes back.
+"""
+
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+from aiohttp import hdrs, web
+
+from server import keys
+from server.actors.watches import Interest, View, Watch
+from server.admission import Draft
+from server.bodies import read_json
+from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
+from server.inference.events import Task
+from server.middlewares import refused_under_overload
+from server.model_request import RequestId, Status
+from server.openai.ask import Ask
+from server.openai.chat import ChatAsk, completion, read_chat
+from server.openai.chunks import Chunks
+from server.openai.embeddings import embedding_list, read_embeddings
+from server.openai.models import model_list
+from server.openai.outcome import RETRY_AFTER_S, problem_of
+from server.preferences import Waiting
+from server.responses import json_response
+from server.routes.cancelling import end
+from server.routes.creating import admit, make_draft, require_chance
+from server.routes.events import open_stream
+from server.routes.leaving import ClientLeft, while_connected
+from server.routes.parameters import read_idempotency_key
+from server.routes.views import current
+from server.schemas import MAX_BODY_BYTES
+from server.sse import EventStream
+from server.streams import RequestStream
+
+HOLD_S = 10.0
+"""A stream that has nothing to say for so long begins all the same: then a failure is no HTTP status any more."""
+GRACE_S = 5.0
+"""How long after its deadline the end of a request is waited for: it has to be recorded."""
+_MIN_DEADLINE_S = 1.0
+_LEFT = 499
+_REPLAYED = "Idempotent-Replayed"
+
+log = structlog.get_logger(__name__)
+
+AnyAsk = TypeVar("AnyAsk", bound=Ask)
+AnyInterest = TypeVar("AnyInterest", bound=Interest)
+Render = Callable[[RequestId, Mapping[str, Any]], dict[str, Any]]
+
+
+def add_routes(app: web.Application) -> None:
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/embeddings", embed)
+    app.router.add_get("/v1/models", list_models)
+    app.router.add_get("/v1/models/{id:.+}", get_model)
+
+
+@refused_under_overload
+async def chat(request: web.Request) -> web.StreamResponse:
+    """The next turn of a conversation, whole or as it is written."""
+    require_chance(request)
+    ask, draft = await _read(request, read_chat)
+    answer = _stream(request, ask, draft) if ask.is_streamed else _reply(request, ask, draft, completion)
+    del ask, draft  # who waits keeps no prompt in memory
+    return await answer
+
+
+@refused_under_overload
+async def embed(request: web.Request) -> web.StreamResponse:
+    """The vectors of one text or of several."""
+    require_chance(request)
+    ask, draft = await _read(request, read_embeddings)
+    answer = _reply(request, ask, draft, functools.partial(_render_embeddings, is_base64=ask.is_base64))
+    del ask, draft
+    return await answer
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """What can be asked for by name, for chat and for embeddings."""
+    return json_response(_models(request))
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """One entry of the list."""
+    name = request.match_info["id"]
+    for model in _models(request)["data"]:
+        if model["id"] == name:
+            return json_response(model)
+    message = f"There is no model '{name[:200]}' here; GET /v1/models lists those there are."
+    raise NotFound(message, errors=[FieldError("model", message)])
+
+
+def _models(request: web.Request) -> dict[str, Any]:
+    catalog = request.app[keys.CATALOG]
+    return model_list([*catalog.models(Task.CHAT_COMPLETION), *catalog.models(Task.FEATURE_EXTRACTION)])
+
+
+def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is_base64: bool) -> dict[str, Any]:
+    return embedding_list(outcome, is_base64=is_base64)
+
+
+async def _read(request: web.Request, read: Callable[[Any], AnyAsk]) -> tuple[AnyAsk, Draft]:
+    """The body, as it was asked and as it will be stored. What is wrong with it is told by the client's names."""
+    key = read_idempotency_key(request)
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    ask = read(data)
+    deadline_s = None if ask.is_streamed else max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
+    try:
+        return ask, make_draft(request, ask.create, key=key, sent=data, deadline_s=deadline_s)
+    except Invalid as problem:
+        raise ask.refusal(problem) from None
+
+
+@contextlib.asynccontextmanager
+async def _admitted(
+    request: web.Request, ask: Ask, draft: Draft, watch: Callable[[RequestId], AnyInterest]
+) -> AsyncIterator[tuple[AnyInterest, dict[str, str]]]:
+    """The draft is stored; who watches it, and headers that name it."""
+    with contextlib.ExitStack() as stack:
+        interest = watch(draft.id)
+        stack.enter_context(interest)
+        try:
+            with request.app[keys.ENTRANCE].passing():
+                admitted, _ = await admit(request, draft, Waiting(draft.deadline_s))
+        except Invalid as problem:  # of the files that it names
+            raise ask.refusal(problem) from None
+        headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{admitted.request_id}"}
+        if admitted.is_replayed:
+            interest = watch(admitted.request_id)
+            stack.enter_context(interest)
+            headers[_REPLAYED] = "true"
+        del ask, draft, admitted
+        try:
+            yield interest, headers
+        except Problem as problem:
+            problem.headers.update(headers)
+            raise
+
+
+async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -> web.Response:
+    """The whole answer, once it is there."""
+    stays, timeout_s = draft.key is not None, draft.deadline_s + GRACE_S
+    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].watch) as (watch, headers):
+        del ask, draft
+        try:
+            async with while_connected(request):
+                view = await _last_view(request, watch, timeout_s, is_replayed=_REPLAYED in headers)
+        except ClientLeft:
+            if not stays:
+                await _cancel(request, watch.request_id)
+            return web.Response(status=_LEFT)
+        if not view.status.is_final:
+            raise _unfinished(request, view)
+        outcome = orjson.loads(view.body or b"{}")
+        if (problem := problem_of(outcome)) is not None:
+            raise problem
+        return json_response(render(watch.request_id, outcome), headers=headers)
+
+
+async def _last_view(request: web.Request, watch: Watch, timeout_s: float, *, is_replayed: bool) -> View:
+    """The final request; after `timeout_s`, or when the server stops, as it stands then."""
+    view = await current(request, watch.request_id) if is_replayed else None
+    if view is None or not view.status.is_final:
+        view = await watch.wait(timeout_s)
+    return view if view is not None and view.body is not None else await current(request, watch.request_id)
+
+
+def _unfinished(request: web.Request, view: View) -> Problem:
+    if request.app[keys.SWITCHBOARD].is_closed:
+        return _stopping()
+    if view.status is Status.PENDING:
+        return Unavailable("The request did not get its turn in time; ask again.", retry_after_s=RETRY_AFTER_S)
+    return ModelTooSlow("The request has not ended in time; Location says where its answer will be.")
+
+
+def _stopping() -> Problem:
+    return Unavailable(
+        "The server is stopping. The request goes on, and Location says where its answer will be.",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+async def _stream(request: web.Request, ask: ChatAsk, draft: Draft) -> web.StreamResponse:
+    """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
+    stays, model, wants_usage = draft.key is not None, draft.model or ask.model, ask.wants_usage
+    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].follow) as (follower, headers):
+        del ask, draft
+        stream = open_stream(request, follower)
+        chunks = Chunks(follower.request_id, model=model, wants_usage=wants_usage)
+        try:
+            async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
+                await stream.open()
+                first = await anext(pieces)
+                return await EventStream(request, headers=headers).send(_from(first, pieces))
+        except ClientLeft:
+            return web.Response(status=_LEFT)
+        finally:
+            if not (stream.is_over or follower.is_sent_home or stays):
+                await _cancel(request, follower.request_id)
+
+
+async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    """What to write, as it comes. Raises the `Problem` that ends the request, as long as there was nothing to write."""
+    try:
+        async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S)) as batches:
+            async for batch in batches:
+                chunks.model = stream.model or chunks.model
+                if data := b"".join(chunks.take(event.name, event.data) for event in batch):
+                    yield data
+                elif not batch:
+                    yield chunks.keep_alive()
+                if chunks.is_over:
+                    return
+        raise _stopping()
+    except Problem as problem:
+        yield chunks.fail(problem)
+
+
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+async def _cancel(request: web.Request, request_id: RequestId) -> None:
+    """The same as `POST /api/requests/{id}/cancel`. If the outcome is there first, that is as good."""
+    try:
+        view = await end(request, request_id)
+    except Problem as problem:  # deleted, or the database is away: then it goes on to its deadline
+        log.info("left_request_goes_on", id=str(request_id), reason=problem.detail)
+    else:
+        log.info("client_left", id=str(request_id), status=view.status)

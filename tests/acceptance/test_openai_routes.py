@@ -1,0 +1,417 @@
+"""`/v1` beneath its clients: what ends a call, who leaves it, and every refusal in one shape."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import ClientResponse
+
+from server import keys
+from server.actors.journal import Journal
+from server.actors.watches import View
+from server.model_request import RequestId, Status
+from server.routes import openai
+from tests.acceptance.conftest import Api, Reply, Start
+from tests.acceptance.openai_upstream import BROKEN, SILENT, STALLED, start_online
+from tests.fakes.huggingface import FakeHuggingFace, chat_answer, error_answer
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+KEY = {"Idempotency-Key": "k"}
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeHuggingFace]:
+    async with FakeHuggingFace() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def online(start: Start, upstream: FakeHuggingFace) -> Api:
+    return await start_online(start, upstream)
+
+
+async def ask(api: Api, *, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
+    return await api.post(PATH, {"model": "default", "messages": HELLO, **fields}, headers=headers)
+
+
+@asynccontextmanager
+async def streamed(api: Api, *, headers: dict[str, str] | None = None, **fields: Any) -> AsyncIterator[ClientResponse]:
+    """An open stream; leaving the block closes its connection."""
+    body = {"model": "default", "messages": HELLO, "stream": True, **fields}
+    headers = {"Authorization": f"Bearer {api.token}", **(headers or {})}
+    async with api.client.post(PATH, json=body, headers=headers) as response:
+        try:
+            yield response
+        finally:
+            response.close()
+
+
+async def lines_of(response: ClientResponse) -> list[str]:
+    """Everything that the stream says, a line for each event."""
+    async with asyncio.timeout(20):
+        return [line for line in (await response.text()).split("\n\n") if line]
+
+
+async def newest(api: Api) -> dict[str, Any]:
+    request: dict[str, Any] = (await api.get("/api/requests?limit=1")).json[0]
+    return request
+
+
+async def ended(api: Api) -> dict[str, Any]:
+    """The newest request, when it is final."""
+    request: dict[str, Any] = (await api.get(f"/api/requests/{(await newest(api))['id']}?wait=20")).json
+    return request
+
+
+async def _leave(call: "asyncio.Task[Any]") -> float:
+    """Close the connection of a call; when that was."""
+    call.cancel()
+    await asyncio.wait({call})
+    return asyncio.get_running_loop().time()
+
+
+async def _closed_after(upstream: FakeHuggingFace, left_at: float) -> float:
+    async with asyncio.timeout(5):
+        await upstream.abandoned.wait()
+    return asyncio.get_running_loop().time() - left_at
+
+
+async def _first_text(api: Api, heard: asyncio.Event) -> None:
+    async with streamed(api) as response:
+        async for line in response.content:
+            if b"Once" in line:
+                heard.set()
+        raise AssertionError("the stream must not end")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_the_first_token_cancels(
+    online: Api, upstream: FakeHuggingFace, *, stream: bool
+) -> None:
+    upstream.answer(SILENT)
+    call = asyncio.create_task(ask(online, stream=stream))
+    await upstream.called.wait()
+    closed_s = await _closed_after(upstream, await _leave(call))
+    request = await ended(online)
+    assert (request["status"], request["output_data"]) == ("cancelled", None)
+    assert closed_s < 1
+
+
+async def test_who_leaves_a_whole_answer_in_the_middle_cancels(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    call = asyncio.create_task(ask(online))
+    await upstream.called.wait()
+    async with asyncio.timeout(5):
+        while not _text_here(online):  # noqa: ASYNC110 - a moment, in a test
+            await asyncio.sleep(0.005)
+    assert await _closed_after(upstream, await _leave(call)) < 1
+    request = await ended(online)
+    assert (request["status"], request["output_data"]["partial"]) == ("cancelled", True)
+
+
+def _text_here(api: Api) -> bool:
+    return any(running.transcript.length for running in api.app[keys.ENGINE].workload._running.values())
+
+
+async def test_who_leaves_a_stream_in_the_middle_cancels(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    heard = asyncio.Event()
+    call = asyncio.create_task(_first_text(online, heard))
+    await heard.wait()
+    assert await _closed_after(upstream, await _leave(call)) < 1
+    request = await ended(online)
+    assert request["status"] == "cancelled"
+    assert request["output_data"]["output"].startswith("Once ")
+
+
+async def test_who_leaves_while_it_waits_for_its_turn_cancels(start: Start, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    api = await start_online(start, upstream, concurrency=1)
+    await api.create_async()
+    await upstream.called.wait()
+    call = asyncio.create_task(ask(api))
+    async with asyncio.timeout(5):
+        while (await newest(api))["model_type"] != "chat-completion":  # noqa: ASYNC110 - a moment, in a test
+            await asyncio.sleep(0.01)
+    await _leave(call)
+    assert (await ended(api))["status"] == "cancelled"
+    assert len(upstream.calls) == 1
+
+
+async def test_who_leaves_before_the_request_is_stored_cancels(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepting, go_on = asyncio.Event(), asyncio.Event()
+    original = Journal.accept
+
+    async def slow(self: Journal, row: Any) -> Any:
+        accepting.set()
+        await go_on.wait()
+        return await original(self, row)
+
+    monkeypatch.setattr(Journal, "accept", slow)
+    upstream.answer(SILENT)
+    call = asyncio.create_task(ask(online))
+    await accepting.wait()
+    await _leave(call)
+    go_on.set()
+    async with asyncio.timeout(5):
+        while not (await online.get("/api/requests")).json:  # noqa: ASYNC110 - a moment, in a test
+            await asyncio.sleep(0.01)
+    assert (await ended(online))["status"] == "cancelled"
+
+
+async def test_text_that_starts_anew_ends_the_stream_and_cancels(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    async with streamed(online) as response:
+        await response.content.readuntil(b"Once")
+        request_id = RequestId(UUID((await newest(online))["id"]))
+        online.app[keys.SWITCHBOARD].publish(request_id, View(Status.PROCESSING, 2))  # as after a rescue
+        *_, last = await lines_of(response)
+    assert "cannot be taken back" in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert (await ended(online))["status"] == "cancelled"
+
+
+async def test_a_connection_that_is_used_again_is_watched_again(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(chat_answer("one"), SILENT)
+    assert (await ask(online)).status == 200
+    upstream.called.clear()
+    call = asyncio.create_task(ask(online))
+    await upstream.called.wait()
+    assert await _closed_after(upstream, await _leave(call)) < 1
+    assert (await ended(online))["status"] == "cancelled"
+
+
+async def test_nobody_watches_after_the_answer(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.default = lambda _: chat_answer("one")
+    for _ in range(3):
+        await ask(online)
+        await ask(online, stream=True)
+    assert len(online.app[keys.SWITCHBOARD]) == 0
+
+
+async def test_who_sends_a_key_may_leave_and_come_back(online: Api, upstream: FakeHuggingFace) -> None:
+    slow = chat_answer("one ", "two")
+    upstream.answer(type(slow)(slow.status, slow.headers, slow.pieces, pause_s=0.1))
+    call = asyncio.create_task(ask(online, headers=KEY))
+    await upstream.called.wait()
+    await _leave(call)
+    again = await ask(online, headers=KEY)
+    assert (again.status, again.json["choices"][0]["message"]["content"]) == (200, "one two")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert len(upstream.calls) == 1
+
+
+async def test_a_repeated_key_gives_the_same_answer_and_another_body_is_refused(
+    online: Api, upstream: FakeHuggingFace
+) -> None:
+    upstream.answer(chat_answer("one"))
+    first, second = await ask(online, headers=KEY), await ask(online, headers=KEY)
+    assert first.json == second.json
+    other = await ask(online, headers=KEY, temperature=1)
+    assert (other.status, other.json["error"]["type"]) == (400, "invalid_request_error")
+    assert "used with another body" in other.json["error"]["message"]
+
+
+async def test_a_repeated_key_streams_the_same_text_again(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(chat_answer("one ", "two"))
+    seen = []
+    for _ in range(2):
+        async with streamed(online, headers=KEY) as response:
+            events = [json.loads(line.removeprefix("data: ")) for line in (await lines_of(response))[:-1]]
+            seen.append("".join(event["choices"][0]["delta"].get("content", "") for event in events))
+    assert seen == ["one two", "one two"]
+
+
+async def test_an_answer_names_its_model_request(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(chat_answer("one"))
+    reply = await ask(online, headers={"X-Request-Id": "mine"})
+    assert reply.headers["X-Request-Id"] == "mine"
+    stored = await online.get(reply.headers["Location"])
+    assert reply.json["id"] == f"chatcmpl-{stored.json['id']}"
+    assert stored.json["input_data"] == {"messages": HELLO}
+
+
+async def test_only_a_call_that_is_held_ends_with_its_wait(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.default = lambda _: chat_answer("one")
+    seconds = []
+    for stream in (False, True):
+        await ask(online, stream=stream)
+        request = await newest(online)
+        deadline_at, created_at = (datetime.fromisoformat(request[name]) for name in ("deadline_at", "created_at"))
+        seconds.append((deadline_at - created_at).total_seconds())
+    assert seconds == [90, 600]
+
+
+async def test_a_call_that_is_not_done_in_time_fails_by_its_deadline(start: Start, upstream: FakeHuggingFace) -> None:
+    upstream.answer(SILENT)
+    api = await start_online(start, upstream, max_wait_s=1)
+    reply = await ask(api)
+    assert (reply.status, reply.json["error"]["code"]) == (504, "model_timeout")
+    assert (await api.get(reply.headers["Location"])).json["status"] == "failed"
+
+
+async def test_a_call_that_is_cancelled_elsewhere_says_so(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    call = asyncio.create_task(ask(online))
+    await upstream.called.wait()
+    await online.post(f"/api/requests/{(await newest(online))['id']}/cancel")
+    reply = await call
+    assert (reply.status, reply.json["error"]["code"], reply.headers["x-should-retry"]) == (409, "cancelled", "false")
+
+
+async def test_a_stream_that_has_nothing_to_say_begins_and_then_fails_in_its_own_way(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai, "HOLD_S", 0.05)
+    refused = error_answer(402, "You have depleted your monthly included credits.")
+    upstream.answer(type(refused)(refused.status, refused.headers, refused.pieces, delay_s=0.5))
+    async with streamed(online) as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        *comments, last = await lines_of(response)
+    assert len(comments) > 2
+    assert set(comments) == {": still here"}
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "model_error"
+
+
+async def test_a_stream_that_breaks_ends_without_its_last_word(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(BROKEN)
+    async with streamed(online) as response:
+        *_, last = await lines_of(response)
+    assert "error" in json.loads(last.removeprefix("data: "))
+
+
+async def test_a_server_that_stops_says_so_in_a_stream(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(STALLED)
+    async with streamed(online) as response:
+        await response.content.readuntil(b"Once")
+        assert await online.app[keys.ENGINE].drain(timeout_s=0, hurry=asyncio.Event())
+        *_, last = await lines_of(response)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_stops_refuses_who_waits(online: Api, upstream: FakeHuggingFace, *, stream: bool) -> None:
+    upstream.answer(SILENT)
+    call = asyncio.create_task(ask(online, stream=stream))
+    await upstream.called.wait()
+    assert await online.app[keys.ENGINE].drain(timeout_s=0, hurry=asyncio.Event())
+    reply = await call
+    assert (reply.status, reply.json["error"]["code"]) == (503, "unavailable")
+    assert reply.headers["Retry-After"]
+    assert reply.headers["Location"].startswith("/api/requests/")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"n": 2}, "n", "must be 1 here"),
+        ({"n": True}, "n", "must be 1 here"),
+        ({"logprobs": True}, "logprobs", "must be false here"),
+        ({"store": True}, "store", "must be false here"),
+        ({"service_tier": "flex"}, "service_tier", "must be auto or default here"),
+        ({"modalities": ["text", "audio"]}, "modalities", "left out"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "must be true here"),
+        ({"top_logprobs": 2}, "top_logprobs", "is not supported here"),
+        ({"logit_bias": {"1": 1}}, "logit_bias", "is not supported here"),
+        ({"audio": {"voice": "alloy"}}, "audio", "is not supported here"),
+        ({"functions": [{"name": "f"}]}, "functions", "is not supported here"),
+        ({"top_k": 3}, "top_k", "is not a known field"),
+        ({"temperature": "hot"}, "temperature", "must be a number"),
+        ({"max_tokens": 0}, "max_tokens", "must be greater than or equal to 1"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "must be greater than or equal to 1"),
+        ({"max_completion_tokens": 1, "max_tokens": 1}, "max_tokens", "must be left out"),
+        ({"stop": ["a"] * 5}, "stop", "must have at most 4 items"),
+        ({"stream": "yes"}, "stream", "must be true or false"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream is not true"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "is not a known field"),
+        ({"messages": None}, "messages", "is required"),
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": "hello"}, "messages", "must be an array"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "is required"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0", "must have content or tool_calls"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role", "must be"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "must not be blank"),
+        ({"messages": ["hello"]}, "messages.0", "must be an object"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "is required"),
+        ({"tool_choice": "required"}, None, "must have tools"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "must be"),
+        ({"model": None}, "model", "is required"),
+        ({"model": 5}, "model", "must be a string"),
+        ({"model": ""}, "model", "must have at least 1 character"),
+    ],
+)
+async def test_what_is_wrong_is_named_as_the_client_knows_it(
+    api: Api, fields: dict[str, Any], param: str | None, words: str
+) -> None:
+    reply = await ask(api, **fields)
+    error = reply.json["error"]
+    assert (reply.status, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+    assert words in error["message"]
+    assert (await api.get("/api/requests")).json == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"input": None}, "input", "is required"),
+        ({"input": ""}, "input", "at least 1 character"),
+        ({"input": []}, "input", "at least 1 item"),
+        ({"input": [1, 2]}, "input", "tokens are not supported"),
+        ({"input": [[1, 2]]}, "input", "tokens are not supported"),
+        ({"input": ["one", " "]}, "input.1", "must not be blank"),
+        ({"input": 3}, "input", "must be an array"),
+        ({"encoding_format": "int8"}, "encoding_format", "must be 'float' or 'base64'"),
+        ({"dimensions": 0}, "dimensions", "must be greater than or equal to 1"),
+        ({"truncate": True}, "truncate", "is not a known field"),
+    ],
+)
+async def test_what_is_wrong_with_embeddings_is_named_too(
+    api: Api, fields: dict[str, Any], param: str, words: str
+) -> None:
+    reply = await api.post("/v1/embeddings", {"model": "default", "input": "one", **fields})
+    error = reply.json["error"]
+    assert (reply.status, error["param"]) == (400, param), error
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/embeddings"])
+@pytest.mark.parametrize(
+    ("options", "status", "kind"),
+    [
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid_request_error"),
+        ({"data": b"[]", "headers": {"Content-Type": "application/json"}}, 400, "invalid_request_error"),
+        ({"data": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "invalid_request_error"),
+        ({"json": {"messages": "x" * 300_000}}, 413, "invalid_request_error"),
+        ({"json": {}, "headers": {"Authorization": "Bearer nonsense"}}, 401, "authentication_error"),
+        ({"json": {}, "headers": {"Idempotency-Key": ""}}, 400, "invalid_request_error"),
+    ],
+)
+async def test_a_body_or_a_header_that_cannot_be_taken_is_refused_in_the_same_shape(
+    api: Api, path: str, options: dict[str, Any], status: int, kind: str
+) -> None:
+    reply = await api.send("POST", path, **options)
+    assert (reply.status, reply.json["error"]["type"]) == (status, kind)
+    assert set(reply.json) == {"error"}
+    assert set(reply.json["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("GET", PATH, 405), ("POST", "/v1/models", 405), ("GET", "/v1/models/none", 404)],
+)
+async def test_what_is_not_there_is_refused_in_the_same_shape(api: Api, method: str, path: str, status: int) -> None:
+    reply = await api.send(method, path)
+    assert (reply.status, reply.json["error"]["type"]) == (status, "invalid_request_error")
+    if status == 405:
+        assert reply.headers["Allow"]
+
+
+async def test_elsewhere_errors_keep_their_shape(api: Api) -> None:
+    assert set((await api.get("/api/nothing")).json) == {"error", "detail", "code", "request_id"}

@@ -1,0 +1,149 @@
+"""Events of a request as chunks: one role, every delta, one end; and what cannot be taken back."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from server.encoding import dumps
+from server.errors import Conflict, Invalid, ModelFailed, ModelTooSlow, Problem, Unavailable
+from server.openai.chunks import Chunks
+from server.openai.outcome import problem_of
+
+ID = UUID("019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60")
+COMPLETED: dict[str, Any] = {
+    "status": "completed",
+    "model": "org/model",
+    "output_data": {"output": "hi", "finish_reason": "stop"},
+    "token_used": 8,
+    "token_count": 5,
+}
+FAILED: dict[str, Any] = {
+    "status": "failed",
+    "error_code": "MODEL_ERROR",
+    "error_msg": "No.",
+    "completed_at": "2026-11-23T08:00:01Z",
+    "deadline_at": "2026-11-23T08:10:00.123456Z",
+}
+LATE = {"completed_at": "2026-11-23T08:09:59.500000Z"}
+
+
+def make(*, wants_usage: bool = False) -> Chunks:
+    return Chunks(ID, model="asked/first", wants_usage=wants_usage)
+
+
+def read(data: bytes) -> list[Any]:
+    """The events of some bytes; `[DONE]` as it is."""
+    texts = [text.removeprefix("data: ") for text in data.decode().split("\n\n") if text]
+    return [text if text == "[DONE]" else json.loads(text) for text in texts]
+
+
+def delta(text: str, segment: str = "output", **more: Any) -> bytes:
+    return dumps({"segment": segment, **more, "text": text})
+
+
+def deltas_of(events: list[Any]) -> list[Any]:
+    return [event["choices"][0]["delta"] for event in events if event != "[DONE]"]
+
+
+def test_the_role_comes_once_and_first() -> None:
+    chunks = make()
+    events = read(chunks.take("delta", delta("h")) + chunks.take("delta", delta("i")))
+    assert deltas_of(events) == [{"role": "assistant", "content": ""}, {"content": "h"}, {"content": "i"}]
+
+
+def test_an_answer_without_text_has_a_role_and_an_end() -> None:
+    first, last, done = read(make().take("completed", dumps(COMPLETED)))
+    assert deltas_of([first, last]) == [{"role": "assistant", "content": ""}, {}]
+    assert (last["choices"][0]["finish_reason"], done) == ("stop", "[DONE]")
+
+
+def test_states_are_not_told() -> None:
+    chunks = make()
+    assert chunks.take("status", dumps({"status": "processing"})) == b""
+    assert not chunks.has_begun
+
+
+def test_thoughts_stand_beside_the_answer() -> None:
+    events = read(make().take("delta", delta("hm", "reasoning")))
+    assert deltas_of(events)[1] == {"reasoning_content": "hm"}
+
+
+def test_a_call_is_introduced_once_and_its_arguments_follow() -> None:
+    chunks = make()
+    given = [("", 0, "weather"), ('{"a', 0, "weather"), ('":1}', 0, "weather"), ("{}", 1, "now")]
+    data = b"".join(chunks.take("delta", delta(t, "tool_call", index=i, name=n)) for t, i, n in given)
+    calls = [item["tool_calls"][0] for item in deltas_of(read(data))[1:]]
+    assert calls == [
+        {
+            "index": 0,
+            "id": f"call_{ID.hex}0",
+            "type": "function",
+            "function": {"name": "weather", "arguments": ""},
+        },
+        {"index": 0, "function": {"arguments": '{"a'}},
+        {"index": 0, "function": {"arguments": '":1}'}},
+        {"index": 1, "id": f"call_{ID.hex}1", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+    ]
+
+
+def test_usage_is_null_until_its_own_chunk() -> None:
+    chunks = make(wants_usage=True)
+    *others, usage, done = read(chunks.take("delta", delta("hi")) + chunks.take("completed", dumps(COMPLETED)))
+    assert [event["usage"] for event in others] == [None] * 3
+    assert usage["choices"] == []
+    assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+    assert done == "[DONE]"
+
+
+def test_the_last_chunk_names_the_model_that_answered() -> None:
+    chunks = make()
+    first, *_ = read(chunks.take("delta", delta("hi")))
+    last, _ = read(chunks.take("completed", dumps(COMPLETED)))
+    assert (first["model"], last["model"]) == ("asked/first", "org/model")
+
+
+def test_a_failure_before_anything_was_said_is_raised() -> None:
+    with pytest.raises(ModelFailed, match=r"No\."):
+        make().take("failed", dumps(FAILED))
+
+
+@pytest.mark.parametrize("begin", ["text", "a comment"])
+def test_a_failure_after_the_beginning_is_an_event_and_the_end(begin: str) -> None:
+    chunks = make()
+    assert chunks.take("delta", delta("hi")) if begin == "text" else chunks.keep_alive()
+    [event] = read(chunks.take("failed", dumps(FAILED)))
+    assert (event["error"]["message"], event["error"]["code"]) == ("No.", "model_error")
+    assert chunks.is_over
+
+
+def test_text_that_starts_anew_ends_the_stream() -> None:
+    chunks = make()
+    chunks.take("delta", delta("hi"))
+    [event] = read(chunks.take("reset", b"{}"))
+    assert "cannot be taken back" in event["error"]["message"]
+    assert chunks.is_over
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "status"),
+    [
+        ({"status": "cancelled"}, Conflict, 409),
+        (FAILED, ModelFailed, 502),
+        (FAILED | LATE, ModelTooSlow, 504),
+        (FAILED | {"error_code": "VALIDATION_ERROR"}, Invalid, 422),
+        (FAILED | {"error_code": "SERVER_ERROR"}, Unavailable, 503),
+        (FAILED | LATE | {"error_code": "SERVER_ERROR"}, Unavailable, 503),
+    ],
+)
+def test_what_a_request_ended_with_becomes_an_error_of_the_call(
+    outcome: dict[str, Any], kind: type[Problem], status: int
+) -> None:
+    problem = problem_of(outcome)
+    assert type(problem) is kind
+    assert problem.status == status
+
+
+def test_what_was_completed_is_no_error() -> None:
+    assert problem_of(COMPLETED) is None
