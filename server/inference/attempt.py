@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from itertools import groupby
 
 from server.inference.answer_body import AnswerBody, BadAnswer
 from server.inference.body import InputFault
+from server.inference.events import Delta
 from server.inference.protocol import (
     BROKEN_OFF,
     AnswerReader,
@@ -62,7 +64,7 @@ class Attempt:
                     reader = read(response.status, response.headers)
                     with AnswerBody(response, gap_s=self._gap_s) as body:
                         while chunk := await body.read():
-                            for event in reader.feed(chunk):
+                            for event in _together(reader.feed(chunk)):
                                 yield event
                             if reader.is_over:
                                 await body.linger()
@@ -118,3 +120,24 @@ class Attempt:
         if self._deadline.left_s > 0:
             return explain(error, timeout_s=self._gap_s, awaited="go on with its answer")
         return explain(error, timeout_s=self.timeout_s, awaited="finish its answer")
+
+
+def _together(events: list[Progress]) -> list[Progress]:
+    """Deltas that came in one piece are handed on as one: each costs as much on its way to the readers as many."""
+    if len(events) <= 1:
+        return events
+    joined: list[Progress] = []
+    for _, group in groupby(events, key=_place_of):
+        same = list(group)
+        deltas = [event for event in same if isinstance(event, Delta)]
+        joined += [_join(deltas)] if deltas else same
+    return joined
+
+
+def _place_of(event: Progress) -> tuple[object, ...]:
+    return (Delta, event.segment, event.number) if isinstance(event, Delta) else (type(event),)
+
+
+def _join(deltas: list[Delta]) -> Delta:
+    first = deltas[0]
+    return first if len(deltas) == 1 else first._replace(text="".join([delta.text for delta in deltas]))

@@ -86,9 +86,14 @@ async def test_who_is_slow_to_take_events_is_not_taken_for_a_silence(connect: Co
     client.fake.answer(Answer(200, HEADERS, chat_answer("a", "b", "c").pieces, pause_s=0.01))
     seen = []
     async for event in client.upstream.generate(call(), timeout_s=30):
-        seen.append(type(event))
+        seen.append(event)
         await asyncio.sleep(0.15)
-    assert seen == [Started, Delta, Delta, Delta, Completed]
+    assert (type(seen[0]), text_of(seen), type(seen[-1])) == (Started, "abc", Completed)
+
+
+async def test_deltas_that_came_together_are_handed_on_together(client: Client) -> None:
+    client.fake.answer(Answer(200, HEADERS, (b"".join(chat_answer("a", "b", "c").pieces),)))
+    assert [event.text for event in await client.run() if isinstance(event, Delta)] == ["abc"]
 
 
 async def test_a_silence_is_counted_from_when_it_is_waited_for(connect: Connect) -> None:
