@@ -35,8 +35,8 @@ from server.storage.objects import place_of
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 5.0
-_CONNECTIONS_PER_WORKER = 8
-"""A line for each of four actors, and a pool of four; the line of the resignation comes when these are idle."""
+_CONNECTIONS_PER_WORKER = 11
+"""A line for each of six actors, the listener's, a pool of four; that of a resignation comes when these are idle."""
 _SPARE_CONNECTIONS = 20
 """Migrations, tools, people, and the connections of the dead that Postgres has not noticed yet."""
 _MIN_CONNECTIONS = 40

@@ -23,7 +23,7 @@ _SESSION = {"application_name": "ai-sdk-server", "jit": "off", "timezone": "UTC"
 _POOLED_SESSION = {"application_name": "ai-sdk-server"}
 """A pooler refuses, or drops, what it does not know. No statement needs the rest."""
 SESSION_POOL_SIZE = 2
-"""Behind a session pooler, whose places are few: with the lines of the actors that makes five for an instance."""
+"""Behind a session pooler, whose places are few: with the lines of the actors that makes five for one that is alone."""
 _JSONB_VERSION = b"\x01"
 _NAME_MISMATCHES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""

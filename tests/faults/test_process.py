@@ -183,7 +183,7 @@ def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
 def test_the_embedded_database_has_room_for_every_worker(tmp_path: Path) -> None:
     with server_process(tmp_path / "data", WORKERS="4") as server:
         options = (server.data_dir / "postgres" / "data" / "postmaster.opts").read_text()
-        assert '"--max_connections=52"' in options
+        assert '"--max_connections=64"' in options
 
 
 def test_workers_share_a_port_and_end_together(tmp_path: Path) -> None:
