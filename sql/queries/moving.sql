@@ -18,7 +18,7 @@ FROM (
     SELECT
         row.id, row.user_id, row.created_at, row.started_at, row.run_at, row.deadline_at, row.model_type, row.model,
         row.parameters, row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
-        row.processing_time, row.attempt, row.epoch, row.cancel_requested, row.priority,
+        row.processing_time, row.attempt, row.epoch, row.cancel_requested, row.priority, row.segments,
         CASE
             WHEN row.status IN ('completed', 'failed', 'cancelled') THEN row.status
             WHEN row.status IN ('pending', 'processing') THEN 'pending'
@@ -113,7 +113,7 @@ RETURNING id;
 INSERT INTO public.model_requests (
     id, user_id, created_at, started_at, run_at, deadline_at, completed_at, status, model_type, model, parameters,
     input_data, output_data, error_msg, error_code, token_used, token_count, processing_time, attempt, epoch,
-    cancel_requested, priority
+    cancel_requested, priority, segments
 )
 SELECT
     request.id, account.id, request.created_at, request.started_at,
@@ -121,12 +121,14 @@ SELECT
     request.deadline_at + CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END,
     request.completed_at, request.status, request.model_type, request.model, request.parameters, request.input_data,
     request.output_data, request.error_msg, request.error_code, request.token_used, request.token_count,
-    request.processing_time, request.attempt, request.epoch, request.cancel_requested, request.priority
+    request.processing_time, request.attempt, request.epoch, request.cancel_requested, request.priority,
+    request.segments
 FROM jsonb_to_recordset($1::jsonb) AS request (
     id uuid, user_id uuid, created_at timestamptz, started_at timestamptz, run_at timestamptz, deadline_at timestamptz,
     completed_at timestamptz, status text, model_type text, model text, parameters jsonb, input_data jsonb,
     output_data jsonb, error_msg text, error_code text, token_used integer, token_count integer,
-    processing_time interval, attempt integer, epoch integer, cancel_requested boolean, priority smallint
+    processing_time interval, attempt integer, epoch integer, cancel_requested boolean, priority smallint,
+    segments jsonb
 )
 LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = request.user_id
 LEFT JOIN auth.users AS account ON account.id = coalesce(renamed.here, request.user_id)

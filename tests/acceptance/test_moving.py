@@ -31,14 +31,15 @@ BIG = 'Größe 🙂 "quoted" \\ back\\slash\n' * 3000
 _SEED = """
 INSERT INTO public.model_requests (
     id, user_id, status, completed_at, created_at, model_type, model, input_data, output_data, token_used, token_count,
-    processing_time, attempt, epoch, owner
+    processing_time, attempt, epoch, owner, segments
 )
 SELECT
     (lpad(to_hex(1700000000000 + number), 12, '0') || '7000' || '8000' || lpad(to_hex(number), 12, '0'))::uuid,
     $1, CASE number % 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'completed' ELSE 'cancelled' END,
     now(), now() - interval '1 day', 'text2text', 'offline/echo',
     jsonb_build_object('prompt', 'number ' || number), jsonb_build_object('text', repeat('x', number % 500)),
-    number, 2 * number, make_interval(secs => 0.25), 1, 1, gen_random_uuid()
+    number, 2 * number, make_interval(secs => 0.25), 1, 1, gen_random_uuid(),
+    CASE number % 2 WHEN 0 THEN '[["output", 3], ["reasoning", 2]]'::jsonb END
 FROM generate_series(1, $2) AS number
 """
 
