@@ -106,6 +106,13 @@ class Watch(Interest):
         finally:
             self._changed = None
 
+    async def is_told(self, *, within_s: float) -> bool:
+        """Whether what it waits for came in that time, be it with a view or with nothing but the hint to look."""
+        self._changed = self._changed or asyncio.get_running_loop().create_future()
+        told, _ = await asyncio.wait({self._changed}, timeout=within_s)
+        self._changed = None
+        return bool(told)
+
     def tell(self, view: View | None) -> None:
         """Wake the waiter, if this is what it waits for. A view told before `wait` is kept for it."""
         if view is not None and not view.status.is_final and not (self.any_change and self._is_news(view)):

@@ -78,5 +78,5 @@ async def _stop(request: web.Request, watch: Watch, owner: InstanceId) -> None:
     give_up_at = time.monotonic() + CANCEL_WAIT_S
     while time.monotonic() < give_up_at:
         request.app[keys.ENGINE].cancel(watch.request_id, owner)
-        if await watch.wait(_ASK_AGAIN_S) is not None:
+        if await watch.is_told(within_s=_ASK_AGAIN_S):
             return

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from server import keys
-from server.actors import relay, switchboard
+from server.actors import heartbeat, relay, switchboard
+from server.routes import cancelling
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
 
@@ -90,11 +91,18 @@ async def test_lost_hints_are_made_good(both: tuple[Api, Api], monkeypatch: pyte
     assert joined(heard) == final_of(heard).data["output_data"]["output"]
 
 
-async def test_a_cancel_at_another_instance_is_heard_at_once(both: tuple[Api, Api]) -> None:
+@pytest.mark.usefixtures("_rare_sweeps")
+async def test_a_cancel_at_another_instance_is_heard_at_once(
+    both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the renewal that finds out without a hint, and before the wait for it is over."""
     here, there = both
+    monkeypatch.setattr(cancelling, "CANCEL_WAIT_S", 60.0)
+    monkeypatch.setattr(heartbeat, "RENEW_INTERVAL_S", 10.0)
     async with created(here, model="offline/slow-20s") as source:
         request_id = (await source.until("status"))[0].data["id"]
-        reply = await there.post(f"/api/requests/{request_id}/cancel")
+        async with asyncio.timeout(5):
+            reply = await there.post(f"/api/requests/{request_id}/cancel")
         assert (reply.status, reply.json["status"]) == (200, "cancelled")
         assert final_of(await source.all()).name == "cancelled"
 
