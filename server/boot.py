@@ -30,22 +30,26 @@ def database_of(settings: Settings, url: str) -> Database:
 def listening_database(settings: Settings, database: Database) -> Database | None:
     """Where this server may LISTEN: a session, by `LISTEN_DATABASE_URL` where there is one.
 
-    None behind a transaction pooler alone: there the next client of the connection would hear what was meant for us.
+    What `DATABASE_POOLER` says is said of `DATABASE_URL`. None behind a transaction pooler alone: there the next client
+    of the connection would hear what was meant for us.
     """
-    if settings.database_url is not None and settings.listen_database_url is not None:
-        database = database_of(settings, settings.listen_database_url.get_secret_value())
-    return None if database.pooling is Pooling.TRANSACTION else database
+    if settings.database_url is None or settings.listen_database_url is None:
+        return None if database.pooling is Pooling.TRANSACTION else database
+    url = settings.listen_database_url.get_secret_value()
+    if find_pooling(url) is Pooling.TRANSACTION:
+        return None
+    # A pooler in session mode may stand there, so nothing is asked of it that such a one does not know.
+    return Database(url, pooling=Pooling.SESSION, root_cert=settings.database_ssl_root_cert)
 
 
 async def prepare_database(
     settings: Settings, database: Database, *, directory: Path, queries: Mapping[str, str]
 ) -> None:
-    """Migrate over a connection of its own, by `LISTEN_DATABASE_URL` where there is one: it is a session.
+    """Migrate over a connection of its own, a session where there is a way to one.
 
     Raises `CannotStart` when a person has to do something first.
     """
-    if settings.database_url is not None and settings.listen_database_url is not None:
-        database = database_of(settings, settings.listen_database_url.get_secret_value())
+    database = listening_database(settings, database) or database
     connection = await database.connect()
     try:
         await require_usable(connection, settings, queries)

@@ -21,9 +21,9 @@ def _rare_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def both(start: Start) -> tuple[Api, Api]:
-    """The same user at two instances that know of each other."""
-    here, there = await start(), await start()
+async def both(start: Start, database: str) -> tuple[Api, Api]:
+    """The same user at two instances that know of each other, and have a session to listen by in any case."""
+    here, there = await start(listen_database_url=database), await start(listen_database_url=database)
     user = await here.sign_up()
     await asyncio.gather(*(hear_each_other(api) for api in (here, there)))
     return user, Api(there.client, there.app, user.token, user.user_id)
