@@ -2,7 +2,7 @@
 
 const TOKEN = "ai-sdk-server.token";
 const FIRST_PAUSE_MS = 500;
-const MAX_PAUSE_MS = 15000;
+const MAX_PAUSE_MS = 4000;
 
 let session = new AbortController(); // signing out ends every call under way
 

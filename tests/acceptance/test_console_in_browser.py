@@ -1,11 +1,13 @@
 """The console as a person uses it: in Chromium, against a server process, under the policy of its pages."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from server.inference.offline import LONG_STREAM_WORDS
 from server.inference.offline.media import make_png
 from tests.fakes.browser import CHROMIUM, Tab, browser_tab
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event
@@ -120,6 +122,24 @@ async def test_a_stream_goes_on_where_its_line_broke(tab: Tab, origin: str) -> N
     assert await text_of(tab, "#answer-about") == ["processing"], "what stands there came by the streams"
     assert words == [f"word{number}" for number in range(1, len(words) + 1)]
     assert await tab.evaluate("asked.filter((call) => call === 'POST /api/requests').length") == 1
+
+
+async def test_the_page_goes_on_after_the_server_was_killed(tab: Tab, tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as server:
+        await sign_in(tab, f"http://localhost:{server.port}", email="eve@example.com", button="signup")
+        await tab.evaluate(
+            "new MutationObserver(() => { window.isMixedUp ||= "
+            f"{WORDS}.some((word, index) => word !== `word${{index + 1}}`); }})"
+            ".observe(document.getElementById('answer'), { childList: true })"
+        )
+        await ask(tab, "Survive.", model="offline/long-stream")
+        await tab.until(f"{WORDS}.length > 40")
+        await asyncio.to_thread(server.kill)
+        await tab.until("document.getElementById('answer-about').textContent.startsWith('The connection broke')")
+        await asyncio.to_thread(server.start)
+        await tab.until(f"document.querySelector('#history .about').textContent === 'completed' && {IDLE}")
+        assert await tab.evaluate(f"{WORDS}.length") == LONG_STREAM_WORDS
+        assert not await tab.evaluate("window.isMixedUp")
 
 
 async def test_pictures_and_sounds_are_shown_and_a_request_is_deleted(tab: Tab, origin: str) -> None:
