@@ -30,13 +30,14 @@ export class ApiError extends Error {
   }
 }
 
-// A response that is no error; `options` are those of fetch, and a signal that ends the call beside signing out.
-async function open(method, path, { headers = {}, body, signal } = {}) {
+// A response that is no error. Signing out ends the call, and so does `signal`.
+async function open(method, path, { headers, body, signal } = {}) {
   const token = sessionStorage.getItem(TOKEN);
+  const known = { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
   const signals = AbortSignal.any([session.signal, signal].filter(Boolean));
   let response;
   try {
-    response = await fetch(path, { method, body, signal: signals, headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }), ...headers } });
+    response = await fetch(path, { method, body, headers: { ...known, ...headers }, signal: signals });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { error: "The server cannot be reached", detail: "is it running?" });
@@ -57,7 +58,7 @@ export const upload = async (file) => (await open("POST", "/api/files", { body: 
 // An `img` cannot send the token; a blob needs none.
 export const fetchBlob = async (path, signal) => (await open("GET", path, { signal })).blob();
 
-// The server cannot be told to sign out by a call that signing out ends.
+// Not by `call`, which signing out ends.
 export function sayGoodbye() {
   const token = sessionStorage.getItem(TOKEN);
   fetch("/auth/signout", { method: "POST", headers: { Authorization: `Bearer ${token}` }, keepalive: true }).catch(() => {});
@@ -83,8 +84,8 @@ const pause = (ms, signal) =>
     signal?.addEventListener("abort", done, { once: true });
   });
 
-// Events of whatever `connect` opens, opened again when it breaks: at growing intervals, and for as long as `signal`
-// lets it. What is wrong for good is thrown, and so is what is wrong before anything came.
+// Events of whatever `connect` opens, opened again when it breaks, after growing pauses, until `signal` ends it. Thrown is
+// what no repetition would mend, and what goes wrong before anything came.
 async function* resumed(connect, signal, onBreak = () => {}) {
   for (let failures = 0, hasBegun = false; ; failures += 1) {
     try {

@@ -80,7 +80,8 @@ function bodyPart(doc, operation) {
   const found = resolve(doc, schema);
   const variants = found.oneOf || [schema];
   const examples = (found.examples || []).map(json);
-  return node("div", {}, ...variants.map((variant) => variantPart(doc, variant, variants.length > 1)), ...examples);
+  const shown = examples.length > 1 ? [node("details", {}, node("summary", {}, "Examples"), ...examples)] : examples;
+  return node("div", {}, ...variants.map((variant) => variantPart(doc, variant, variants.length > 1)), ...shown);
 }
 
 // One form of a body; of many, each is folded away.
@@ -104,7 +105,7 @@ function answerPart(doc, status, reference) {
   const headers = Object.keys(answer.headers || {}).join(", ");
   const media = Object.keys(answer.content || {});
   const schema = !content.schema ? "no body" : media.includes("application/json") ? typeText(doc, content.schema) : media.join(", ");
-  return node("details", {}, node("summary", {}, code(status), " ", answer.description), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
+  return node("details", {}, node("summary", {}, code(status), " ", prose(answer.description)), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
 }
 
 function operationPart(doc, path, method, operation, aliases) {
