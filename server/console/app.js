@@ -1,73 +1,41 @@
-// The console: sign in, ask, read the answer, look at the history. Everything shown is set as text, never as markup.
-"use strict";
+// The console: sign in, ask, watch the answer being written, look at the history.
 
-const TOKEN = "ai-sdk-server.token";
-const LONG_POLL_S = 30;
-const PROMPT_SHOWN = 120;
+import { blank, cancelShown, deleteShown, follow } from "./answer.js";
+import { beginSession, call, endSession, isSignedIn, sayGoodbye } from "./api.js";
+import { readForm, showType, showTypes, takeFile } from "./ask.js";
+import { markShown, readHistory, watchHistory } from "./history.js";
+import { element, say } from "./page.js";
 
-const element = (id) => document.getElementById(id);
-let shownId = null;
-let session = new AbortController(); // signing out ends every call under way
-
-class ApiError extends Error {
-  constructor(status, body) {
-    super([body.error, body.detail].filter(Boolean).join(": ") || `The server answered ${status}.`);
-    this.status = status;
-  }
-}
-
-async function call(method, path, body, signal = session.signal) {
-  const headers = { Accept: "application/json" };
-  const token = sessionStorage.getItem(TOKEN);
-  if (token) headers.Authorization = `Bearer ${token}`;
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  let response;
-  try {
-    response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { error: "The server cannot be reached", detail: "is it running?" });
-  }
-  const data = await response.json().catch(() => ({}));
-  if (signal) signal.throwIfAborted();
-  if (!response.ok) throw new ApiError(response.status, data);
-  return data;
-}
-
-function say(id, text) {
-  element(id).textContent = text || "";
-  element(id).hidden = !text;
-}
-
-// Runs what a button asked for, with the form locked, and shows what went wrong.
-async function attempt(form, action) {
-  const buttons = form.querySelectorAll("button");
+// Runs what somebody asked for, with those buttons locked, and shows what went wrong.
+async function attempt(buttons, action) {
   buttons.forEach((button) => { button.disabled = true; });
   say("problem", "");
   try {
     await action();
   } catch (error) {
     if (error.name === "AbortError") return;
-    if (error.status === 401 && sessionStorage.getItem(TOKEN)) signOut();
+    if (error.status === 401 && isSignedIn()) signOut();
     say("problem", error.message);
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
   }
 }
 
+const buttonsOf = (id) => [...element(id).querySelectorAll("button")];
+
 function showView() {
-  const isSignedIn = Boolean(sessionStorage.getItem(TOKEN));
-  element("account").hidden = isSignedIn;
-  element("work").hidden = !isSignedIn;
-  element("sign-out").hidden = !isSignedIn;
+  element("account").hidden = isSignedIn();
+  element("work").hidden = !isSignedIn();
+  element("sign-out").hidden = !isSignedIn();
+  if (!isSignedIn()) return;
+  attempt(buttonsOf("ask"), showTypes);
+  attempt([], watchHistory);
 }
 
 function signOut() {
-  session.abort();
-  session = new AbortController();
-  sessionStorage.removeItem(TOKEN);
+  endSession();
   element("history").replaceChildren();
-  element("prompt").value = "";
+  element("prompt").value = element("input").value = "";
   blank("Nothing asked yet.");
   showView();
   element("email").focus();
@@ -82,88 +50,9 @@ async function enter(kind) {
     say("problem", answer.message);
     return;
   }
-  sessionStorage.setItem(TOKEN, answer.token);
+  beginSession(answer.token);
   showView();
   element("prompt").focus();
-  await showHistory();
-}
-
-async function ask() {
-  const body = { model_type: "text2text", input_data: { prompt: element("prompt").value } };
-  blank("Working…");
-  try {
-    let request = await call("POST", "/api/requests", body);
-    show(request);
-    while (request.status === "pending" || request.status === "processing") {
-      request = await call("GET", `/api/requests/${request.id}?wait=${LONG_POLL_S}`);
-      if (shownId === request.id) show(request);
-    }
-  } catch (error) {
-    if (error.name !== "AbortError") blank("No answer.");
-    throw error;
-  }
-  await showHistory();
-}
-
-function blank(about) {
-  shownId = null;
-  element("answer").textContent = "";
-  element("answer-about").textContent = about;
-  element("answer-about").classList.remove("failed");
-  say("question", "");
-}
-
-function show(request) {
-  shownId = request.id;
-  say("question", promptOf(request));
-  markShown();
-  const about = [request.status, request.model];
-  if (request.queue_position != null) about.push(`${request.queue_position} ahead`);
-  if (request.token_count != null) about.push(`${request.token_count} tokens`);
-  if (request.processing_time != null) about.push(`${request.processing_time.toFixed(1)} s`);
-  element("answer-about").textContent = about.filter(Boolean).join(" · ");
-  element("answer-about").classList.toggle("failed", request.status === "failed");
-  const output = (request.output_data && request.output_data.output) || "";
-  element("answer").textContent = [output, request.error_msg].filter(Boolean).join("\n\n");
-}
-
-async function showHistory() {
-  const requests = await call("GET", "/api/requests?limit=20");
-  element("history").replaceChildren(...requests.map(historyItem));
-  markShown();
-}
-
-function markShown() {
-  for (const button of element("history").querySelectorAll("button")) {
-    if (button.dataset.id === shownId) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  }
-}
-
-function historyItem(request) {
-  const status = document.createElement("span");
-  status.className = "about";
-  status.classList.toggle("failed", request.status === "failed");
-  status.textContent = request.status;
-  const prompt = document.createElement("span");
-  prompt.className = "prompt";
-  prompt.textContent = promptOf(request).slice(0, PROMPT_SHOWN);
-  const button = document.createElement("button");
-  button.type = "button";
-  button.dataset.id = request.id;
-  button.append(status, prompt);
-  button.addEventListener("click", () => {
-    show(request);
-    element("answer").focus();
-  });
-  const item = document.createElement("li");
-  item.append(button);
-  return item;
-}
-
-function promptOf(request) {
-  const { prompt, messages } = request.input_data;
-  return prompt ?? (messages && messages.length ? messages[messages.length - 1].content : "") ?? "";
 }
 
 async function showHealth() {
@@ -179,20 +68,38 @@ async function showHealth() {
 element("account").addEventListener("submit", (event) => {
   event.preventDefault();
   const kind = event.submitter ? event.submitter.value : "signin";
-  attempt(event.target, () => enter(kind));
+  attempt(buttonsOf("account"), () => enter(kind));
 });
 element("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  attempt(event.target, ask);
+  attempt(buttonsOf("ask"), () => follow({ body: readForm() }));
 });
-element("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) element("ask").requestSubmit();
+element("ask").addEventListener("keydown", (event) => {
+  const isLocked = buttonsOf("ask").some((button) => button.disabled);
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !isLocked) element("ask").requestSubmit();
 });
+element("model-type").addEventListener("change", showType);
+element("file").addEventListener("change", () => attempt(buttonsOf("ask"), takeFile));
+element("cancel").addEventListener("click", () => attempt([element("cancel")], cancelShown));
+element("delete").addEventListener("click", () => {
+  if (!confirm("Delete this request and its files?")) return;
+  attempt([element("delete")], async () => {
+    await deleteShown();
+    await readHistory();
+    element("answer-title").focus();
+  });
+});
+element("history").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  element("answer-title").focus();
+  attempt([], () => follow({ id: button.dataset.id }));
+});
+document.addEventListener("shown", markShown);
 element("sign-out").addEventListener("click", () => {
-  call("POST", "/auth/signout", undefined, null).catch(() => {});
+  sayGoodbye();
   signOut();
 });
 
 showView();
 showHealth();
-if (sessionStorage.getItem(TOKEN)) attempt(element("ask"), showHistory);

@@ -80,7 +80,15 @@ function bodyPart(doc, operation) {
   const found = resolve(doc, schema);
   const variants = found.oneOf || [schema];
   const examples = (found.examples || []).map(json);
-  return node("div", {}, ...variants.flatMap((variant) => [fieldsTable(doc, variant, `Body: ${nameOf(variant)}`), ...nested(doc, variant)]), ...examples);
+  const shown = examples.length > 1 ? [node("details", {}, node("summary", {}, "Examples"), ...examples)] : examples;
+  return node("div", {}, ...variants.map((variant) => variantPart(doc, variant, variants.length > 1)), ...shown);
+}
+
+// One form of a body; of many, each is folded away.
+function variantPart(doc, schema, isOneOfMany) {
+  const name = `Body: ${nameOf(schema)}`;
+  if (!isOneOfMany) return node("div", {}, fieldsTable(doc, schema, name), ...nested(doc, schema));
+  return node("details", {}, node("summary", {}, name), fieldsTable(doc, schema, ""), ...nested(doc, schema));
 }
 
 // The fields of objects inside an object.
@@ -97,7 +105,7 @@ function answerPart(doc, status, reference) {
   const headers = Object.keys(answer.headers || {}).join(", ");
   const media = Object.keys(answer.content || {});
   const schema = !content.schema ? "no body" : media.includes("application/json") ? typeText(doc, content.schema) : media.join(", ");
-  return node("details", {}, node("summary", {}, code(status), " ", answer.description), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
+  return node("details", {}, node("summary", {}, code(status), " ", prose(answer.description)), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
 }
 
 function operationPart(doc, path, method, operation, aliases) {
@@ -106,7 +114,7 @@ function operationPart(doc, path, method, operation, aliases) {
   return node(
     "details",
     { id: operation.operationId },
-    node("summary", {}, node("span", { className: "method" }, method.toUpperCase()), code(path), ` ${operation.summary}`),
+    node("summary", {}, node("span", { className: "method" }, method.toUpperCase()), code(path), " ", prose(operation.summary)),
     node("p", { className: "about" }, [access, ...aliases.map((alias) => `also at ${alias}`)].join(" · ")),
     operation.description ? node("p", {}, prose(operation.description)) : "",
     table("Parameters", ["name", "in", "type", "meaning"], parameters),

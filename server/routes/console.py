@@ -11,7 +11,7 @@ from server.middlewares import Handler, always_up
 from server.responses import json_response
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob:; media-src blob:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 _MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
@@ -35,7 +35,7 @@ class Page:
 
 def add_routes(app: web.Application) -> None:
     app.router.add_get("/", _index(read_page("index.html")))
-    for name in ("app.js", "style.css"):
+    for name in ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css"):
         app.router.add_get(f"/console/{name}", serve(read_page(name)))
 
 

@@ -88,6 +88,19 @@ class Tab:
         await self.evaluate(f"document.getElementById({json.dumps(element_id)}).focus()")
         await self.call("Input.insertText", text=text)
 
+    async def choose(self, element_id: str, value: str) -> None:
+        """Choose from a list, as a person would."""
+        await self.evaluate(
+            f"((list) => {{ list.value = {json.dumps(value)}; list.dispatchEvent(new Event('change')); }})"
+            f"(document.getElementById({json.dumps(element_id)}))"
+        )
+
+    async def choose_file(self, element_id: str, path: Path) -> None:
+        """Choose a file from this machine."""
+        page = await self.call("DOM.getDocument")
+        found = await self.call("DOM.querySelector", nodeId=page["root"]["nodeId"], selector=f"#{element_id}")
+        await self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+
     async def click(self, selector: str) -> None:
         """Press the mouse in the middle of what the selector finds."""
         box = await self.evaluate(

@@ -11,8 +11,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from server import __version__
 from server.routes import console, docs
 
-PAGES = ["/", "/docs", "/console/app.js", "/console/docs.js", "/console/style.css", "/openapi.json"]
-FILES = ["index.html", "docs.html", "app.js", "docs.js", "style.css"]
+MODULES = ["app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js"]
+FILES = ["index.html", "docs.html", *MODULES, "docs.js", "style.css"]
+PAGES = ["/", "/docs", "/openapi.json", *(f"/console/{name}" for name in FILES if not name.endswith(".html"))]
 
 Client = TestClient[web.Request, web.Application]
 
@@ -33,6 +34,7 @@ async def test_a_page_allows_only_what_comes_from_here(client: Client, path: str
     policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
     assert {policy["script-src"], policy["style-src"], policy["connect-src"]} == {"'self'"}
+    assert {policy["img-src"], policy["media-src"]} == {"blob:"}, "what the page itself fetched"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -77,12 +79,29 @@ async def test_what_a_page_refers_to_exists(client: Client, name: str) -> None:
     assert {path: (await client.get(path)).status for path in paths} == dict.fromkeys(paths, 200)
 
 
-@pytest.mark.parametrize(("page", "script"), [("index.html", "app.js"), ("docs.html", "docs.js")])
+def test_every_file_is_known_here() -> None:
+    assert {file.name for file in (resources.files("server") / "console").iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_what_another_exports(name: str) -> None:
+    folder = resources.files("server") / "console"
+    for names, other in re.findall(r'import \{ (.*?) \} from "\./(.*?)"', (folder / name).read_text(encoding="utf-8")):
+        exported = re.findall(
+            r"^export (?:async )?(?:function\*? |const |class )(\w+)", (folder / other).read_text("utf-8"), re.MULTILINE
+        )
+        assert set(names.split(", ")) <= set(exported), other
+
+
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [*(("index.html", name) for name in MODULES if name not in {"api.js", "page.js"}), ("docs.html", "docs.js")],
+)
 def test_a_script_looks_only_for_elements_that_its_page_has(page: str, script: str) -> None:
     files = resources.files("server") / "console"
     ids = set(re.findall(r'id="([^"]+)"', (files / page).read_text(encoding="utf-8")))
     used = re.findall(
-        r'(?:element|getElementById|attempt|say)\("([^"]+)"', (files / script).read_text(encoding="utf-8")
+        r'(?:element|getElementById|buttonsOf|say|setText)\("([^"]+)"', (files / script).read_text(encoding="utf-8")
     )
     assert used
     assert set(used) <= ids
@@ -90,5 +109,5 @@ def test_a_script_looks_only_for_elements_that_its_page_has(page: str, script: s
 
 def test_every_field_has_a_label() -> None:
     text = (resources.files("server") / "console" / "index.html").read_text(encoding="utf-8")
-    fields = set(re.findall(r'<(?:input|textarea) id="([^"]+)"', text))
+    fields = set(re.findall(r'<(?:input|select|textarea) id="([^"]+)"', text))
     assert fields == set(re.findall(r'<label for="([^"]+)"', text))
