@@ -71,14 +71,25 @@ class Listener:
             connection.terminate()
 
     def _receive(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:
-        """Hand on what was said; a message of a later version is none of ours."""
-        sender, *messages = orjson.loads(str(payload))
+        """Hand on what was said. What cannot be understood is passed over: whoever may connect may NOTIFY, too."""
+        try:
+            sender, *messages = orjson.loads(str(payload))
+        except (ValueError, TypeError):
+            log.debug("hint_not_understood", channel=channel)
+            return
         if channel == EVERYONE and sender == str(self._lease.instance_id):
             return
-        for kind, *details in messages:
-            handler = self._handlers.get(kind)
-            if handler is not None:
+        for message in messages:
+            try:
+                kind, *details = message
+                handler = self._handlers.get(kind, _ignore)  # a later version has more to say
                 handler(*details)
+            except (ValueError, TypeError, AttributeError) as error:
+                log.debug("hint_not_understood", channel=channel, reason=f"{type(error).__name__}: {error}")
 
     def _hear_echo(self) -> None:
         self._echo.set()
+
+
+def _ignore(*_details: object) -> None:
+    pass
