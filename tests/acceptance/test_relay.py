@@ -8,6 +8,7 @@ import pytest
 
 from server import keys
 from server.actors import relay, switchboard
+from server.routes.cancelling import CANCEL_WAIT_S
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
 
@@ -94,7 +95,8 @@ async def test_a_cancel_at_another_instance_is_heard_at_once(both: tuple[Api, Ap
     here, there = both
     async with created(here, model="offline/slow-20s") as source:
         request_id = (await source.until("status"))[0].data["id"]
-        reply = await there.post(f"/api/requests/{request_id}/cancel")
+        async with asyncio.timeout(CANCEL_WAIT_S / 2):
+            reply = await there.post(f"/api/requests/{request_id}/cancel")
         assert (reply.status, reply.json["status"]) == (200, "cancelled")
         assert final_of(await source.all()).name == "cancelled"
 
