@@ -121,7 +121,8 @@ def test_partial_text_says_that_it_is_partial() -> None:
 
 
 def test_what_other_programs_stored_gives_the_text_that_can_be_found() -> None:
-    for output_data in (None, [], "text", 1, {"tool_calls": 3}, {"tool_calls": [1, {}, {"function": {"name": 1}}]}):
+    strange: list[Any] = [None, [], "text", 1, {"tool_calls": 3}, {"tool_calls": [1, {}, {"function": {"name": 1}}]}]
+    for output_data in strange:
         assert Transcript.rebuild(output_data).end == START
     good = {"function": {"name": "now", "arguments": "{}"}}
     assert read(Transcript.rebuild({"output": 5, "reasoning": "hm", "tool_calls": [{}, good]})) == [
