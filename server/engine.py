@@ -42,6 +42,9 @@ _PREPARE_BACKOFF_CAP_S = 2.0
 _FLUSH_TIMEOUT_S = 10.0
 _RESIGN_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 5.0
+_MOST_LISTENERS = 2
+"""Behind a session pooler: the 15 places of the smallest Supabase project hold two instances that listen, or three that
+do not, which is what there is while a new version takes over."""
 _LINES = ("journal", "sweeper", "switchboard", "notifier", "hints", "files", "resignation")
 
 log = structlog.get_logger(__name__)
@@ -100,6 +103,7 @@ class Engine:
             None if listening is None else listening.connect,
             lease=self.lease,
             hints=self._hints,
+            most_instances=_MOST_LISTENERS if is_short and listening is database else None,
             handlers={
                 "changed": self._hear_changes,
                 "cancel": self._hear_cancel,

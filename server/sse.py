@@ -1,10 +1,12 @@
 """Server-sent events out (WHATWG HTML, 9.2): formatted, written as fast as the client reads, and kept alive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Iterator
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 
 from server.middlewares import dress
 
@@ -52,16 +54,17 @@ class EventStream:
             }
         )
 
-    async def send(self, chunks: AsyncIterator[bytes | memoryview]) -> web.StreamResponse:
-        """Write everything; a client that went away ends it, and is no error."""
+    async def send(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
+        """Write everything, or to HEAD nothing; a client that went away ends it, and is no error."""
         dress(self._request, self._response)
+        if self._request.version < HttpVersion11:
+            self._response.force_close()  # nothing else tells where it ends
         self._watch()
         try:
             await self._response.prepare(self._request)
-            async for chunk in chunks:
-                self._writing_since = self._loop.time()
-                await self._response.write(chunk)
-                self._writing_since = None
+            async with contextlib.aclosing(chunks):
+                if self._request.method != hdrs.METH_HEAD:
+                    await self._write_all(chunks)
             self._writing_since = self._loop.time()
             await self._response.write_eof()
         except ConnectionError:
@@ -69,6 +72,12 @@ class EventStream:
         finally:
             self._timer.cancel()
         return self._response
+
+    async def _write_all(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> None:
+        async for chunk in chunks:
+            self._writing_since = self._loop.time()
+            await self._response.write(chunk)
+            self._writing_since = None
 
     def _watch(self) -> None:
         """Look now and then whether a write hangs. One timer for each stream: one for each write would cost as much as

@@ -102,10 +102,7 @@ class RequestStream:
         if not view.status.is_final or self._epoch != view.epoch or not self._position.offset:
             return True
         self._transcript = await self._read_stored()
-        if self._position.offset == self._transcript.length + 1:
-            return False
-        self._transcript = None
-        return True
+        return self._position.offset != self._transcript.length + 1
 
     async def batches(self, *, heartbeat_s: float | None = None) -> AsyncGenerator[list[StreamEvent], None]:
         """Events as they come, some at a time; an empty batch when nothing came for `heartbeat_s` (`HEARTBEAT_S`).
@@ -115,13 +112,12 @@ class RequestStream:
         view = self._follower.seen
         try:
             while view is not None:
-                if view.status.is_final:
-                    await self._find_rest(view)
-                for batch in _batched(self._events(view)):
-                    yield batch
-                if view.status.is_final or self._follower.is_sent_home:
+                if not view.status.is_final or await self._has_rest(view):
+                    for batch in _batched(self._events(view)):
+                        yield batch
+                if self.is_over or self._follower.is_sent_home:
                     return
-                if not await self._follower.wait(heartbeat_s or HEARTBEAT_S):
+                if not view.status.is_final and not await self._follower.wait(heartbeat_s or HEARTBEAT_S):
                     yield []
                 view = await self._current(view)
         finally:
@@ -151,17 +147,22 @@ class RequestStream:
         body = dumps({"id": self._follower.request_id, "status": Status.CANCELLED})
         return View(Status.CANCELLED, known.epoch, body)
 
-    async def _find_rest(self, view: View) -> None:
-        """The whole transcript of what ended: the one at hand, if all of it is there, else the one that was stored."""
-        if self._transcript is None or self._epoch != view.epoch or not self._transcript.is_complete:
-            stored = await self._read_stored()
-            self._turn_away()
-            self._transcript = stored
-            self._position = Position(self._position.offset, -1)
+    async def _has_rest(self, view: View) -> bool:
+        """Whether all of what ended is at hand: its object, and its text as it was stored, which is read if need be."""
+        if view.body is None:
+            return False
+        if self._transcript is None or self._epoch != view.epoch or not self._transcript.is_kept:
+            try:
+                stored = await self._read_stored()
+            except Unavailable:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                return False
+            self._turn_to_text(stored)
+        return True
 
     def _events(self, view: View) -> Iterator[StreamEvent]:
         """All that there is to say by now."""
-        if view.status is not Status.PENDING:
+        if view.status is not Status.PENDING or self._epoch == UNKNOWN.epoch:
             yield from self._turn_to(view)
         if not view.status.is_final and self._told != (view.status, view.epoch):
             self._told = (view.status, view.epoch)
@@ -178,21 +179,28 @@ class RequestStream:
     def _turn_to(self, view: View) -> Iterator[StreamEvent]:
         """Stand where the reader stands in the text of this run; at its beginning, if the reader has another's."""
         is_another = self._epoch != view.epoch
+        has_text = self._position > START
         if is_another and not view.status.is_final:
             self._turn_away()
-        if self._transcript is None:
-            self._transcript = self._find_live(self._follower.request_id, view.epoch)
-            if self._transcript is not None:
-                self._transcript.readers.add(self._follower.stir)
+        if view.status is Status.PROCESSING and (self._transcript is None or not self._transcript.is_complete):
+            live = self._find_live(self._follower.request_id, view.epoch)
+            if live is not None and live is not self._transcript:  # a claim is in the database before it is known here
+                self._turn_to_text(live)
+                live.readers.add(self._follower.stir)
         self._epoch = view.epoch
         offset = self._position.offset
         length = self._transcript.length if self._transcript is not None and self._transcript.is_complete else offset
         # A mirror of a run elsewhere may be behind its reader for a moment.
-        if offset and (is_another or offset > length):
+        if has_text and (is_another or offset > length):
             self._position = START
             yield StreamEvent(self._cursor, "reset", dumps({"id": self._follower.request_id}))
         elif self._transcript is not None and self._position.run < 0:
             self._position = self._transcript.at(offset)
+
+    def _turn_to_text(self, transcript: Transcript) -> None:
+        self._turn_away()
+        self._transcript = transcript
+        self._position = Position(self._position.offset, -1)
 
     def _turn_away(self) -> None:
         if self._transcript is not None:

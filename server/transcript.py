@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -72,13 +72,15 @@ class Transcript:
     Readers look whenever they like and are called when there is more: none is waited for, none is copied for.
     """
 
-    __slots__ = ("_runs", "is_complete", "length", "model", "readers")
+    __slots__ = ("_runs", "is_complete", "is_kept", "length", "model", "readers")
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
         self.length = 0
         self.is_complete = False
         """Whether nothing will be appended any more."""
+        self.is_kept = False
+        """Whether it was stored, too: what an ended run leaves behind may be less than what its readers got."""
         self.model: str | None = None
         """Which model is answering, once it does."""
         self.readers: set[Callable[[], None]] = set()
@@ -96,6 +98,11 @@ class Transcript:
         for tell in self.readers:
             tell()
 
+    @property
+    def end(self) -> "Position":
+        """Where a reader stands who has everything."""
+        return Position(self.length, len(self._runs) - 1)
+
     def at(self, offset: int) -> "Position":
         """Where a reader stands who has everything up to `offset`."""
         return Position(offset, bisect_left(self._runs, offset, key=lambda run: run.start) - 1)
@@ -105,7 +112,7 @@ class Transcript:
         for index in range(max(position.run, 0), len(self._runs)):
             run = self._runs[index]
             begin = max(position.offset, run.start)
-            if run.end == run.start and index > position.run:
+            if run.end == run.start >= position.offset and index > position.run:
                 yield Part(run.segment, run.number, run.name, "", Position(run.start, index))
             while run.end > begin:
                 text = run.take(begin, limit)
@@ -142,8 +149,11 @@ class Transcript:
         ]
 
     @classmethod
-    def rebuild(cls, output_data: Mapping[str, Any], shape: Shape | None = None) -> "Transcript":
-        """The transcript that ended as this `output_data`. A shape that does not fit it is not followed further."""
+    def rebuild(cls, output_data: Any, shape: Shape | None = None) -> "Transcript":
+        """The transcript that ended as this `output_data`. A shape that does not fit it is not followed further.
+
+        What other programs stored in their own way (rows are older than this server) has the text that can be found.
+        """
         transcript = cls()
         texts = _texts_of(output_data)
         wanted: Sequence[Sequence[Any]] = shape or [
@@ -156,7 +166,7 @@ class Transcript:
                 name, text = texts[key]
                 transcript.append(Delta(text[taken[key] : taken[key] + length], *key, name))
                 taken[key] += length
-        transcript.is_complete = True
+        transcript.is_complete = transcript.is_kept = True
         return transcript
 
     def _name_of(self, delta: Delta) -> str:
@@ -175,14 +185,18 @@ class Transcript:
 _RANK = {Segment.REASONING: 0, Segment.OUTPUT: 1, Segment.TOOL_CALL: 2}
 
 
-def _texts_of(output_data: Mapping[str, Any]) -> dict[tuple[Segment, int], tuple[str, str]]:
+def _texts_of(output_data: Any) -> dict[tuple[Segment, int], tuple[str, str]]:
     """Name and text of each segment, in the usual order."""
+    if not isinstance(output_data, dict):
+        return {}
     texts = {
         (segment, 0): ("", text)
         for segment in (Segment.REASONING, Segment.OUTPUT)
         if isinstance(text := output_data.get(_KEPT_AS[segment]), str) and text
     }
-    for number, call in enumerate(output_data.get("tool_calls") or ()):
-        function = call["function"]
-        texts[Segment.TOOL_CALL, number] = function["name"], function["arguments"]
+    calls = output_data.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        match call:
+            case {"function": {"name": str(name), "arguments": str(arguments)}}:
+                texts[Segment.TOOL_CALL, number] = name, arguments
     return texts

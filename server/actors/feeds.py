@@ -71,6 +71,8 @@ class Feed:
         for change in changes:
             if change.status.is_final:
                 self._ended[change.id] = None
+                if self._live.pop(change.id, None) is not None:  # told meanwhile, so its end is news
+                    self._changes[change.id] = change
             elif change.id not in self._ended:
                 self._live.setdefault(change.id, change)
 
@@ -88,6 +90,11 @@ class Feed:
             self._live[change.id] = change
         self._changes[change.id] = change
         self._stirred.set()
+
+    def forget(self, request_id: RequestId) -> None:
+        """The request was deleted."""
+        if (known := self._live.get(request_id)) is not None:
+            self.tell(known._replace(status=Status.CANCELLED))
 
     def send_home(self) -> None:
         self._stirred.set()
@@ -162,14 +169,23 @@ class Feeds:
                 log.debug("feeds_skipped", reason=str(error))
 
     async def look(self) -> None:
-        """Tell what other processes did."""
+        """Tell what other processes did. A request that is there no more was deleted, which ends it."""
         if not self._by_user:
             return
-        known = {request_id for feeds in self._by_user.values() for feed in feeds for request_id in feed.live}
+        known = {
+            request_id: user_id
+            for user_id, feeds in self._by_user.items()
+            for feed in feeds
+            for request_id in feed.live
+        }
         rows = await self._line.fetch(self._queries["feed_requests"], list(self._by_user), recent_id(), list(known))
         for row in rows:
+            known.pop(row["id"], None)
             for feed in self._by_user.get(row["user_id"], ()):
                 feed.tell(change_of(row))
+        for request_id, user_id in known.items():
+            for feed in self._by_user.get(user_id, ()):
+                feed.forget(request_id)
 
 
 def change_of(row: asyncpg.Record) -> Change:

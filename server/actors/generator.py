@@ -26,7 +26,7 @@ from server.inference.events import Call, Completed, Delta, FileChunk, Segment, 
 from server.inference.events import Failed as GenerationFailed
 from server.model_request import Cancelled, Failed, FinalOutcome, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
-from server.transcript import Transcript
+from server.transcript import START, Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0
 _OUTAGE_PAUSE_S = 4.0
@@ -201,6 +201,7 @@ class Generator:
             error=outcome.error_msg,
         )
         if recorded.counts and recorded.completed_at is not None:
+            running.transcript.is_kept = outcome.output_data is not None or running.transcript.end == START
             self._publish(model_request, outcome, recorded.completed_at, taken)
 
     async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[Recorded, FinalOutcome]:

@@ -23,6 +23,7 @@ MAX_PAYLOAD_BYTES = 7_900
 """Postgres takes less than 8,000 (NOTIFY, "payload string")."""
 MAX_WAITING = 20_000
 IDS_PER_HINT = 150
+_AROUND = len("[,]")
 _RETRY_S = 1.0
 
 log = structlog.get_logger(__name__)
@@ -84,7 +85,7 @@ class Hints:
             )
 
     def _payloads(self, waiting: deque[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
-        """Messages in the order in which they came, as many in one as fit."""
+        """Messages in the order in which they came, as many in one as fit. One that can never fit is not sent."""
         sender = dumps(self._lease.instance_id)
         by_channel: dict[str, list[bytes]] = {}
         for channel, message in waiting:
@@ -92,12 +93,16 @@ class Hints:
         for channel, messages in by_channel.items():
             pack, size = [sender], len(sender)
             for message in messages:
-                if size + len(message) + len(pack) + 2 > MAX_PAYLOAD_BYTES and len(pack) > 1:
+                if len(sender) + len(message) + _AROUND > MAX_PAYLOAD_BYTES:
+                    log.warning("hint_too_long", bytes=len(message))
+                    continue
+                if size + len(message) + len(pack) + 2 > MAX_PAYLOAD_BYTES:
                     yield channel, _joined(pack)
                     pack, size = [sender], len(sender)
                 pack.append(message)
                 size += len(message)
-            yield channel, _joined(pack)
+            if len(pack) > 1:
+                yield channel, _joined(pack)
 
 
 def _joined(pack: list[bytes]) -> str:

@@ -24,14 +24,23 @@ Handler = Callable[..., None]
 
 
 class Listener:
-    """Connects only while other instances live, and never where there is no session to `connect` to.
+    """Connects only while other instances live, at most `most_instances`, and never without a session to `connect` to.
 
     What is not heard, everyone finds out by looking, a little later.
     """
 
-    def __init__(self, connect: Connect | None, *, lease: Lease, hints: Hints, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        connect: Connect | None,
+        *,
+        lease: Lease,
+        hints: Hints,
+        handlers: Mapping[str, Handler],
+        most_instances: int | None = None,
+    ) -> None:
         self._connect = connect
         self._lease = lease
+        self._most_instances = most_instances
         self._hints = hints
         self._handlers = {**handlers, "echo": self._hear_echo}
         self._echo = asyncio.Event()
@@ -40,7 +49,7 @@ class Listener:
 
     async def run(self) -> None:
         while True:
-            if self._connect is None or self._lease.is_alone:
+            if self._connect is None or not self._has_reason:
                 await asyncio.sleep(_ALONE_S)
                 continue
             try:
@@ -51,15 +60,20 @@ class Listener:
                 log.debug("listening_failed", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_RETRY_S)
 
+    @property
+    def _has_reason(self) -> bool:
+        is_crowded = self._most_instances is not None and self._lease.live_instances > self._most_instances
+        return not self._lease.is_alone and not is_crowded
+
     async def _listen(self, connect: Connect) -> None:
-        """Until the connection fails, this instance takes another id, or is alone again."""
+        """Until the connection fails, this instance takes another id, is alone again, or one of too many."""
         connection = await connect()
         instance_id = self._lease.instance_id
         try:
             async with asyncio.timeout(_LISTEN_TIMEOUT_S):
                 for channel in (EVERYONE, channel_of(instance_id)):
                     await connection.add_listener(channel, self._receive)
-            while not self._lease.is_alone and self._lease.instance_id == instance_id:
+            while self._has_reason and self._lease.instance_id == instance_id:
                 self._echo.clear()
                 self._hints.tell(instance_id, "echo")
                 async with asyncio.timeout(ECHO_TIMEOUT_S):
@@ -71,14 +85,25 @@ class Listener:
             connection.terminate()
 
     def _receive(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:
-        """Hand on what was said; a message of a later version is none of ours."""
-        sender, *messages = orjson.loads(str(payload))
+        """Hand on what was said. What cannot be understood is passed over: whoever may connect may NOTIFY, too."""
+        try:
+            sender, *messages = orjson.loads(str(payload))
+        except (ValueError, TypeError):
+            log.debug("hint_not_understood", channel=channel)
+            return
         if channel == EVERYONE and sender == str(self._lease.instance_id):
             return
-        for kind, *details in messages:
-            handler = self._handlers.get(kind)
-            if handler is not None:
+        for message in messages:
+            try:
+                kind, *details = message
+                handler = self._handlers.get(kind, _ignore)  # a later version has more to say
                 handler(*details)
+            except (ValueError, TypeError, AttributeError) as error:
+                log.debug("hint_not_understood", channel=channel, reason=f"{type(error).__name__}: {error}")
 
     def _hear_echo(self) -> None:
         self._echo.set()
+
+
+def _ignore(*_details: object) -> None:
+    pass

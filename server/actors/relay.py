@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 from uuid import UUID
 
 from server.actors.heartbeat import Lease
@@ -25,6 +26,7 @@ _GAP_PAUSE_S = 0.2
 _UNUSED_FOR_S = 10.0
 
 FindRun = Callable[[RequestId, int], Transcript | None]
+Value = TypeVar("Value", int, str)
 
 
 @dataclass(slots=True)
@@ -59,9 +61,7 @@ class Relay:
         self._stirred = asyncio.Event()
 
     def find(self, request_id: RequestId, epoch: int) -> Transcript | None:
-        """The mirror of a run elsewhere, which fills from now on; None while no other instance lives."""
-        if self._lease.is_alone:
-            return None
+        """The mirror of a run elsewhere, which fills from now on; None of one that a later run has replaced."""
         mirror = self._mirrors.get(request_id)
         if mirror is None or mirror.epoch < epoch:
             mirror = self._mirrors[request_id] = _Mirror(epoch)
@@ -84,36 +84,42 @@ class Relay:
             self._keep_asking()
             await asyncio.sleep(PAUSE_S)
 
-    def be_asked(self, request_id: str, epoch: int, offset: int, reader: str) -> None:
+    def be_asked(self, request_id: str, epoch: int, offset: int, run: int, reader: str) -> None:
         """An instance wants the text of a run from there on; it is this one's, or another's."""
+        position = Position(_checked(offset, int), _checked(run, int))
         key = (RequestId(UUID(request_id)), InstanceId(UUID(reader)))
         transcript = self._find_run(key[0], epoch)
         if transcript is None:
             return
         outbox = self._outboxes.get(key)
-        if outbox is None or outbox.epoch != epoch or outbox.position.offset > offset:
-            outbox = self._outboxes[key] = _Outbox(epoch, transcript, transcript.at(offset), 0.0)
+        if outbox is None or outbox.epoch != epoch or outbox.position > position:
+            outbox = self._outboxes[key] = _Outbox(epoch, transcript, position, 0.0)
             transcript.readers.add(self._stirred.set)
         outbox.until = time.monotonic() + SEND_FOR_S
         self._stirred.set()
 
     def take_text(
-        self, request_id: str, epoch: int, start: int, segment: str, number: int, name: str, text: str
+        self, request_id: str, epoch: int, start: int, run: int, segment: str, number: int, name: str, text: str
     ) -> None:
-        """Text of a run elsewhere. What is known already is skipped; what was lost on the way is asked for again."""
+        """Text of a run elsewhere: the part of its segment `run` that begins at `start`.
+
+        What is known already is skipped; what was lost on the way is asked for again.
+        """
+        delta = Delta(_checked(text, str), Segment(segment), _checked(number, int), _checked(name, str))
         mirror = self._mirrors.get(RequestId(UUID(request_id)))
         if mirror is None or mirror.epoch != epoch:
             return
-        known = mirror.transcript.length - start
-        if known < 0:
+        end = mirror.transcript.end
+        if start > end.offset or run > end.run + 1:
             if time.monotonic() - mirror.asked_at > _GAP_PAUSE_S:
                 self._ask(RequestId(UUID(request_id)), mirror)
-        elif known == 0 or known < len(text):
-            mirror.transcript.append(Delta(text[known:], Segment(segment), number, name))
+        elif run > end.run or (run == end.run and end.offset < start + len(text)):
+            mirror.transcript.append(delta._replace(text=text[end.offset - start :]))
 
     def _ask(self, request_id: RequestId, mirror: _Mirror) -> None:
         mirror.asked_at = time.monotonic()
-        self._hints.tell_everyone("follow", request_id, mirror.epoch, mirror.transcript.length, self._lease.instance_id)
+        end = mirror.transcript.end
+        self._hints.tell_everyone("follow", request_id, mirror.epoch, end.offset, end.run, self._lease.instance_id)
 
     def _keep_asking(self) -> None:
         """Ask again for what is read here; forget what is not."""
@@ -132,12 +138,18 @@ class Relay:
         for key, outbox in list(self._outboxes.items()):
             request_id, reader = key
             for part in outbox.transcript.since(outbox.position, limit=PART_CHARS):
-                start = part.end.offset - len(part.text)
+                start, run = part.end.offset - len(part.text), part.end.run
                 outbox.position = part.end
-                self._hints.tell(
-                    reader, "text", request_id, outbox.epoch, start, part.segment, part.number, part.name, part.text
-                )
+                told = (part.segment, part.number, part.name, part.text)
+                self._hints.tell(reader, "text", request_id, outbox.epoch, start, run, *told)
             if now >= outbox.until or outbox.transcript.is_complete:
                 del self._outboxes[key]
                 if all(other.transcript is not outbox.transcript for other in self._outboxes.values()):
                     outbox.transcript.readers.discard(self._stirred.set)
+
+
+def _checked(value: object, kind: type[Value]) -> Value:
+    """A value of a hint, which anybody with access to the database can send."""
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} expected")
+    return value

@@ -63,8 +63,8 @@ class RelayTable:
         )
         for row in rows:
             start = 0
-            for segment, number, name, text in orjson.loads(row["runs"]):
-                self._relay.take_text(str(row["request_id"]), row["epoch"], start, segment, number, name, text)
+            for run, (segment, number, name, text) in enumerate(orjson.loads(row["runs"])):
+                self._relay.take_text(str(row["request_id"]), row["epoch"], start, run, segment, number, name, text)
                 start += len(text)
 
     async def write(self) -> None:

@@ -69,14 +69,17 @@ async def end(request: web.Request, request_id: RequestId) -> View:
             request.app[keys.SWITCHBOARD].publish(request_id, view)
             request.app[keys.FEEDS].tell(user_id, request_id, view)
         elif row is not None:
-            await _stop(request, watch, row["owner"])
+            return await _stop(request, watch, row["owner"])
         return await current(request, request_id)
 
 
-async def _stop(request: web.Request, watch: Watch, owner: InstanceId) -> None:
-    """Have its owner stop it, and wait for the end. A claim whose reply is on its way is not in the workload yet."""
+async def _stop(request: web.Request, watch: Watch, owner: InstanceId) -> View:
+    """Have its owner stop it, and wait for the end: how it stands then.
+
+    It is asked more than once: a claim whose reply is on its way is not in the workload yet, and hints get lost.
+    """
     give_up_at = time.monotonic() + CANCEL_WAIT_S
-    while time.monotonic() < give_up_at:
+    while True:
         request.app[keys.ENGINE].cancel(watch.request_id, owner)
-        if await watch.is_told(within_s=_ASK_AGAIN_S):
-            return
+        if await watch.is_told(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
+            return await current(request, watch.request_id)

@@ -1,6 +1,7 @@
 """Streams over HTTP: one model request as it goes on, and the changes of all requests of a user."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from aiohttp import web
@@ -79,19 +80,20 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
         return await EventStream(request).send(_changes(feed, snapshot))
 
 
-async def _request_events(stream: RequestStream) -> AsyncIterator[bytes | memoryview]:
-    async for batch in stream.batches():
-        if batch and len(batch[-1].data) > MAX_PIECE:  # the object of a long answer: all readers share its bytes
-            yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch[:-1])
-            for piece in encode_large(batch[-1].name, batch[-1].data, str(batch[-1].cursor)):
-                yield piece
-        else:
-            yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
+async def _request_events(stream: RequestStream) -> AsyncGenerator[bytes | memoryview, None]:
+    async with contextlib.aclosing(stream.batches()) as batches:
+        async for batch in batches:
+            if batch and len(batch[-1].data) > MAX_PIECE:  # the object of a long answer: all readers share its bytes
+                yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch[:-1])
+                for piece in encode_large(batch[-1].name, batch[-1].data, str(batch[-1].cursor)):
+                    yield piece
+            else:
+                yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
     if not stream.is_over:
         yield farewell()
 
 
-async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     yield encode("snapshot", dumps(snapshot))
     while not feed.is_sent_home:
         changes = await feed.wait(HEARTBEAT_S)

@@ -223,7 +223,7 @@ async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes
         yield chunks.fail(problem)
 
 
-async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     yield first
     async for piece in rest:
         yield piece

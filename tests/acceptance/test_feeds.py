@@ -89,3 +89,17 @@ async def test_too_many_feeds_are_refused(api: Api, monkeypatch: pytest.MonkeyPa
     reply = await api.get("/api/requests/events")
     assert (reply.status, reply.json["code"]) == (503, "SERVER_ERROR")
     assert "Retry-After" in reply.headers
+
+
+async def test_what_was_deleted_at_another_instance_has_ended(start: Start) -> None:
+    here = await (await start(concurrency=1)).sign_up()
+    there = await start(concurrency=1)
+    elsewhere = Api(there.client, there.app, here.token, here.user_id)
+    for api in (here, elsewhere):
+        await api.create_async(model="offline/slow-20s")
+    waiting = (await here.create_async()).json
+    assert waiting["status"] == "pending"
+    async with events_of(here, "/api/requests/events") as source:
+        await snapshot_of(source)
+        assert (await elsewhere.send("DELETE", f"/api/requests/{waiting['id']}")).status == 204
+        assert await statuses_of(source, waiting["id"]) == ["cancelled"]

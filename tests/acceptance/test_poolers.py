@@ -96,11 +96,14 @@ async def test_a_session_pooler_with_fifteen_places_holds_three_instances(
     """Supabase's smallest project; a new version starts before the old one has ended."""
     with running_pgbouncer(database, "session", size=15) as pooler:
         servers = [await start_through(pooler, database) for _ in range(3)]
+        for server in servers:
+            await server.app[keys.ENGINE]._heartbeat.beat()  # now all of them know that they are three
         user = await servers[0].sign_up()
         users = [Api(server.client, server.app, user.token, user.user_id) for server in servers]
         replies = await asyncio.gather(*(api.create(f"number {n}") for api in users for n in range(20)))
         assert {reply.json["status"] for reply in replies} == {"completed"}
         assert await _connections(database) <= 15
+        assert not any(server.app[keys.ENGINE]._listener.is_heard for server in servers)
 
 
 async def test_migrations_go_by_the_direct_way_where_there_is_one(

@@ -1,16 +1,21 @@
 """Two servers on one database: a stream at one shows what the other runs, as it comes."""
 
 import asyncio
+import json
+import random
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from server import keys
 from server.actors import heartbeat, relay, switchboard
+from server.actors.hints import EVERYONE, channel_of
 from server.routes import cancelling
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
+from tests.rows import connected
 
 LONG = "offline/long-stream"
 
@@ -162,3 +167,65 @@ async def test_without_hints_a_cancel_arrives_with_the_next_renewal(deaf: tuple[
         reply = await there.post(f"/api/requests/{request_id}/cancel")
         assert reply.status in {200, 202}
         assert final_of(await source.all()).name == "cancelled"
+
+
+async def _follows(here: Api, there: Api) -> list[Any]:
+    """What a reader at one gets of a request at the other: more than its end."""
+    request_id = (await here.create_async(model=LONG)).json["id"]
+    async with events_of(there, f"/api/requests/{request_id}/events") as source:
+        heard = await source.all()
+    assert joined(heard) == final_of(heard).data["output_data"]["output"]
+    return [told for told in heard if told.name == "delta"]
+
+
+def _crashes(apis: tuple[Api, Api]) -> int:
+    """Of actors, that were started again."""
+    return sum(len(api.app[keys.ENGINE]._supervisor._crashes) for api in apis)
+
+
+async def test_anything_can_be_said_on_the_channels_without_harm(both: tuple[Api, Api], database: str) -> None:
+    here, there = both
+    stranger, lease = str(uuid4()), here.app[keys.ENGINE].lease
+    running = (await here.create_async(model="offline/slow-20s")).json["id"]
+    strange: list[Any] = [None, True, 1.5, -1, 2**62, "", "x", [], {}, running, stranger, "output"]
+    chance = random.Random(7)  # noqa: S311 - garbage, not keys
+    kinds = ["changed", "backlog", "follow", "text", "echo", "later", None, 3]
+    payloads = ["", "{", "null", '"', "[]", "[[]]", "\u0301", "x" * 7000]
+    for _ in range(500):
+        message = [chance.choice(kinds), *chance.choices(strange, k=chance.randrange(9))]
+        payloads.append(json.dumps([stranger, message, ["changed", [running]]]))
+    offsets: list[Any] = [1.5, "1", None, [], -7, 2**62]
+    for offset in offsets:
+        payloads.append(json.dumps([stranger, ["follow", running, 1, offset, 0, stranger]]))
+        payloads.append(json.dumps([stranger, ["follow", running, 1, 0, offset, stranger]]))
+    async with connected(database) as connection:
+        for payload in payloads:
+            for channel in (EVERYONE, channel_of(lease.instance_id)):
+                await connection.execute("SELECT pg_notify($1, $2)", channel, payload)
+    assert len(await _follows(here, there)) > 20
+    assert len(await _follows(there, here)) > 20
+    assert not _crashes(both)
+    assert (await here.post(f"/api/requests/{running}/cancel")).status == 200
+
+
+async def test_an_instance_that_takes_another_id_is_heard_and_hears_again(both: tuple[Api, Api]) -> None:
+    here, there = both
+    engine = there.app[keys.ENGINE]
+    engine.lease.replace()
+    await engine._heartbeat.register()
+    async with asyncio.timeout(20):
+        while len(await _follows(here, there)) <= 20:
+            pass
+
+
+async def test_a_listener_whose_connection_is_cut_listens_again(both: tuple[Api, Api], database: str) -> None:
+    here, there = both
+    async with connected(database) as connection:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    async with asyncio.timeout(40):
+        while len(await _follows(here, there)) <= 20:
+            pass
+    assert not _crashes(both)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from server import keys, streams
+from server.actors import feeds, switchboard
 from server.actors.watches import Follower
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined
@@ -228,9 +229,9 @@ async def test_a_server_that_stops_ends_its_streams_without_an_end(start: Start)
 async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
     async with created(api, model=LONG) as source:
         heard = await source.until("delta")
-    switchboard = api.app[keys.SWITCHBOARD]
+    waiting = api.app[keys.SWITCHBOARD]
     async with asyncio.timeout(10):
-        while len(switchboard):  # noqa: ASYNC110 - the server notices at its next write
+        while len(waiting):  # noqa: ASYNC110 - the server notices at its next write
             await asyncio.sleep(0.01)
     final = await api.get(f"/api/requests/{heard[0].data['id']}?wait=20")
     assert final.json["status"] == "completed"
@@ -247,3 +248,71 @@ async def test_a_wake_up_between_the_look_and_the_wait_is_not_lost(api: Api, mon
     monkeypatch.setattr(Follower, "wait", late)
     async with created(api) as source:
         assert final_of(await source.all()).name == "completed"
+
+
+async def _raw(api: Api, request_line: str, *headers: str, timeout_s: float = 10) -> bytes:
+    """What comes until the server closes the connection."""
+    assert api.client.server.port is not None
+    reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
+    lines = (request_line, "Host: x", f"Authorization: Bearer {api.token}", *headers, "", "")
+    writer.write("\r\n".join(lines).encode())
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_head_gets_the_headers_and_no_stream(api: Api) -> None:
+    request_id = (await api.create_async(model="offline/slow-20s")).json["id"]
+    for path in (f"/api/requests/{request_id}/events", "/api/requests/events"):
+        head, _, body = (await _raw(api, f"HEAD {path} HTTP/1.1", "Connection: close")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Type: text/event-stream" in head
+        assert body == b""
+
+
+@pytest.mark.parametrize("headers", [[], ["Connection: keep-alive"]])
+async def test_a_client_of_http_1_0_sees_the_end_by_the_connection(api: Api, headers: list[str]) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    data = await _raw(api, f"GET /api/requests/{request_id}/events HTTP/1.0", *headers)
+    assert b"Transfer-Encoding" not in data
+    assert b"event: completed" in data
+    assert data.endswith(b"}\n\n")
+
+
+@pytest.mark.parametrize("last", ["é", "\U0001f600", "٣.1-1", "x" * 5000, "1.1", "-1.1-1"])
+async def test_any_last_event_id_that_is_not_ours_makes_the_reader_begin_anew(api: Api, last: str) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    headers = (f"Last-Event-ID: {last}", "Connection: close")
+    data = await _raw(api, f"GET /api/requests/{request_id}/events HTTP/1.1", *headers)
+    assert data.count(b"event: reset") == data.count(b"event: completed") == 1
+
+
+async def test_after_is_said_once(api: Api) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    reply = await api.get(f"/api/requests/{request_id}/events?after=1.1-1&after=1.1-2")
+    assert (reply.status, reply.json["errors"][0]["field"]) == (422, "after")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [("*/*", False), ("text/event-stream;q=0", False), ("text/html, text/event-stream;q=0.1", True)],
+)
+async def test_only_who_asks_for_a_stream_gets_one(api: Api, accept: str, *, is_stream: bool) -> None:
+    reply = await api.create("hello", headers={"Accept": accept})
+    assert reply.headers["Content-Type"].startswith("text/event-stream" if is_stream else "application/json")
+
+
+async def test_streams_beyond_the_limit_are_told_when_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_id = (await api.create("hello")).json["id"]
+    monkeypatch.setattr(switchboard, "MAX_WATCHES", 0)
+    monkeypatch.setattr(feeds, "MAX_FEEDS", 0)
+    refused = [
+        await api.get(f"/api/requests/{request_id}/events"),
+        await api.get("/api/requests/events"),
+        await api.create("hello", headers={"Accept": "text/event-stream"}),
+    ]
+    assert [(reply.status, reply.headers["Retry-After"]) for reply in refused] == [(503, "5")] * 3
+    assert len((await api.get("/api/requests")).json) == 1

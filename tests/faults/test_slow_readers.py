@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ PIECES, PIECE = 600, "0123456789" * 1000
 TEXT_BYTES = PIECES * len(PIECE)
 STALLED = 40
 MIB = 1024 * 1024
+DRAIN_S, CLOSE_S = 1.0, 10.0
+"""How long a stop waits for generations, and then for connections that take nothing (twice five seconds)."""
 PER_READER_BYTES = 512 * 1024
 """What a reader that does not read may cost: what is on its way to it, in the kernel's books and in ours."""
 
@@ -74,6 +78,10 @@ class Stalled:
         deltas = data.partition(b"event: completed")[0]
         return sum(len(digits) for digits in re.findall(rb'"text":"([0-9]+)"', deltas))
 
+    async def rest(self) -> bytes:
+        """Whatever comes until the connection is closed."""
+        return await self._reader.read()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -107,3 +115,32 @@ async def test_readers_that_stop_reading(tmp_path: Path, is_soak: bool) -> None:
         assert memory().rss - before < 12 * TEXT_BYTES + STALLED * PER_READER_BYTES
         for reader in stalled:
             reader.close()
+
+
+@pytest.mark.timeout(60)
+async def test_readers_that_do_not_read_hold_up_no_stop(tmp_path: Path, *, patience: float) -> None:
+    """Who listens is told to come back, the others are cut off."""
+    async with (
+        _long_winded() as (url, may_speak),
+        serving(tmp_path / "data", HF_BASE_URL=url, TEXT_MODELS="org/model", DRAIN_S=str(DRAIN_S)) as server,
+    ):
+        _, running = await asyncio.to_thread(server.create, "tell me")
+        stalled = [await Stalled.open(server, running["id"]) for _ in range(3)]
+        may_speak.set()
+        await asyncio.to_thread(server.call, "GET", f"/api/requests/{running['id']}?wait=60")
+        may_speak.clear()
+        _, unfinished = await asyncio.to_thread(server.create, "tell me more")
+        listening = await Stalled.open(server, unfinished["id"])
+        server.signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert b"retry: 1000" in await listening.rest()
+        drained_s = time.monotonic() - began
+        await server.wait_logged('"event":"stopped"')
+        handed_back_s = time.monotonic() - began
+        assert await asyncio.to_thread(server.wait) == 0
+        ended_s = time.monotonic() - began
+        for reader in (*stalled, listening):
+            reader.close()
+    print(f"listeners went after {drained_s:.1f} s, the lease after {handed_back_s:.1f} s, the process {ended_s:.1f} s")
+    assert max(drained_s, handed_back_s) < DRAIN_S + patience
+    assert ended_s < DRAIN_S + CLOSE_S + 2 * patience

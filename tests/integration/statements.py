@@ -94,6 +94,7 @@ class Statements(RuleBasedStateMachine):
         self.rows: dict[UUID, Expected] = {}
         self.finals: dict[UUID, dict[str, Any]] = {}
         self.epochs: dict[UUID, int] = {}
+        self.deleted: dict[UUID, Expected] = {}
         self.keys: dict[str, UUID] = {}
         self.ids = [uuid4() for _ in range(INSTANCES)]
         self.alive = set(self.ids)
@@ -135,10 +136,12 @@ class Statements(RuleBasedStateMachine):
                 if instance is not None and not is_reply_lost:
                     self.believed[instance].append((id_, 1))
 
-    @precondition(lambda self: self.accepts)
+    @precondition(lambda self: self._repeatable())
     @rule(which=some)
     def accept_again(self, which: int) -> None:
-        batch = self.accepts[which % len(self.accepts)]
+        """Of what was not deleted: nobody deletes what is still being accepted."""
+        accepts = self._repeatable()
+        batch = accepts[which % len(accepts)]
         assert not self.world.fetch("accept_requests", *batch)
         found = self.world.fetch("read_back_accepts", batch[0], batch[1], batch[9])
         told = {row["id"]: row["request_id"] for row in found}
@@ -313,9 +316,34 @@ class Statements(RuleBasedStateMachine):
 
     # What users and time do
 
+    @precondition(lambda self: self.rows)
+    @rule(which=some, is_owner=st.booleans())
+    def cancel(self, which: int, *, is_owner: bool) -> None:
+        id_ = self._pick_any(which)
+        row, user_id = self.rows[id_], self.world.user_id if is_owner else uuid4()
+        was_live = row.is_live
+        found = self.world.fetch("cancel_request", id_, user_id)
+        if is_owner and was_live:
+            row.is_cancelled = True
+            if row.status == "pending":
+                row.end("cancelled")
+        told = [(r["id"], r["status"], r["owner"], r["epoch"]) for r in found]
+        assert told == ([(id_, row.status, row.owner, row.epoch)] if is_owner and was_live else [])
+
+    @precondition(lambda self: self.rows)
+    @rule(which=some, is_owner=st.booleans())
+    def delete(self, which: int, *, is_owner: bool) -> None:
+        """Whatever it is doing: who runs it finds out."""
+        id_ = self._pick_any(which)
+        found = self.world.fetch("delete_request", id_, self.world.user_id if is_owner else uuid4())
+        assert [row["id"] for row in found] == [id_] * is_owner
+        if is_owner:
+            self.deleted[id_] = self.rows.pop(id_)
+
     @precondition(lambda self: self._live())
     @rule(which=some)
-    def ask_to_cancel(self, which: int) -> None:
+    def wish_to_cancel(self, which: int) -> None:
+        """As another program would, that only says so."""
         id_ = self._pick(which)
         self.world.execute(_CANCEL, id_)
         self.rows[id_].is_cancelled = True
@@ -345,15 +373,17 @@ class Statements(RuleBasedStateMachine):
     @invariant()
     def each_outcome_counted_once(self) -> None:
         [counted] = self.world.read(_OUTCOMES)
-        statuses = Counter(row.status for row in self.rows.values())
+        statuses = Counter(row.status for row in (*self.rows.values(), *self.deleted.values()))
         assert {status: counted[status] or 0 for status in FINAL} == {status: statuses[status] for status in FINAL}
 
     def _holds(self, instance: UUID, claim: Claim) -> bool:
-        row = self.rows[claim[0]]
-        return row.status == "processing" and row.owner == instance and row.epoch == claim[1]
+        row = self.rows.get(claim[0])
+        return row is not None and row.status == "processing" and row.owner == instance and row.epoch == claim[1]
 
     def _fate(self, instance: UUID, claim: Claim) -> str:
-        row = self.rows[claim[0]]
+        row = self.rows.get(claim[0])
+        if row is None:
+            return "gone"
         if row.is_live:
             return "fenced"
         return "mine" if row.owner == instance and row.epoch == claim[1] else "finished_elsewhere"
@@ -363,6 +393,9 @@ class Statements(RuleBasedStateMachine):
 
     def _live(self) -> list[UUID]:
         return sorted(id_ for id_, row in self.rows.items() if row.is_live)
+
+    def _repeatable(self) -> list[Sequence[Any]]:
+        return [batch for batch in self.accepts if self.deleted.keys().isdisjoint(batch[0])]
 
     def _busy(self) -> list[UUID]:
         """Instances that believe to run something."""
@@ -375,6 +408,10 @@ class Statements(RuleBasedStateMachine):
     def _pick(self, which: int) -> UUID:
         live = self._live()
         return live[which % len(live)]
+
+    def _pick_any(self, which: int) -> UUID:
+        ids = sorted(self.rows)
+        return ids[which % len(ids)]
 
     def _take(self, row: asyncpg.Record, owner: UUID, *, attempts: int, is_reply_lost: bool) -> None:
         expected = self.rows[row["id"]]

@@ -8,6 +8,7 @@ from typing import Self, cast
 import pytest
 
 from server import streams
+from server.actors import switchboard
 from server.actors.switchboard import Switchboard
 from server.actors.watches import View
 from server.errors import NotFound, Unavailable
@@ -37,6 +38,8 @@ class World:
         return self.view
 
     async def read_stored(self) -> Transcript:
+        if self.is_away:
+            raise Unavailable("away", retry_after_s=1)
         return self.stored
 
     def tell(self, status: Status, epoch: int, body: bytes | None = None) -> None:
@@ -110,7 +113,7 @@ async def test_a_request_from_its_place_in_the_backlog_to_its_end(world: World) 
         await reader.settle()
         text.append(Delta("Hello"))
         await reader.settle()
-        text.is_complete = True
+        text.is_complete = text.is_kept = True
         world.end(1, "Hello")
         assert await reader.end() == ["status 0.1-0", "status 1.1-0", "delta 1.1-5", "completed 1.1-6"]
     assert not text.readers
@@ -167,6 +170,74 @@ async def test_text_that_was_not_kept_is_taken_back(world: World) -> None:
         await reader.settle()
         world.end(1, "", Status.FAILED)
         assert (await reader.end())[-2:] == ["reset 1.1-0", "failed 1.1-1"]
+
+
+async def test_text_of_a_run_that_was_handed_back_is_taken_back_when_nothing_follows(world: World) -> None:
+    text = world.run(1)
+    text.append(Delta("lost"))
+    async with Reader(world) as reader:
+        await reader.settle()
+        text.is_complete = True
+        world.tell(PENDING, 1)
+        await reader.settle()
+        world.end(1, "", Status.CANCELLED)
+        assert (await reader.end())[-3:] == ["status 1.1-4", "reset 1.1-0", "cancelled 1.1-1"]
+
+
+async def test_a_run_that_begins_here_after_its_reader_came_is_read_as_it_grows(world: World) -> None:
+    """Its claim is in the database a moment before this process has the answer to it."""
+    world.tell(RUNNING, 1)
+    world.live[1] = Transcript()  # a mirror, which nobody fills
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.run(1).append(Delta("Hello"))
+        assert await reader.settle() == ["status 1.1-0", "delta 1.1-5"]
+
+
+async def test_a_mirror_that_is_behind_its_reader_repeats_nothing(world: World) -> None:
+    mirror = world.run(1)
+    async with Reader(world, Cursor(1, 1, 6)) as reader:
+        for delta in (Delta("abc"), Delta("", Segment.TOOL_CALL, 0, "now"), Delta("def"), Delta("ghi")):
+            mirror.append(delta)
+            await reader.settle()
+    assert [event.data for event in reader.events if event.name == "delta"] == [b'{"segment":"output","text":"ghi"}']
+
+
+async def test_who_has_a_call_without_arguments_of_another_run_is_told_to_begin_anew(world: World) -> None:
+    world.run(1).append(Delta("", Segment.TOOL_CALL, 0, "now"))
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.run(2).append(Delta("kept"))
+        assert (await reader.settle())[-3:] == ["reset 2.1-0", "status 2.1-0", "delta 2.1-4"]
+
+
+async def test_who_has_something_unknown_is_told_to_begin_anew_before_anything_else(world: World) -> None:
+    async with Reader(world, streams.UNKNOWN) as reader:
+        assert await reader.settle() == ["reset 0.1-0", "status 0.1-0"]
+
+
+async def test_a_final_event_has_its_object_however_much_others_keep(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard, "MAX_KEPT_BYTES", 3)
+    world.end(1, "Hello")
+    async with Reader(world) as reader:
+        await reader.end()
+    assert reader.events[-1].data == b'{"end":true}'
+
+
+async def test_an_end_whose_text_cannot_be_read_yet_is_told_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.0)
+    world.tell(RUNNING, 1)
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.is_away = True
+        world.end(1, "Hello")
+        assert await reader.settle() == ["status 1.1-0"]
+        world.is_away = False
+        assert (await reader.end())[-2:] == ["delta 1.1-5", "completed 1.1-6"]
 
 
 async def test_after_the_end_there_is_nothing(world: World) -> None:

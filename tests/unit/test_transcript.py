@@ -118,3 +118,25 @@ def test_partial_text_says_that_it_is_partial() -> None:
         "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '{"a'}}],
         "partial": True,
     }
+
+
+def test_what_other_programs_stored_gives_the_text_that_can_be_found() -> None:
+    strange: list[Any] = [None, [], "text", 1, {"tool_calls": 3}, {"tool_calls": [1, {}, {"function": {"name": 1}}]}]
+    for output_data in strange:
+        assert Transcript.rebuild(output_data).end == START
+    good = {"function": {"name": "now", "arguments": "{}"}}
+    assert read(Transcript.rebuild({"output": 5, "reasoning": "hm", "tool_calls": [{}, good]})) == [
+        (REASONING, 0, "", "hm"),
+        (TOOL_CALL, 1, "now", "{}"),
+    ]
+
+
+@given(st.lists(st.tuples(st.text("ab", max_size=2), st.integers(0, 2)), max_size=8), st.data())
+def test_a_reader_never_goes_back_though_some_calls_have_no_arguments(
+    calls: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    transcript = written([Delta(text, TOOL_CALL, number, "f") for text, number in calls])
+    cut = data.draw(st.integers(0, transcript.length))
+    ends = [part.end for part in transcript.since(Position(cut, -1), limit=1)]
+    assert ends == sorted(ends)
+    assert all(end.offset >= cut for end in ends)

@@ -10,6 +10,8 @@ from server.inference.events import Delta, Segment
 from server.inference.protocol.texts import Cleaner, Unintelligible
 
 MAX_TOOL_CALLS = 128
+MAX_NAME = 200
+"""Characters. No function that can be offered has a longer name than 64; this one is told with every delta."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class ToolCalls:
             index = piece.get("index")
             call = self._find(index if isinstance(index, int) else position, _text(piece.get("id")))
             if isinstance(function, dict):
-                call.name = call.name or self._cleaner.whole(_text(function.get("name")))
+                call.name = call.name or self._cleaner.whole(_text(function.get("name"))[:MAX_NAME])
                 yield from self._tell(call, self._cleaners[call.number].feed(arguments))
 
     def flush(self) -> Iterator[Delta]:
