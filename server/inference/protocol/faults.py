@@ -195,19 +195,19 @@ def _find_words(document: Any) -> str:
     error = document.get("error")
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error.get("error")
-    for found in (error, document.get("detail"), document.get("message")):
+    for found in (error, document.get("detail"), document.get("message"), document.get("errors")):
         if words := to_words(_joined(found)):
             return _with_warning(words, document)
     return ""
 
 
 def _joined(found: Any) -> str:
-    """A string, a list of strings, or FastAPI's list of `{loc, msg}`."""
+    """A string, a list of strings, FastAPI's list of `{loc, msg}`, or an object with words in it."""
     if isinstance(found, str):
         return found
     if isinstance(found, dict):
         where = ".".join(map(str, found["loc"])) if isinstance(found.get("loc"), list) else ""
-        what = found.get("msg") or found.get("message")
+        what = next((found[name] for name in ("msg", "message", "detail", "error") if found.get(name)), None)
         return ": ".join(part for part in (where, what) if isinstance(part, str) and part)
     if isinstance(found, list):
         return "; ".join(filter(None, (_joined(item) for item in found if not isinstance(item, list))))
