@@ -14,7 +14,10 @@ _NAMES = ("url", "image_url", "audio_url", "b64_json", "base64", "image", "audio
 
 
 def find_files(document: Any) -> list[InlineFile | str]:
-    """Those of a holder, else of the document itself, in their order; an address as a string. Raises `Unintelligible` where there is none."""
+    """Those of a holder, else of the document itself, in their order; an address as a string.
+
+    Raises `Unintelligible` where there is none.
+    """
     places = [] if document is None else list(_places(document))[:MAX_FILES]
     if not places:
         raise Unintelligible
