@@ -109,9 +109,8 @@ def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document that came with a success reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
-    if not _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value):
-        return False
-    return bool(document.get("detail") or isinstance(document.get("message"), str))
+    has_words = bool(document.get("detail")) or isinstance(document.get("message"), str)
+    return has_words and _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value)
 
 
 def read_words(document: Any) -> str:
