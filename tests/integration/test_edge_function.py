@@ -3,24 +3,33 @@
 import os
 import subprocess
 import sys
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from server.catalog import ROUTER_CHAT_MODELS, ROUTER_GENERATION_MODELS
+from server.inference.protocol import Failure
+from server.model_request import Completed
+from tests.fakes.huggingface import body_of
+from tests.fakes.tapes import TAPES, Record, all_exchanges
+from tests.unit.test_protocol_exchanges import decipher
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = ROOT / "supabase" / "functions" / "hf-inference"
-TAPES = ROOT.parent / "shared" / "tapes"
+
+
+DENO = Path(sys.executable).parent / "deno"
+ENVIRONMENT = os.environ | {"DENO_DIR": str(DENO.parents[1] / "deno"), "NO_COLOR": "1"}
 
 
 def test_the_tests_in_deno_pass() -> None:
-    deno = Path(sys.executable).parent / "deno"
     tapes = {"TAPES": str(TAPES)} if TAPES.is_dir() else {}
     done = subprocess.run(
-        [deno, "test", "--config", "deno.json", "--allow-net=127.0.0.1", "--allow-env", "--allow-read", "tests"],
+        [DENO, "test", "--config", "deno.json", "--allow-net=127.0.0.1", "--allow-env", "--allow-read", "tests"],
         cwd=FUNCTION,
-        env=os.environ | {"DENO_DIR": str(deno.parents[1] / "deno"), "NO_COLOR": "1"} | tapes,
+        env=ENVIRONMENT | tapes,
         capture_output=True,
         text=True,
         timeout=300,
@@ -28,6 +37,45 @@ def test_the_tests_in_deno_pass() -> None:
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+
+
+def test_an_answer_means_to_the_function_what_it_means_to_the_server() -> None:
+    records = [record for record in all_exchanges() if record["response"]["status"] == HTTPStatus.OK]
+    asked = [
+        {
+            "headers": record["response"]["headers"],
+            "body": body_of(record).decode(),
+            "isChat": not record["task"].startswith("text-generation"),
+        }
+        for record in records
+    ]
+    done = subprocess.run(
+        [DENO, "run", "--config", "deno.json", "tests/collect.ts"],
+        cwd=FUNCTION,
+        env=ENVIRONMENT,
+        input=orjson.dumps(asked),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    found = orjson.loads(done.stdout)
+    differing = {
+        record["name"]: (of_function, of_server)
+        for record, of_function in zip(records, found, strict=True)
+        if of_function != (of_server := _read(record))
+    }
+    assert differing == {}
+
+
+def _read(record: Record) -> dict[str, Any]:
+    """What the server makes of an answer, in the function's words."""
+    last = decipher(record, [body_of(record)])[-1]
+    assert isinstance(last, (Completed, Failure))
+    counts = {"token_used": last.usage.token_used, "token_count": last.usage.token_count}
+    if isinstance(last, Completed):
+        return {"status": "completed", "output_data": last.output_data, "error_msg": None, **counts}
+    status = "pending" if last.error.is_transient else "failed"
+    return {"status": status, "output_data": last.output_data, "error_msg": last.error.message, **counts}
 
 
 def test_the_default_models_are_those_of_the_server() -> None:
