@@ -50,7 +50,8 @@ export function fault(message: string, about: Partial<Fault> = {}): Fault {
 /** The fault of an answer that is not a success. */
 export function readFault(status: number, headers: Headers, text: string): Fault {
   const document = parse(text.startsWith("data:") ? text.slice(5).split("\n")[0] ?? "" : text);
-  const words = findWords(document) || (document === undefined ? toWords(text) : "");
+  const said = findWords(document) || (document === undefined ? toWords(text) : "");
+  const words = said || toWords(headers.get("x-error-message"));
   const wait = status === 429 || status >= 500 ? retryAfter(headers, document) : null;
   return { ...judge(status, words, document), retryAfterS: wait };
 }
