@@ -1,5 +1,5 @@
 // Reads an answer of Hugging Face, as it streams, into what is kept of it. Everything seen in recordings is allowed for.
-import { type Fault, fault, isError, parse, readReported } from "./faults.ts";
+import { type Fault, fault, isError, isFilled, parse, readReported } from "./faults.ts";
 import { isObject, type Json } from "./http.ts";
 
 export const MAX_ANSWER_CHARS = 4 * 1024 * 1024;
@@ -64,7 +64,7 @@ export class Collector {
   /** The end; `cut` says why it came before the answer's own. */
   finish(cut: Fault | null = null): Result {
     this.take(this.decoder.decode());
-    if (this.form === "events" && cut === null) this.line(this.held);
+    if (this.form === "events" && cut === null) this.rest(this.held);
     if (this.form === "whole") this.whole(cut);
     this.release();
     if (this.isComplete) return this.completed();
@@ -83,7 +83,8 @@ export class Collector {
   }
 
   private failed({ message, isTransient }: Fault): Result {
-    const data = this.isEmpty ? null : { ...this.data(), partial: true };
+    const reason = this.finishReason === null ? {} : { finish_reason: this.finishReason };
+    const data = this.isEmpty ? null : { ...this.data(), ...reason, partial: true };
     return {
       status: data === null && isTransient ? "pending" : "failed",
       output_data: data,
@@ -147,6 +148,12 @@ export class Collector {
     } else if (data !== "") this.document(parse(data));
   }
 
+  /** A line that was never ended may be one of which the end is missing. */
+  private rest(line: string): void {
+    const found = parse(line.replace(/^data:/, ""));
+    if (found !== undefined || line.includes("[DONE]")) this.line(line);
+  }
+
   private whole(cut: Fault | null): void {
     if (this.held.startsWith("<")) this.error ??= WEB_PAGE;
     const document = parse(this.held);
@@ -167,8 +174,8 @@ export class Collector {
   }
 
   private choices(choices: unknown): void {
-    if (choices && !Array.isArray(choices)) this.error = GARBLED;
-    else if (Array.isArray(choices)) this.choice(choices.find((choice) => isObject(choice) && !choice.index));
+    if (isFilled(choices) && !Array.isArray(choices)) this.error = GARBLED;
+    else if (Array.isArray(choices)) this.choice(choices.find((choice) => isObject(choice) && !isFilled(choice.index)));
   }
 
   /** A choice has a `delta`, a `message`, or plain `text`; a message after deltas only repeats them. */
@@ -228,7 +235,8 @@ export class Collector {
     if (!isObject(usage)) return;
     this.count = counted(usage.completion_tokens);
     const prompt = counted(usage.prompt_tokens);
-    this.used = counted(usage.total_tokens) ?? (prompt === null || this.count === null ? null : prompt + this.count);
+    const sum = prompt === null || this.count === null ? null : prompt + this.count;
+    this.used = usage.total_tokens == null ? sum : counted(usage.total_tokens);
   }
 
   private release(): void {

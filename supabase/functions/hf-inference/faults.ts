@@ -58,9 +58,14 @@ export function readFault(status: number, headers: Headers, text: string): Fault
 
 /** Whether a document that came with a success reports an error. */
 export function isError(document: Json): boolean {
-  if (document.error || document.object === "error") return true;
-  const hasWords = Boolean(document.detail) || typeof document.message === "string";
-  return hasWords && !["choices", "generated_text", "token"].some((name) => document[name]);
+  if (isFilled(document.error) || document.object === "error") return true;
+  const hasWords = isFilled(document.detail) || typeof document.message === "string";
+  return hasWords && !["choices", "generated_text", "token"].some((name) => isFilled(document[name]));
+}
+
+/** Whether there is anything in a value; null, false, 0 and what is empty say nothing. */
+export function isFilled(value: unknown): boolean {
+  return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : Boolean(value);
 }
 
 /** The fault that a document reports under a status of success. */
@@ -71,7 +76,7 @@ export function readReported(document: Json): Fault {
 function judge(status: number, words: string, document: unknown): Fault {
   const isTransient = [408, 424, 425, 429, 500, 502, 503, 504].includes(status) || status >= 506;
   const isInputFault = status === 500 && isObject(document) && document.error === "unknown error" &&
-    Array.isArray(document.warnings) && document.warnings.length > 0;
+    isFilled(document.warnings);
   return fault(sentence(status, words, isTransient && !isInputFault), {
     status,
     isTransient: isTransient && !isInputFault,
@@ -113,7 +118,7 @@ export function findWords(document: unknown): string {
   const inner = isObject(error) ? error.message || error.detail || error.error : error;
   for (const found of [inner, document.detail, document.message, document.errors]) {
     const words = toWords(joined(found));
-    if (words === "unknown error" && Array.isArray(document.warnings)) {
+    if (words === "unknown error" && Array.isArray(document.warnings) && isFilled(document.warnings)) {
       return toWords(`${words} (${joined(document.warnings[0])})`);
     }
     if (words) return words;

@@ -34,6 +34,13 @@ const STREAMS: Record<string, [string, string | null, RegExp | null]> = {
   "of nothing": ["data: [DONE]\n\n", null, /empty completion/],
   "cut off": [`data: ${delta("a")}\n\n`, "a", /broke off/],
   "with what Postgres cannot store": [`data: ${delta("a\0b\ud800")}\n\ndata: ${STOP}\n\n`, "a\ufffdb\ufffd", null],
+  "whose last line broke off": [`data: ${delta("a")}\n\ndata: {"choices": [{"del`, "a", /broke off/],
+  "with an error that is empty": [`data: {"error":{},"choices":[]}\n\ndata: ${delta("a")}\n\ndata: ${STOP}`, "a", null],
+  "with content in parts": [
+    `data: {"choices":[{"message":{"content":[{"type":"text","text":"a"}]}}]}\n\ndata: [DONE]\n\n`,
+    "a",
+    null,
+  ],
   "with rubbish": [`data: ${delta("a")}\n\ndata: {oops\n\ndata: ${STOP}\n\n`, "a", /could not be understood/],
 };
 for (const [name, [text, output, problem]] of Object.entries(STREAMS)) {
