@@ -284,6 +284,13 @@ def test_one_more_wrapping_changes_nothing(task: Task, document: Any, same: Any)
     assert last == _read(Call(task, (), {}), same)
 
 
+def test_words_beside_a_file_are_no_error() -> None:
+    for answer in ({"images": [PNG_BASE64]}, {"image": PNG_BASE64}, {"result": {"sample": PNG_BASE64}}):
+        record = {"task": "text-to-image", "response": {"status": 200, "headers": {}}}
+        body = orjson.dumps({"code": 0, "message": "success", **answer})
+        assert FileChunk(PNG, 0, "image/png") in read_in(record, [body])
+
+
 _ALL_ONES = b"\x89PNG\r\n\x1a\n" + b"\xff" * 40
 
 

@@ -22,7 +22,9 @@ _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
 _MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
 _MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
-_OF_ANSWERS = frozenset({"choices", "generated_text", "token", "data", "output", "text"})
+_OF_ANSWERS = frozenset(
+    {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
+)
 """Names that are in no error: whatever stands beside them is of an answer."""
 _TYPE_STATUS = {
     "validation": 422,
