@@ -187,6 +187,7 @@ export class Collector {
     this.think(textOf(found.reasoning_content) || textOf(found.reasoning));
     this.write(textOf(found.content));
     listed(found.tool_calls).forEach((piece, at) => this.addCall(piece, at));
+    if (this.error !== null) return; // more than anyone makes
     if (typeof finish_reason === "string" && finish_reason !== "") {
       this.finishReason = finishReason(finish_reason);
       this.isComplete = true;
@@ -220,9 +221,12 @@ export class Collector {
     if (typeof generated_text === "string") {
       this.tokens = "";
       this.write(generated_text);
-      this.isOver = this.isComplete = true;
-    } else if (isObject(token)) this.tokens += token.special ? "" : textOf(token.text);
-    else if (this.form === "whole") this.error = GARBLED;
+      this.isOver = true;
+      this.isComplete ||= this.error === null;
+    } else if (isObject(token)) {
+      this.tokens += token.special ? "" : textOf(token.text);
+      if (this.tokens.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
+    } else if (this.form === "whole") this.error = GARBLED;
     if (!isObject(details)) return;
     const { generated_tokens, input_length, finish_reason } = details;
     this.count = counted(generated_tokens) ?? this.count;

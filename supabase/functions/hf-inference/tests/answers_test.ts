@@ -1,6 +1,6 @@
 // What is kept of an answer, however its bytes are cut, and of every recording of Hugging Face there is.
 import { deepStrictEqual as same, match, ok, strictEqual as is } from "node:assert";
-import { Collector, type Result } from "../answers.ts";
+import { Collector, MAX_ANSWER_CHARS, type Result } from "../answers.ts";
 import defaults from "../models.json" with { type: "json" };
 
 const SSE = "text/event-stream";
@@ -101,6 +101,14 @@ Deno.test("endless tool calls are refused", () => {
   const calls = Array.from({ length: 200 }, (_, index) => ({ index, function: { name: "f" } }));
   const text = `data: ${JSON.stringify({ choices: [{ delta: { tool_calls: calls } }] })}\n\n`;
   match(collect(encode(text), SSE).error_msg ?? "", /too many tools/);
+});
+
+Deno.test("an answer that is too long is not a whole one", () => {
+  const text = "a".repeat(MAX_ANSWER_CHARS + 1);
+  const chat = JSON.stringify({ choices: [{ message: { content: text }, finish_reason: "stop" }] });
+  for (const body of [chat, JSON.stringify([{ generated_text: text }])]) {
+    match(collect(encode(body), "application/json").error_msg ?? "", /too long/);
+  }
 });
 
 Deno.test("counts that nobody gave are null", () => {
