@@ -12,7 +12,10 @@ from server.file_reference import SCHEME
 from server.schemas import Body
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+);base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.ASCII)
+_DATA_URL = re.compile(
+    r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+)(?P<options>(?:;[a-z0-9-]+=[^;,]*)*);base64,(?P<data>[A-Za-z0-9+/]+={0,2})",
+    re.ASCII,
+)
 
 
 def not_blank(text: str) -> str:
@@ -65,7 +68,8 @@ class _FileOf:
             base64.b64decode(match["data"], validate=True)
         except binascii.Error:
             raise ValueError("must be whole base64 after the comma") from None
-        return value
+        # Browsers record audio/webm;codecs=opus: what it is stands in the bytes.
+        return f"data:{match['type']};base64,{match['data']}" if match["options"] else value
 
 
 def _file_schema(kind: str) -> WithJsonSchema:

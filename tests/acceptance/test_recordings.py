@@ -12,7 +12,8 @@ import pytest
 
 from server.inference import breaker
 from server.inference.circuits import TokenRefusals
-from tests.acceptance.conftest import Api, Reply, Start
+from tests.acceptance.conftest import Api, Start, events_of
+from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, FakeHuggingFace, Received, json_answer, replay
 from tests.fakes.reader import Expectation, read
 from tests.fakes.tapes import Record, all_exchanges, tape, task_exchanges
@@ -125,6 +126,26 @@ async def _result_of(
     return {"data": (output, expected.data or {}), "files": (files, wanted)}
 
 
+def _id_of(events: list[Told]) -> str:
+    return str(final_of(events).data["id"])
+
+
+def _told_wrongly(events: list[Told], stored: Mapping[str, Any]) -> list[str]:
+    """What a reader of the stream was told that is not what is stored."""
+    final = final_of(events).data
+    output = final["output_data"] or {}
+    told = {
+        "the end": (final, stored[final["id"]]),
+        "output": (joined(events), output.get("output", "")),
+        "reasoning": (joined(events, "reasoning"), output.get("reasoning", "")),
+        "arguments": (
+            joined(events, "tool_call"),
+            "".join(call["function"]["arguments"] for call in output.get("tool_calls", ())),
+        ),
+    }
+    return [f"{name}: {is_!r} is not {wanted!r}"[:500] for name, (is_, wanted) in told.items() if is_ != wanted]
+
+
 async def _run(start: Start, records: list[Record]) -> dict[str, list[str]]:
     """All of them at once; what went wrong, by the record's name."""
     async with FakeHuggingFace(default=lambda received: _answer(records, received)) as upstream:
@@ -137,16 +158,18 @@ async def _run(start: Start, records: list[Record]) -> dict[str, list[str]]:
         )
         api = await server.sign_up()
 
-        async def create(number: int, record: Record) -> Reply:
+        async def stream(number: int, record: Record) -> list[Told]:
             deadline_s = _SHORT_DEADLINE_S if _expected(record).is_transient else _DEADLINE_S
-            return await api.post("/api/requests", {**_body(record, number), "deadline_s": deadline_s})
+            body = {**_body(record, number), "deadline_s": deadline_s}
+            headers = {"Accept": "text/event-stream"}
+            async with events_of(api, "/api/requests", method="POST", json=body, headers=headers) as source:
+                return await source.all(60)
 
-        replies = await asyncio.gather(*(create(number, record) for number, record in enumerate(records)))
-        assert [reply.body for reply in replies if reply.status != 200] == []
+        streams = await asyncio.gather(*(stream(number, record) for number, record in enumerate(records)))
         stored = {item["id"]: item for item in (await api.get("/api/requests?limit=1000")).json}
         found = {
-            record["name"]: await _problems(api, record, stored[reply.json["id"]])
-            for record, reply in zip(records, replies, strict=True)
+            record["name"]: _told_wrongly(events, stored) + await _problems(api, record, stored[_id_of(events)])
+            for record, events in zip(records, streams, strict=True)
         }
     counts = Counter((record["task"], record["response"]["status"]) for record in records)
     for (task, status), count in sorted(counts.items()):

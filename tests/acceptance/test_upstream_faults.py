@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from server.inference import breaker
-from tests.acceptance.conftest import Api, Start
+from tests.acceptance.conftest import Api, Start, events_of
+from tests.fakes.event_source import final_of, joined
 from tests.fakes.huggingface import chat_answer
 from tests.fakes.raw_upstream import Peer, RawUpstream
 from tests.fakes.upstream_faults import FAULTS, Row, Table, UpstreamFault, whole
@@ -21,6 +24,8 @@ BY_MODEL = {
     if (fault.retry_after_s or 0) <= LONG_S and not fault.name.startswith("401")
 }
 UNAUTHORISED = next(fault for fault in FAULTS if fault.name == "401")
+
+Ask = Callable[[Api, str], Awaitable[Any]]
 
 
 class Once:
@@ -52,15 +57,33 @@ async def serve(start: Start, upstream: RawUpstream) -> Api:
     return await api.sign_up()
 
 
-async def test_every_fault_ends_as_it_should(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def waited_for(api: Api, model: str) -> Any:
+    """What the one call says that creates the request and waits for its end."""
+    reply = await api.create("hello", model=model)
+    assert reply.status == 200
+    return reply.json
+
+
+async def streamed(api: Api, model: str) -> Any:
+    """What the request's own stream says at its end; the text that it told before is that of the end."""
+    reply = await api.create_async("hello", model=model)
+    async with events_of(api, f"/api/requests/{reply.json['id']}/events") as source:
+        events = await source.all(60)
+    final = final_of(events).data
+    assert joined(events) == (final["output_data"] or {}).get("output", "")
+    assert final == (await api.get(f"/api/requests/{reply.json['id']}")).json
+    return final
+
+
+@pytest.mark.parametrize("ask", [waited_for, streamed])
+async def test_every_fault_ends_as_it_should(start: Start, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
     monkeypatch.setattr(breaker, "THRESHOLD", 10_000)  # so many faults at once would pass for one that is away
     once, table = Once(BY_MODEL), Table()
     async with RawUpstream(once) as upstream:
         api = await serve(start, upstream)
-        replies = await asyncio.gather(*(api.create("hello", model=model) for model in BY_MODEL))
+        ends = await asyncio.gather(*(ask(api, model) for model in BY_MODEL))
     problems: list[str] = []
-    for (model, fault), reply in zip(BY_MODEL.items(), replies, strict=True):
-        found = reply.json
+    for (model, fault), found in zip(BY_MODEL.items(), ends, strict=True):
         output = found["output_data"] or {}
         table.rows.append(Row(fault.name, found["status"], once.calls[model], found["error_msg"] or ""))
         if fault.is_transient or fault.text is not None:
@@ -72,9 +95,9 @@ async def test_every_fault_ends_as_it_should(start: Start, monkeypatch: pytest.M
                 and output.get("output", "").startswith(fault.partial or "")
                 and output.get("partial", False) is (fault.partial is not None)
             )
-        if not is_right or reply.status != 200 or once.calls[model] != 1 + fault.is_transient:
+        if not is_right or once.calls[model] != 1 + fault.is_transient:
             problems.append(f"{fault.name}: {found}, {once.calls[model]} calls")
-    table.show("Faults that happen once, through the whole server")
+    table.show(f"Faults that happen once, through the whole server, {ask.__name__.replace('_', ' ')}")
     assert not problems
 
 

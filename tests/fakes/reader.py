@@ -98,7 +98,7 @@ def _chosen(documents: list[dict[str, Any]]) -> Expectation:
     names = [
         call["function"]["name"]
         for part in parts
-        for call in part.get("tool_calls") or []
+        for call in _listed(part.get("tool_calls") or [])
         if call["function"].get("name")
     ]
     reasoning = "".join(part.get("reasoning_content") or part.get("reasoning") or "" for part in parts)
@@ -111,6 +111,11 @@ def _chosen(documents: list[dict[str, Any]]) -> Expectation:
         token_used=usage.get("total_tokens"),
         token_count=usage.get("completion_tokens"),
     )
+
+
+def _listed(calls: Any) -> list[Any]:
+    """TGI has the one call of a delta without a list around it."""
+    return calls if isinstance(calls, list) else [calls]
 
 
 def _inline(text: str) -> tuple[str, str]:

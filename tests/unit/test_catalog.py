@@ -330,6 +330,13 @@ def kept(name: str, input_data: Any, parameters: Any = None) -> tuple[dict[str, 
     return catalog().check(name, input_data, parameters or {}, None)[:2]
 
 
+@pytest.mark.parametrize("options", [";codecs=opus", ";codecs=opus;rate=48000", ";charset="])
+def test_the_options_of_a_recording_are_left_out(options: str) -> None:
+    """As the recorders of browsers make them."""
+    input_data, _ = kept("speech-to-text", {"audio": f"data:audio/webm{options};base64,GkXfow=="})
+    assert input_data == {"audio": "data:audio/webm;base64,GkXfow=="}
+
+
 def test_a_conversation_with_tools_and_images_is_kept_as_it_was_sent() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     messages = [

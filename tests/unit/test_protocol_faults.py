@@ -107,6 +107,8 @@ def test_a_fault_of_the_operators_names_the_remedy(status: int, remedy: str) -> 
         ({"message": "m", "reason": "R"}, "m"),
         ([{"error": {"message": "m"}}], "m"),
         ({"error": {"error": "m"}}, "m"),
+        ({"detail": {"error": "m"}}, "m"),
+        ({"errors": [{"message": "m"}, "n"]}, "m; n"),
         (b"m\r\n", "m"),
         (b'data: {"error": "m"}\n\ndata: [DONE]\n\n', "m"),
         (b"<html>m</html>", "Unprocessable Entity"),

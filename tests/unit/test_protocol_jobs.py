@@ -82,6 +82,15 @@ def test_a_transcription_that_comes_later_is_read_as_one() -> None:
     assert last.output_data == {"output": "Hi"}
 
 
+def test_a_job_that_is_done_and_made_nothing_is_not_asked_for_again() -> None:
+    silence = {"status": "succeeded", "output": "", "urls": {"get": "https://api.replicate.com/v1/predictions/r"}}
+    [_, last] = answer(first_reader(Task.AUTOMATIC_SPEECH_RECOGNITION), silence)
+    assert last.output_data == {"output": ""}
+    [last] = answer(first_reader(), {**silence, "output": []})
+    assert isinstance(last, Failure)
+    assert not last.error.is_transient
+
+
 def test_wavespeed_s_task_is_asked_through_the_router() -> None:
     data = {"id": "w", "status": "created", "urls": {"get": "https://api.wavespeed.ai/api/v3/predictions/w/result"}}
     wrapped = {"code": 200, "message": "success"}

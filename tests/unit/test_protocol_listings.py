@@ -8,7 +8,7 @@ import pytest
 
 from server.inference.events import Task
 from server.inference.protocol import read_models
-from server.inference.protocol.native_ids import follow_redirect, read_native_id
+from server.inference.protocol.native_ids import follow_redirect, read_native_model
 from tests.fakes.huggingface import body_of
 from tests.fakes.tapes import ABSENT, tape
 
@@ -57,8 +57,9 @@ def _check_mapping(document: dict[str, Any]) -> None:
     for provider, entry in document.get("inferenceProviderMapping", {}).items():
         if entry["task"] in set(Task):
             expected = entry["providerId"] if entry["status"] in {"live", "staging"} else None
-            assert read_native_id(document, provider, Task(entry["task"])) == expected
-    assert read_native_id(document, "nobody", Task.TEXT_TO_IMAGE) is None
+            found = read_native_model(document, provider, Task(entry["task"]))
+            assert (None if found is None else found.id) == expected
+    assert read_native_model(document, "nobody", Task.TEXT_TO_IMAGE) is None
 
 
 def test_the_recordings_hold_some_of_each() -> None:

@@ -1,5 +1,6 @@
 """Answers of the tasks beside text, recorded or written by hand, mean what an independent reader says they mean."""
 
+import base64
 import json
 from typing import Any
 
@@ -17,7 +18,7 @@ from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.tapes import task_exchanges, task_parameters
 from tests.fakes.task_reader import read_task
-from tests.fixtures.results import PNG
+from tests.fixtures.results import PNG, PNG_BASE64
 
 TASKS = [task for task in Task if task not in {Task.CHAT_COMPLETION, Task.TEXT_GENERATION}]
 OUTPUTS = {row.task: row.output for row in MODEL_TYPES}
@@ -181,6 +182,7 @@ def test_a_cut_file_is_not_asked_for_again_within_the_try_but_later() -> None:
         (b"\x89PNG\r\n\x1a\n", "text/plain", "image/png"),
         (b"RIFF1234WEBPVP8 ", "image/png", "image/webp"),
         (b"\0\0\0\x1cftypavifavif", "", "image/avif"),
+        (b"GIF89a", "image/png", "image/gif"),
         (b"who knows what it is", "image/x-portable-pixmap", "image/x-portable-pixmap"),
     ],
 )
@@ -237,9 +239,79 @@ def test_what_is_no_vector_is_no_embedding(document: Any) -> None:
 def test_vectors_of_several_texts_keep_their_places() -> None:
     call = Call(Task.FEATURE_EXTRACTION, (), {"text": ["a", "b"]})
     shuffled = {"data": [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": [1, 2]}]}
-    for document in (shuffled, [[1, 2], [3, 4]], [[[1, 2]], [[3, 4]]]):
-        reader = reader_for(call, None)(200, {})
-        reader.feed(orjson.dumps(document))
-        last = reader.finish()[-1]
+    for document in (shuffled, [[1, 2], [3, 4]], [[[1, 2]], [[3, 4]]], [[[1, 2], [3, 4]]]):
+        last = _read(call, document)
         assert isinstance(last, Completed)
         assert last.output_data == {"embeddings": [[1, 2], [3, 4]]}
+
+
+@pytest.mark.parametrize("document", [[[1, 2]], [1, 2], [[1], [2], [3]], {"data": [{"index": 1, "embedding": [1]}]}])
+def test_vectors_that_are_not_as_many_as_the_texts_belong_to_none_of_them(document: Any) -> None:
+    assert isinstance(_read(Call(Task.FEATURE_EXTRACTION, (), {"text": ["a", "b"]}), document), Failure)
+
+
+def _read(call: Call, document: Any) -> Any:
+    reader = reader_for(call, None)(200, {})
+    reader.feed(orjson.dumps(document))
+    return reader.finish()[-1]
+
+
+_ANSWER = {"answer": "a", "score": 0.5, "start": 0, "end": 1}
+_OBJECT = {"label": "cat", "score": 0.5, "box": {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}}
+_CELL = {"answer": "a", "coordinates": [[0, 1]], "cells": ["a"], "aggregator": "NONE"}
+_MASK = {"label": "cat", "score": 0.5, "mask": PNG_BASE64}
+
+
+@pytest.mark.parametrize(
+    ("task", "document", "same"),
+    [
+        (Task.QUESTION_ANSWERING, [[_ANSWER]], _ANSWER),
+        (Task.TABLE_QUESTION_ANSWERING, [[_CELL]], _CELL),
+        (Task.OBJECT_DETECTION, [[_OBJECT]], [_OBJECT]),
+        (Task.OBJECT_DETECTION, [[]], []),
+        (Task.IMAGE_SEGMENTATION, [[_MASK]], [_MASK]),
+        (Task.IMAGE_SEGMENTATION, [{**_MASK, "mask": f"data:image/png;base64,{PNG_BASE64}"}], [_MASK]),
+        (
+            Task.AUTOMATIC_SPEECH_RECOGNITION,
+            {"text": "a", "chunks": [{"timestamp": [0, 1]}]},
+            {"text": "a", "segments": [{"start": 0, "end": 1, "text": ""}]},
+        ),
+    ],
+)
+def test_one_more_wrapping_changes_nothing(task: Task, document: Any, same: Any) -> None:
+    last = _read(Call(task, (), {}), document)
+    assert isinstance(last, Completed)
+    assert last == _read(Call(task, (), {}), same)
+
+
+def test_words_beside_a_file_are_no_error() -> None:
+    for answer in ({"images": [PNG_BASE64]}, {"image": PNG_BASE64}, {"result": {"sample": PNG_BASE64}}):
+        record = {"task": "text-to-image", "response": {"status": 200, "headers": {}}}
+        body = orjson.dumps({"code": 0, "message": "success", **answer})
+        assert FileChunk(PNG, 0, "image/png") in read_in(record, [body])
+
+
+_ALL_ONES = b"\x89PNG\r\n\x1a\n" + b"\xff" * 40
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (base64.encodebytes(PNG).decode(), PNG),
+        (PNG_BASE64.rstrip("="), PNG),
+        (base64.urlsafe_b64encode(_ALL_ONES).decode(), _ALL_ONES),
+        (f"data:image/jpeg;charset=utf-8;base64,{PNG_BASE64}", PNG),
+    ],
+)
+@pytest.mark.parametrize("place", ["b64_json", "url", "image", "blob"])
+def test_a_file_in_a_document_is_found_however_its_base64_is_written(place: str, text: str, data: bytes) -> None:
+    for document in ({place: text}, [{place: text}], {"data": [{place: text}]}, {"images": [{place: text}]}):
+        record = {"task": "text-to-image", "response": {"status": 200, "headers": {}}}
+        assert FileChunk(data, 0, "image/png") in read_in(record, [orjson.dumps(document)])
+
+
+@pytest.mark.parametrize("start", [b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xe3", b"ID3"])
+def test_an_mp3_is_known_by_its_first_frame_whatever_it_is_called(start: bytes) -> None:
+    body = start + bytes(30)
+    record = {"task": "text-to-speech", "response": {"status": 200, "headers": {"Content-Type": "text/plain"}}}
+    assert read_in(record, [body])[1] == FileChunk(body, 0, "audio/mpeg")

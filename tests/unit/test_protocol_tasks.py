@@ -224,7 +224,7 @@ def at_provider(task: Task, provider: str, native_id: str = "vendor/model", **op
     assert lookup.url == f"{HUB_URL}/api/models/org/name?expand=inferenceProviderMapping"
     assert lookup.is_foreign
     reader = reader_for(call, model, base_url=ROUTER)(200, {})
-    mapping = {provider: {"status": "live", "providerId": native_id, "task": task.value}}
+    mapping = {provider: {"status": "live", "providerId": native_id, "task": task.value, **options}}
     reader.feed(orjson.dumps({"id": "org/name", "inferenceProviderMapping": mapping}))
     [last] = reader.finish()
     assert isinstance(last, FollowUp), last
@@ -271,6 +271,31 @@ def test_a_provider_is_asked_as_the_official_client_asks_it(
     assert wire.url == f"{ROUTER}/{provider}{route}"
     headers = {name.lower(): value for name, value in helper._prepare_headers({}, "hf_token").items()}
     assert wire.headers.get("Prefer") == headers.get("prefer")
+
+
+@pytest.mark.parametrize(
+    ("task", "provider", "native_id"),
+    [
+        (Task.TEXT_TO_IMAGE, "fal-ai", "fal-ai/flux-lora"),
+        (Task.TEXT_TO_IMAGE, "fal-ai", "fal-ai/lora"),
+        (Task.IMAGE_TO_IMAGE, "fal-ai", "fal-ai/flux-kontext-lora"),
+        (Task.TEXT_TO_IMAGE, "replicate", "vendor/flux-lora:0123abc"),
+        (Task.TEXT_TO_IMAGE, "wavespeed", "vendor/flux-lora"),
+    ],
+)
+def test_the_weights_of_an_adapter_go_with_it_as_the_official_client_sends_them(
+    task: Task, provider: str, native_id: str
+) -> None:
+    adapter = {"adapter": "lora", "adapterWeightsPath": "style/weights.safetensors"}
+    image = {"image": "data:image/jpeg;base64,QUJD", "prompt": "p"}
+    input_data = image if task is Task.IMAGE_TO_IMAGE else INPUTS[task]
+    helper: Any = get_provider_helper(provider, task=task.value, model="org/name")  # type: ignore[arg-type]
+    mapping = InferenceProviderMapping(  # type: ignore[no-untyped-call]
+        provider=provider, hf_model_id="org/name", providerId=native_id, status="live", task=task.value, **adapter
+    )
+    inputs, parameters = (b"ABC", {"prompt": "p"}) if task is Task.IMAGE_TO_IMAGE else (input_data["prompt"], {})
+    expected = helper._prepare_payload_as_dict(inputs, parameters, mapping)
+    assert body_of(at_provider(task, provider, native_id, input_data=input_data, **adapter)) == expected
 
 
 def test_replicate_is_asked_for_a_version_where_there_is_one() -> None:

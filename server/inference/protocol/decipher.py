@@ -176,7 +176,8 @@ class Decipherer:
         if is_error(document):
             self._break(read_reported(document))
             return
-        self._answer.count(document.get("usage"))
+        if usage := document.get("usage"):
+            self._answer.count(usage)
         if "choices" in document:
             self._take_choices(document["choices"])
         else:
@@ -191,20 +192,32 @@ class Decipherer:
                 return
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text beside its deltas."""
-        delta, message = choice.get("delta"), choice.get("message")
+        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text beside its deltas.
+
+        Reasoning has two names; where both are given they are the same.
+        """
+        answer = self._answer
+        delta = choice.get("delta")
         if not isinstance(delta, dict):
-            delta = {"content": choice.get("text")}
-            if isinstance(message, dict):
-                delta = message if self._answer.is_empty else {}
-        self._answer.add(_reasoning_of(delta), Segment.REASONING)
-        self._answer.add(_content_of(delta.get("content")))
+            delta = self._undivided(choice)
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            answer.add(_content_of(reasoning), Segment.REASONING)
+        if content := delta.get("content"):
+            answer.add(_content_of(content))
         if pieces := delta.get("tool_calls"):
-            self._answer.add_calls(pieces)
+            answer.add_calls(pieces)
         if reason := choice.get("finish_reason"):
-            self._answer.finish(reason)
-        is_whole = self._form is _Form.WHOLE and (isinstance(message, dict) or isinstance(choice.get("text"), str))
-        self._is_complete |= is_whole or self._answer.finish_reason is not None
+            answer.finish(reason)
+            self._is_complete |= answer.finish_reason is not None
+        if self._form is _Form.WHOLE:
+            self._is_complete |= isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+
+    def _undivided(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The text or the message of a choice without a delta. A message after deltas only repeats them."""
+        message = choice.get("message")
+        if isinstance(message, dict):
+            return message if self._answer.is_empty else {}
+        return {"content": choice.get("text")}
 
     def _take_generated(self, document: Mapping[str, Any]) -> None:
         """TGI's own shapes. The last event has the full text, and that can differ from the tokens joined (flan-t5: a
@@ -220,7 +233,7 @@ class Decipherer:
             self._answer.add(text)
         elif isinstance(token, dict):
             self._held.append("" if token.get("special") else _content_of(token.get("text")))
-        elif self._form is _Form.WHOLE:
+        if self._form is _Form.WHOLE:
             raise Unintelligible
 
     def _finish_reading(self, cut: UpstreamError | None) -> None:
@@ -260,9 +273,9 @@ class Decipherer:
 
     def _take_news(self) -> list[Progress]:
         """What the answer has grown by, after the `Started` that comes before the first of it."""
-        deltas = self._answer.take()
+        deltas: list[Progress] = [*self._answer.take()]
         if not deltas or self._has_started:
-            return [*deltas]
+            return deltas
         self._has_started = True
         return [Started(self._model, self._provider), *deltas]
 
@@ -277,13 +290,6 @@ class Decipherer:
         data = self._answer.as_data(provider=self._provider, is_partial=True)
         error = replace(error, is_transient=False, retry_after_s=None, is_model_missing=False)
         return Failure(error, data, self._answer.usage, self._model)
-
-
-def _reasoning_of(delta: Mapping[str, Any]) -> str:
-    """Two names for one thing; where both are given they are the same."""
-    if "reasoning" not in delta and "reasoning_content" not in delta:
-        return ""
-    return _content_of(delta.get("reasoning_content")) or _content_of(delta.get("reasoning"))
 
 
 def _content_of(content: Any) -> str:

@@ -22,7 +22,9 @@ _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
 _MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
 _MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
-_OF_ANSWERS = frozenset({"choices", "generated_text", "token", "data", "output", "text"})
+_OF_ANSWERS = frozenset(
+    {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
+)
 """Names that are in no error: whatever stands beside them is of an answer."""
 _TYPE_STATUS = {
     "validation": 422,
@@ -109,9 +111,8 @@ def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document that came with a success reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
-    if not _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value):
-        return False
-    return bool(document.get("detail") or isinstance(document.get("message"), str))
+    has_words = bool(document.get("detail")) or isinstance(document.get("message"), str)
+    return has_words and _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value)
 
 
 def read_words(document: Any) -> str:
@@ -195,19 +196,19 @@ def _find_words(document: Any) -> str:
     error = document.get("error")
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error.get("error")
-    for found in (error, document.get("detail"), document.get("message")):
+    for found in (error, document.get("detail"), document.get("message"), document.get("errors")):
         if words := to_words(_joined(found)):
             return _with_warning(words, document)
     return ""
 
 
 def _joined(found: Any) -> str:
-    """A string, a list of strings, or FastAPI's list of `{loc, msg}`."""
+    """A string, a list of strings, FastAPI's list of `{loc, msg}`, or an object with words in it."""
     if isinstance(found, str):
         return found
     if isinstance(found, dict):
         where = ".".join(map(str, found["loc"])) if isinstance(found.get("loc"), list) else ""
-        what = found.get("msg") or found.get("message")
+        what = next((found[name] for name in ("msg", "message", "detail", "error") if found.get(name)), None)
         return ": ".join(part for part in (where, what) if isinstance(part, str) and part)
     if isinstance(found, list):
         return "; ".join(filter(None, (_joined(item) for item in found if not isinstance(item, list))))

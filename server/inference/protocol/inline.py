@@ -24,9 +24,7 @@ _STARTS = (
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
-    (b"\xff\xfb", "audio/mpeg"),
-    (b"\xff\xf3", "audio/mpeg"),
-    (b"\xff\xf2", "audio/mpeg"),
+    *((bytes([0xFF, second]), "audio/mpeg") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),
     (b"\xff\xf1", "audio/aac"),
     (b"\xff\xf9", "audio/aac"),
     (b"\x1aE\xdf\xa3", "audio/webm"),
@@ -65,11 +63,17 @@ def read_base64(text: Any, *, content_type: str = "") -> InlineFile:
         raise Unintelligible
     if match := _DATA_URL.match(text):
         content_type, text = match["type"], text[match.end() :]
-    try:
-        data = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        raise Unintelligible from None
+    data = _decode(text)
     media_type = sniff(data[:SNIFFED_BYTES]) or media_type_of(content_type)
     if media_type is None or not data:
         raise Unintelligible
     return InlineFile(data, media_type)
+
+
+def _decode(text: str) -> bytes:
+    """Of either alphabet (RFC 4648, 4 and 5), with line breaks or without, its end filled up or not."""
+    text = "".join(text.split()).replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Unintelligible from None

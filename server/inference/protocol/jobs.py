@@ -17,6 +17,7 @@ _BEHIND_ROUTER = {
     "api.wavespeed.ai": WAVESPEED,
 }
 """Hosts that answers name, and that only the router may be asked for: they would want a key of their own."""
+_DONE = frozenset({"completed", "succeeded", "ready"})
 _PENDING = frozenset({"in_queue", "in_progress", "queued", "starting", "processing", "created", "pending"})
 _FAILED = frozenset(
     {"failed", "error", "canceled", "cancelled", "aborted", "request moderated", "content moderated", "task not found"}
@@ -47,7 +48,7 @@ def find_poll(document: Any, base_url: str, *, polled: WireRequest | None) -> Wi
     if status in _FAILED:
         words = read_words(job) or "it gave no reason"
         raise JobFailed(UpstreamError(f"The model provider could not do it: {words.rstrip('.')}."))
-    if address := _address(job, is_done=status == "completed"):
+    if address := _address(job, is_done=status in _DONE):
         url, query = address
         return get(url, base_url, query=query)
     return polled if status in _PENDING and not job.get("output") else None

@@ -14,7 +14,10 @@ _NAMES = ("url", "image_url", "audio_url", "b64_json", "base64", "image", "audio
 
 
 def find_files(document: Any) -> list[InlineFile | str]:
-    """In their order; an address as a string. Raises `Unintelligible` where there is none."""
+    """Those of a holder, else of the document itself, in their order; an address as a string.
+
+    Raises `Unintelligible` where there is none.
+    """
     places = [] if document is None else list(_places(document))[:MAX_FILES]
     if not places:
         raise Unintelligible
@@ -27,8 +30,7 @@ def _places(document: Any) -> Iterator[tuple[str, str]]:
             if document.get(holder):
                 yield from _entries(document[holder])
                 return
-    else:
-        yield from _entries(document)
+    yield from _entries(document)
 
 
 def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:

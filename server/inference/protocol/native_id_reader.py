@@ -8,7 +8,7 @@ from http import HTTPStatus
 from server.inference.protocol.decipher import GARBLED, MAX_ERROR_BYTES
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_success
-from server.inference.protocol.native_ids import follow_redirect, read_native_id
+from server.inference.protocol.native_ids import follow_redirect, read_native_model
 from server.inference.protocol.providers import build_at_provider
 from server.inference.protocol.result_reader import Exchange, Last, open_with
 from server.inference.protocol.texts import Unintelligible, parse_json
@@ -58,14 +58,14 @@ class NativeIdReader:
         if not is_success(self._status):
             return [self._refused()]
         try:
-            native_id = read_native_id(parse_json(bytes(self._body)), self._provider, self._exchange.call.task)
+            native = read_native_model(parse_json(bytes(self._body)), self._provider, self._exchange.call.task)
         except Unintelligible:
             return [self._failed(cut or GARBLED)]
-        if native_id is None:
+        if native is None:
             return [self._failed(self._not_served())]
         exchange = replace(self._exchange, provider=self._provider)
         try:
-            wire = build_at_provider(exchange.call, self._provider, native_id, exchange.base_url)
+            wire = build_at_provider(exchange.call, self._provider, native, exchange.base_url)
         except BadModel as error:
             return [self._failed(UpstreamError(str(error), is_model_missing=True))]
         return [FollowUp(wire, open_with(exchange))]

@@ -5,7 +5,7 @@ is an object by provider, or an array; a model that was renamed is found by a re
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from server.inference.events import Task
@@ -14,6 +14,16 @@ from server.inference.protocol.wire import WireRequest
 HUB_URL = "https://huggingface.co"
 _EXPAND = "?expand=inferenceProviderMapping"
 _USABLE = frozenset({"live", "staging"})
+
+
+class NativeModel(NamedTuple):
+    """A model as its provider has it.
+
+    `adapter_url` is where the weights are that make it of another one (LoRA): the provider has only the other.
+    """
+
+    id: str
+    adapter_url: str | None = None
 
 
 def build_lookup(name: str) -> WireRequest:
@@ -26,7 +36,7 @@ def follow_redirect(location: str) -> WireRequest | None:
     return _get(url) if urlsplit(url)[:2] == urlsplit(HUB_URL)[:2] else None
 
 
-def read_native_id(document: Any, provider: str, task: Task) -> str | None:
+def read_native_model(document: Any, provider: str, task: Task) -> NativeModel | None:
     """None where the provider does not serve this model for this task."""
     mapping = document.get("inferenceProviderMapping") if isinstance(document, dict) else None
     if isinstance(mapping, dict):
@@ -35,8 +45,14 @@ def read_native_id(document: Any, provider: str, task: Task) -> str | None:
         entries = [(_text(entry, "provider"), entry) for entry in (mapping if isinstance(mapping, list) else [])]
     for name, entry in entries:
         if name == provider and _text(entry, "task") == task and _text(entry, "status") in _USABLE:
-            return _text(entry, "providerId") or None
+            return _native_model(entry, _text(document, "id"))
     return None
+
+
+def _native_model(entry: Any, repository: str) -> NativeModel | None:
+    native_id, weights = _text(entry, "providerId"), _text(entry, "adapterWeightsPath")
+    adapter_url = f"{HUB_URL}/{repository}/resolve/main/{weights}" if weights and repository else None
+    return NativeModel(native_id, adapter_url) if native_id else None
 
 
 def _text(entry: Any, name: str) -> str:

@@ -4,18 +4,23 @@ Shapes: huggingface_hub 2.4.0, `inference/_providers`; a provider knows a model 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import is_dots
 from server.inference.protocol.multipart import build_form
+from server.inference.protocol.native_ids import NativeModel
 from server.inference.protocol.pipelines import embedding_body, file_of, parameters_of, post_json
 from server.inference.protocol.wire import BadModel, Base64, WireRequest, as_data_url, attachment_of
 
 FAL, REPLICATE, WAVESPEED = "fal-ai", "replicate", "wavespeed"
 QUEUE = "?_subdomain=queue"
 """How the router is told to go to fal.ai's queue."""
+
+_BASE_OF_FAL_LORA = "stabilityai/stable-diffusion-xl-base-1.0"
+"""That route has no model of its own (fal_ai.py)."""
 
 _Build = Callable[[Call, str, str], WireRequest]
 
@@ -25,11 +30,22 @@ def serves(provider: str, task: Task) -> bool:
     return (provider, task) in _BUILDERS
 
 
-def build_at_provider(call: Call, provider: str, native_id: str, base_url: str) -> WireRequest:
-    """`native_id` is what the provider calls the model. Raises `BadModel` for one that does not fit into a path."""
-    if any(is_dots(segment) or not segment for segment in native_id.split("/")):
+def build_at_provider(call: Call, provider: str, native: NativeModel, base_url: str) -> WireRequest:
+    """Raises `BadModel` for a model whose id does not fit into a path."""
+    if any(is_dots(segment) or not segment for segment in native.id.split("/")):
         raise BadModel("The provider knows this model under no name that could be asked for.")
-    return _BUILDERS[provider, call.task](call, native_id, f"{base_url.rstrip('/')}/{provider}")
+    adapted = replace(call, parameters={**call.parameters, **_adapter(provider, native)})
+    return _BUILDERS[provider, call.task](adapted, native.id, f"{base_url.rstrip('/')}/{provider}")
+
+
+def _adapter(provider: str, native: NativeModel) -> dict[str, Any]:
+    """The parameters that lay an adapter's weights over the model that the provider has."""
+    if native.adapter_url is None:
+        return {}
+    if provider == FAL:
+        base = {"model_name": _BASE_OF_FAL_LORA} if native.id == "fal-ai/lora" else {}
+        return {"loras": [{"path": native.adapter_url, "scale": 1}], **base}
+    return {"lora_weights": native.adapter_url.partition("/resolve/")[0]} if provider == REPLICATE else {}
 
 
 def _parameters(call: Call, **renamed: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _chunks_of(document: Any) -> Any:
 def _spoken(chunk: Any) -> dict[str, Any]:
     chunk = _dict(chunk)
     times = chunk.get("timestamp") or [chunk.get("start"), chunk.get("end")]
-    return {"text": _string(chunk.get("text")), "timestamp": [_maybe_number(time) for time in _list(times)]}
+    return {"text": _string(chunk.get("text") or ""), "timestamp": [_maybe_number(time) for time in _list(times)]}
 
 
 def _labels(_: Call, document: Any) -> Result:
@@ -124,7 +124,7 @@ def _entity(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _answers(_: Call, document: Any) -> Result:
     """`{answer, score, start, end}`, or a list of such."""
-    answers = [_answer(_dict(item)) for item in _some(document)]
+    answers = [_answer(_dict(item)) for item in _some(_first_of_batch(document))]
     answers.sort(key=lambda answer: -(answer["score"] or 0.0))
     return Result({"output": answers[0]["answer"], "answers": answers})
 
@@ -140,7 +140,7 @@ def _answer(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table_answers(_: Call, document: Any) -> Result:
     """`{answer, coordinates, cells, aggregator}`, or a list of such."""
-    answers = [_table_answer(_dict(item)) for item in _some(document)]
+    answers = [_table_answer(_dict(item)) for item in _some(_first_of_batch(document))]
     return Result({"output": answers[0]["answer"], "answers": answers})
 
 
@@ -159,12 +159,13 @@ def _scores(_: Call, document: Any) -> Result:
 
 
 def _embeddings(call: Call, document: Any) -> Result:
-    return Result(read_vectors(document, is_many=isinstance(call.input_data.get("text"), list)))
+    texts = call.input_data.get("text")
+    return Result(read_vectors(document, count=len(texts) if isinstance(texts, list) else None))
 
 
 def _objects(_: Call, document: Any) -> Result:
     """`[{score, label, box}]`, empty where nothing was found."""
-    objects = [_object(_dict(item)) for item in _list(document)]
+    objects = [_object(_dict(item)) for item in _list(_first_of_batch(document))]
     return Result({"objects": sorted(objects, key=_by_score)})
 
 
@@ -179,7 +180,7 @@ def _object(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _segments(_: Call, document: Any) -> Result:
     """`[{score, label, mask}]`; the masks become files, in the order of the segments."""
-    items = [_dict(item) for item in _list(document)]
+    items = [_dict(item) for item in _list(_first_of_batch(document))]
     segments = [
         {"label": _string(item.get("label")), "score": _maybe_number(item.get("score")), "mask": number}
         for number, item in enumerate(items)

@@ -38,21 +38,23 @@ class SseSplitter:
             self._ended_with_cr = True
         # Carriage returns are rare, and a plain split takes a fifth of the time of the pattern's.
         first, *others = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
-        self._rest += first
         if not others:
-            self._overflows(self._rest)
+            self._rest += first
+            self._check_rest()
             return []
-        lines = [bytes(self._rest), *others]
+        lines = [bytes(self._rest) + first if self._rest else first, *others]
         self._rest = bytearray(lines.pop())
         events: list[ServerEvent] = []
         for line in lines:
-            if self._overflows(line):
+            if len(line) > self._max_line_bytes:
+                self._overflow()
                 return events
             if line:
                 self._take_line(line)
             elif (event := self._dispatch()) is not None:
                 events.append(event)
-        self._overflows(self._rest)
+        if self._rest:
+            self._check_rest()
         return events
 
     def flush(self, *, with_rest: bool) -> list[ServerEvent]:
@@ -63,13 +65,18 @@ class SseSplitter:
         event = self._dispatch()
         return [] if event is None else [event]
 
-    def _overflows(self, line: bytes | bytearray) -> bool:
-        if len(line) > self._max_line_bytes:
-            self.has_overflowed = True
-            self._rest.clear()
-        return self.has_overflowed
+    def _check_rest(self) -> None:
+        if len(self._rest) > self._max_line_bytes:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        self.has_overflowed = True
+        self._rest.clear()
 
     def _take_line(self, line: bytes) -> None:
+        if line.startswith(b"data: "):
+            self._data.append(line[6:])  # nearly all of them, in half the time
+            return
         field, _, value = line.partition(b":")
         if field == b"data":
             self._data.append(value.removeprefix(b" "))

@@ -8,6 +8,7 @@ import orjson
 
 from server.inference.events import Delta, Segment
 from server.inference.protocol.texts import Cleaner, Unintelligible
+from server.inference.protocol.usage import MAX_COUNT
 
 MAX_TOOL_CALLS = 128
 MAX_NAME = 200
@@ -45,13 +46,13 @@ class ToolCalls:
 
     def add(self, pieces: Any) -> Iterator[Delta]:
         """Take the `tool_calls` of a message or of a delta. Raises `Unintelligible` for more than anyone makes."""
-        for position, piece in enumerate(pieces if isinstance(pieces, list) else []):
+        for position, piece in enumerate(_listed(pieces)):
             if not isinstance(piece, dict):
                 continue
             function = piece.get("function")
             arguments = _arguments(function.get("arguments")) if isinstance(function, dict) else ""
             index = piece.get("index")
-            call = self._find(index if isinstance(index, int) else position, _text(piece.get("id")))
+            call = self._find(index if isinstance(index, int) else position, _id(piece.get("id")))
             if isinstance(function, dict):
                 call.name = call.name or self._cleaner.whole(_text(function.get("name"))[:MAX_NAME])
                 yield from self._tell(call, self._cleaners[call.number].feed(arguments))
@@ -97,8 +98,21 @@ class ToolCalls:
             yield Delta(text, Segment.TOOL_CALL, call.number, name)
 
 
+def _listed(pieces: Any) -> list[Any]:
+    """TGI's deltas have their one call without a list around it."""
+    if isinstance(pieces, dict):
+        return [pieces]
+    return pieces if isinstance(pieces, list) else []
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _id(value: Any) -> str:
+    """A string; TGI numbers the calls of a whole message."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number and abs(value) <= MAX_COUNT else _text(value)
 
 
 def _arguments(value: Any) -> str:

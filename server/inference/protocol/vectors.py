@@ -15,16 +15,21 @@ def read_scores(document: Any) -> list[float]:
     return _vector(document)
 
 
-def read_vectors(document: Any, *, is_many: bool) -> dict[str, Any]:
-    """`embedding` of one text or `embeddings` of several; `token_embeddings` where the model did not pool its tokens.
+def read_vectors(document: Any, *, count: int | None) -> dict[str, Any]:
+    """`embedding` of one text, `embeddings` of a list of `count`; `token_embeddings` where tokens were not pooled.
 
     OpenAI's `{"data": [{index, embedding}]}` need not be in order; a list of numbers may be wrapped up to three times.
+    A list that is not as long as that of the texts says of none of them which is its own.
     """
     texts = _by_index(document["data"]) if isinstance(document, dict) and "data" in document else _by_text(document)
-    vectors = [_without_wrapping(text) for text in (texts if is_many else [texts])]
+    if count is not None and count > 1:
+        texts = _without_wrapping(texts)
+    vectors = [_without_wrapping(text) for text in ([texts] if count is None else texts)]
+    if count is not None and len(vectors) != count:
+        raise Unintelligible
     if all(_depth(text) == 1 for text in vectors):
         checked = [_vector(text) for text in vectors]
-        return {"embeddings": checked} if is_many else {"embedding": checked[0]}
+        return {"embedding": checked[0]} if count is None else {"embeddings": checked}
     return {"token_embeddings": [[_vector(token) for token in _tokens(text)] for text in vectors]}
 
 

@@ -63,8 +63,9 @@ class Attachment(NamedTuple):
         return (FilePart(self.content),)
 
 
-class Base64(NamedTuple):
-    """A file as a string of a JSON body: base64, after a `prefix`."""
+@dataclass(frozen=True, slots=True)
+class Base64:
+    """A file as a string of a JSON body: base64, after a `prefix`. No tuple, which the encoder takes for a list."""
 
     attachment: Attachment
     prefix: str = ""
@@ -87,44 +88,26 @@ def as_data_url(attachment: Attachment) -> Base64:
 
 def encode(document: Mapping[str, Any]) -> Body:
     """JSON, in parts where `Base64` of a stored file stands in it."""
-    files: list[_StoredFile] = []
+    stored: list[tuple[str, InputFile]] = []
 
     def place(value: Any) -> Any:
-        if not isinstance(value, _StoredFile):
+        if not isinstance(value, Base64):
             raise TypeError(type(value).__name__)
-        files.append(value)
-        return orjson.Fragment(b"\xff%d\xff" % (len(files) - 1))
+        content = value.attachment.content
+        if isinstance(content, str):
+            return value.prefix + content
+        stored.append((value.prefix, content))
+        return orjson.Fragment(b"\xff%d\xff" % (len(stored) - 1))
 
-    text = orjson.dumps(_encodable(document), default=place)
-    return tuple(_parts(text, files)) if files else text
-
-
-class _StoredFile:
-    """Not a tuple, which the encoder would take for a list."""
-
-    def __init__(self, file: InputFile, prefix: str) -> None:
-        self.file = file
-        self.prefix = prefix
+    text = orjson.dumps(document, default=place, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    return tuple(_parts(text, stored)) if stored else text
 
 
-def _encodable(value: Any) -> Any:
-    match value:
-        case Base64(Attachment(_, str(text)), prefix):
-            return prefix + text
-        case Base64(Attachment(_, InputFile() as file), prefix):
-            return _StoredFile(file, prefix)
-        case dict():
-            return {name: _encodable(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_encodable(item) for item in value]
-    return value
-
-
-def _parts(text: bytes, files: list[_StoredFile]) -> Iterator[bytes | FilePart]:
+def _parts(text: bytes, stored: list[tuple[str, InputFile]]) -> Iterator[bytes | FilePart]:
     first, *others = _PLACE.split(text)
     yield first
     for number, piece in zip(others[::2], others[1::2], strict=True):
-        stored = files[int(number)]
-        yield b'"' + stored.prefix.encode()
-        yield FilePart(stored.file, is_base64=True)
+        prefix, file = stored[int(number)]
+        yield b'"' + prefix.encode()
+        yield FilePart(file, is_base64=True)
         yield b'"' + piece

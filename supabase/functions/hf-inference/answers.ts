@@ -1,5 +1,5 @@
 // Reads an answer of Hugging Face, as it streams, into what is kept of it. Everything seen in recordings is allowed for.
-import { type Fault, fault, findWords, parse } from "./faults.ts";
+import { type Fault, fault, isError, isFilled, parse, readReported } from "./faults.ts";
 import { isObject, type Json } from "./http.ts";
 
 export const MAX_ANSWER_CHARS = 4 * 1024 * 1024;
@@ -13,9 +13,19 @@ interface ToolCall {
   function: { name: string; arguments: string };
 }
 
-/** What an answer came to. `output_data` of a failed one is partial, or null where nothing had arrived. */
+const NOTHING = fault("The model provider sent an empty completion.", { isTransient: true });
+const GARBLED = fault("The model provider's answer could not be understood.", { isTransient: true });
+const WEB_PAGE = fault("The model provider answered with a web page instead of a completion.", { isTransient: true });
+
+/** For an answer that ended before its end. */
+export const NO_ANSWER = fault("The model's answer broke off before its end.", { isTransient: true });
+
+/**
+ * What an answer came to. `output_data` of a failed one is partial, or null where nothing had arrived; "pending": nothing
+ * had, and the next try may be better.
+ */
 export interface Result {
-  status: "completed" | "failed";
+  status: "completed" | "failed" | "pending";
   output_data: Json | null;
   error_msg: string | null;
   token_used: number | null;
@@ -25,26 +35,27 @@ export interface Result {
 /** Takes the bytes of one answer, cut anywhere. */
 export class Collector {
   private readonly decoder = new TextDecoder();
-  private readonly isStream: boolean;
+  private form: "unknown" | "events" | "whole" = "unknown";
   private held = "";
+  /** TGI's tokens, until the full text comes, which can differ from them. */
+  private tokens = "";
   private output = "";
   private reasoning = "";
   private calls: ToolCall[] = [];
   private byIndex = new Map<unknown, ToolCall>();
   private finishReason: string | null = null;
   private isOver = false;
+  private isComplete = false;
   private used: number | null = null;
   private count: number | null = null;
-  private error: string | null = null;
+  private error: Fault | null = null;
 
   /** `isChat`: thoughts at the beginning of the text are told apart from the answer. */
   constructor(
-    contentType: string | null,
+    private readonly contentType: string | null,
     private readonly provider: string | null = null,
     private readonly isChat = true,
-  ) {
-    this.isStream = (contentType ?? "").includes("text/event-stream");
-  }
+  ) {}
 
   feed(chunk: Uint8Array): void {
     this.take(this.decoder.decode(chunk, { stream: true }));
@@ -53,15 +64,17 @@ export class Collector {
   /** The end; `cut` says why it came before the answer's own. */
   finish(cut: Fault | null = null): Result {
     this.take(this.decoder.decode());
-    if (this.isStream) this.line(this.held);
-    else this.document(parse(this.held));
-    if (this.error === null && !this.isOver && this.finishReason === null) {
-      this.error = cut?.message ?? "The answer was cut off before its end; what had arrived is kept.";
-    }
-    if (this.error === null && this.isEmpty) {
-      this.error = "The model gave an empty answer.";
-    }
-    return this.error === null ? this.completed() : this.failed(this.error);
+    if (this.form === "events" && cut === null) this.rest(this.held);
+    if (this.form === "whole") this.whole(cut);
+    this.release();
+    if (this.isComplete) return this.completed();
+    this.error ??= cut ?? (this.form === "events" && !this.isOver ? NO_ANSWER : NOTHING);
+    return this.failed(this.error);
+  }
+
+  /** Why there is no whole answer. */
+  get fault(): Fault | null {
+    return this.error;
   }
 
   private completed(): Result {
@@ -69,9 +82,16 @@ export class Collector {
     return { status: "completed", output_data: data, error_msg: null, token_used: this.used, token_count: this.count };
   }
 
-  private failed(message: string): Result {
-    const data = this.isEmpty ? null : { ...this.data(), partial: true };
-    return { status: "failed", output_data: data, error_msg: message, token_used: this.used, token_count: this.count };
+  private failed({ message, isTransient }: Fault): Result {
+    const reason = this.finishReason === null ? {} : { finish_reason: this.finishReason };
+    const data = this.isEmpty ? null : { ...this.data(), ...reason, partial: true };
+    return {
+      status: data === null && isTransient ? "pending" : "failed",
+      output_data: data,
+      error_msg: message,
+      token_used: this.used,
+      token_count: this.count,
+    };
   }
 
   private get isEmpty(): boolean {
@@ -93,7 +113,12 @@ export class Collector {
 
   private take(text: string): void {
     this.held += text;
-    if (!this.isStream) {
+    if (this.form === "unknown") {
+      this.held = this.held.trimStart();
+      if (this.held === "") return;
+      this.form = this.recognise(this.held[0]!);
+    }
+    if (this.form === "whole") {
       if (this.held.length > MAX_LINE_CHARS) this.fail("The model's answer is too long.");
       return;
     }
@@ -105,46 +130,76 @@ export class Collector {
     if (this.held.length > MAX_LINE_CHARS) this.fail("The model's answer has a line that is too long.");
   }
 
+  /** By the first sign: providers answer a streaming call with a document, and the other way round. */
+  private recognise(first: string): "events" | "whole" {
+    if (":deir".includes(first)) return "events";
+    const saysEvents = (this.contentType ?? "").toLowerCase().startsWith("text/event-stream");
+    return saysEvents && !'{["-0123456789tfn<'.includes(first) ? "events" : "whole";
+  }
+
   private line(line: string): void {
     const match = /^data: ?(.*?)\r?$/s.exec(line);
-    if (match === null || this.error !== null) return;
+    if (match === null || this.error !== null || this.isOver) return;
     const data = (match[1] ?? "").trim();
-    if (data === "[DONE]") this.isOver = true;
-    else if (data !== "") this.document(parse(data));
+    if (data === "[DONE]") {
+      this.isOver = true;
+      this.release();
+      this.isComplete ||= !this.isEmpty; // some end tool calls without a finish_reason
+    } else if (data !== "") this.document(parse(data));
+  }
+
+  /** A line that was never ended may be one of which the end is missing. */
+  private rest(line: string): void {
+    const found = parse(line.replace(/^data:/, ""));
+    if (found !== undefined || line.includes("[DONE]")) this.line(line);
+  }
+
+  private whole(cut: Fault | null): void {
+    if (this.held.startsWith("<")) this.error ??= WEB_PAGE;
+    const document = parse(this.held);
+    if (document === undefined) this.error ??= cut ?? GARBLED;
+    else if (this.error === null) this.document(document);
   }
 
   private document(found: unknown): void {
-    const document = Array.isArray(found) ? found[0] : found;
-    if (!isObject(document)) {
-      if (!this.isStream) this.error ??= "The model's answer could not be understood.";
-      return;
+    let document = found;
+    while (Array.isArray(document) && document.length > 0) document = document[0];
+    if (!isObject(document)) this.error = GARBLED;
+    else if (isError(document)) this.error = readReported(document);
+    else {
+      this.usage(document.usage);
+      if ("choices" in document) this.choices(document.choices);
+      else this.tgi(document);
     }
-    const hasContent = "choices" in document || "generated_text" in document || "token" in document;
-    if (document.error || document.object === "error" || (!hasContent && (document.detail || document.message))) {
-      this.error = `The model provider reported an error: ${findWords(document) || "no reason given"}`;
-      return;
-    }
-    this.usage(document.usage);
-    if ("token" in document || "generated_text" in document) this.tgi(document);
-    else if (Array.isArray(document.choices)) this.choice(document.choices[0]);
   }
 
+  private choices(choices: unknown): void {
+    if (isFilled(choices) && !Array.isArray(choices)) this.error = GARBLED;
+    else if (Array.isArray(choices)) this.choice(choices.find((choice) => isObject(choice) && !isFilled(choice.index)));
+  }
+
+  /** A choice has a `delta`, a `message`, or plain `text`; a message after deltas only repeats them. */
   private choice(choice: unknown): void {
     if (!isObject(choice)) return;
-    const message = isObject(choice.delta) ? choice.delta : isObject(choice.message) ? choice.message : choice;
-    this.write(message.content ?? message.text);
-    this.think(message.reasoning_content ?? message.reasoning);
-    if (Array.isArray(message.tool_calls)) message.tool_calls.forEach((piece, at) => this.addCall(piece, at));
-    if (typeof choice.finish_reason === "string" && choice.finish_reason !== "") {
-      this.finishReason = finishReason(choice.finish_reason);
+    const { delta, message, text, finish_reason } = choice;
+    const whole = isObject(message) ? this.isEmpty ? message : {} : { content: text };
+    const found: Json = isObject(delta) ? delta : whole;
+    this.think(textOf(found.reasoning_content) || textOf(found.reasoning));
+    this.write(textOf(found.content));
+    listed(found.tool_calls).forEach((piece, at) => this.addCall(piece, at));
+    if (this.error !== null) return; // more than anyone makes
+    if (typeof finish_reason === "string" && finish_reason !== "") {
+      this.finishReason = finishReason(finish_reason);
+      this.isComplete = true;
     }
+    if (this.form === "whole") this.isComplete ||= isObject(message) || typeof text === "string";
   }
 
   /** Calls come in pieces, numbered; Together numbers all of them -1, so a new id begins a new call as well. */
   private addCall(piece: unknown, at: number): void {
     if (!isObject(piece)) return;
     const index = typeof piece.index === "number" ? piece.index : at;
-    const id = typeof piece.id === "string" ? piece.id : "";
+    const id = typeof piece.id === "string" || Number.isInteger(piece.id) ? String(piece.id) : "";
     let call = this.byIndex.get(index);
     if (call === undefined || (id !== "" && call.id !== "" && call.id !== id)) {
       if (this.calls.length === MAX_TOOL_CALLS) return this.fail("The model called too many tools.");
@@ -162,14 +217,18 @@ export class Collector {
   }
 
   private tgi(document: Json): void {
-    const token = isObject(document.token) ? document.token : null;
-    if (token !== null && token.special !== true) this.write(token.text);
-    if (typeof document.generated_text === "string") {
-      if (token === null) this.write(document.generated_text);
+    const { generated_text, token, details } = document;
+    if (typeof generated_text === "string") {
+      this.tokens = "";
+      this.write(generated_text);
       this.isOver = true;
-    }
-    if (!isObject(document.details)) return;
-    const { generated_tokens, input_length, finish_reason } = document.details;
+      this.isComplete ||= this.error === null;
+    } else if (isObject(token)) {
+      this.tokens += token.special ? "" : textOf(token.text);
+      if (this.tokens.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
+    } else if (this.form === "whole") this.error = GARBLED;
+    if (!isObject(details)) return;
+    const { generated_tokens, input_length, finish_reason } = details;
     this.count = counted(generated_tokens) ?? this.count;
     const prompt = counted(input_length);
     if (prompt !== null && this.count !== null) this.used = prompt + this.count;
@@ -180,21 +239,27 @@ export class Collector {
     if (!isObject(usage)) return;
     this.count = counted(usage.completion_tokens);
     const prompt = counted(usage.prompt_tokens);
-    this.used = counted(usage.total_tokens) ?? (prompt === null || this.count === null ? null : prompt + this.count);
+    const sum = prompt === null || this.count === null ? null : prompt + this.count;
+    this.used = usage.total_tokens == null ? sum : counted(usage.total_tokens);
   }
 
-  private write(text: unknown): void {
-    if (typeof text === "string") this.output += text;
+  private release(): void {
+    this.write(this.tokens);
+    this.tokens = "";
+  }
+
+  private write(text: string): void {
+    this.output += text;
     if (this.output.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
   }
 
-  private think(text: unknown): void {
-    if (typeof text === "string") this.reasoning += text;
+  private think(text: string): void {
+    this.reasoning += text;
     if (this.reasoning.length > MAX_ANSWER_CHARS) this.fail("The model's answer is too long.");
   }
 
   private fail(message: string): void {
-    this.error ??= message;
+    this.error ??= fault(message);
     this.held = "";
   }
 
@@ -202,6 +267,17 @@ export class Collector {
   get hasFailed(): boolean {
     return this.error !== null;
   }
+}
+
+/** Text, or the text parts of a list of parts. */
+function textOf(content: unknown): string {
+  if (Array.isArray(content)) return content.map((part) => isObject(part) ? textOf(part.text) : "").join("");
+  return typeof content === "string" ? content : "";
+}
+
+/** TGI's deltas have their one call without a list around it. */
+function listed(pieces: unknown): unknown[] {
+  return Array.isArray(pieces) ? pieces : isObject(pieces) ? [pieces] : [];
 }
 
 /** TGI's own names in those of OpenAI. */
@@ -230,6 +306,3 @@ function splitThoughts(text: string): [string, string] {
   const match = /^\s*<think>(.*?)(?:<\/think>(.*))?$/s.exec(text);
   return match === null ? ["", text] : [(match[1] ?? "").trim(), (match[2] ?? "").trimStart()];
 }
-
-/** For an answer that ended before it began. */
-export const NO_ANSWER = fault("The model's answer broke off before its end.");

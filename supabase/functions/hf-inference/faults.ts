@@ -4,6 +4,23 @@ import { isObject, type Json, Problem } from "./http.ts";
 export const MAX_WORDS = 400;
 const MAX_RETRY_AFTER_S = 600;
 const MAX_RETRIES: Record<number, number> = { 424: 1, 500: 2, 504: 1 };
+/** What an error without a status says of itself. */
+const TYPE_STATUS: Record<string, number> = {
+  validation: 422,
+  template_error: 422,
+  missing_template_variable: 422,
+  tool_error: 422,
+  overloaded: 429,
+  rate_limit_exceeded: 429,
+  rate_limit_error: 429,
+  generation: 424,
+  invalid_request_error: 400,
+  invalid_request_body: 400,
+  badrequesterror: 400,
+  notfounderror: 404,
+  model_not_found: 404,
+  authentication_error: 401,
+};
 const SECRETS = /\bhf_[a-z0-9]{6,}|\bsk-[a-z0-9_-]{16,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )[\w.~+/=-]{12,}/gi;
 
 export interface Fault {
@@ -30,18 +47,40 @@ export function fault(message: string, about: Partial<Fault> = {}): Fault {
   };
 }
 
-/** The fault of an answer that is not a success, or of an error that is reported under one. */
+/** The fault of an answer that is not a success. */
 export function readFault(status: number, headers: Headers, text: string): Fault {
   const document = parse(text.startsWith("data:") ? text.slice(5).split("\n")[0] ?? "" : text);
-  const words = findWords(document) || (document === undefined ? toWords(text) : "");
+  const said = findWords(document) || (document === undefined ? toWords(text) : "");
+  const words = said || toWords(headers.get("x-error-message"));
+  const wait = status === 429 || status >= 500 ? retryAfter(headers, document) : null;
+  return { ...judge(status, words, document), retryAfterS: wait };
+}
+
+/** Whether a document that came with a success reports an error. */
+export function isError(document: Json): boolean {
+  if (isFilled(document.error) || document.object === "error") return true;
+  const hasWords = isFilled(document.detail) || typeof document.message === "string";
+  return hasWords && !["choices", "generated_text", "token"].some((name) => isFilled(document[name]));
+}
+
+/** Whether there is anything in a value; null, false, 0 and what is empty say nothing. */
+export function isFilled(value: unknown): boolean {
+  return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : Boolean(value);
+}
+
+/** The fault that a document reports under a status of success. */
+export function readReported(document: Json): Fault {
+  return judge(reportedStatus(document), findWords(document), document);
+}
+
+function judge(status: number, words: string, document: unknown): Fault {
   const isTransient = [408, 424, 425, 429, 500, 502, 503, 504].includes(status) || status >= 506;
   const isInputFault = status === 500 && isObject(document) && document.error === "unknown error" &&
-    Array.isArray(document.warnings) && document.warnings.length > 0;
+    isFilled(document.warnings);
   return fault(sentence(status, words, isTransient && !isInputFault), {
     status,
     isTransient: isTransient && !isInputFault,
     isModelMissing: isModelMissing(status, words, document),
-    retryAfterS: status === 429 || status >= 500 ? retryAfter(headers, document) : null,
     maxRetries: MAX_RETRIES[status] ?? Infinity,
   });
 }
@@ -75,10 +114,11 @@ export function toWords(text: unknown): string {
 export function findWords(document: unknown): string {
   if (Array.isArray(document)) return findWords(document[0]);
   if (!isObject(document)) return toWords(document);
-  const inner = isObject(document.error) ? document.error.message ?? document.error.detail : document.error;
-  for (const found of [inner, document.detail, document.message]) {
+  const error = document.error;
+  const inner = isObject(error) ? error.message || error.detail || error.error : error;
+  for (const found of [inner, document.detail, document.message, document.errors]) {
     const words = toWords(joined(found));
-    if (words === "unknown error" && Array.isArray(document.warnings)) {
+    if (words === "unknown error" && Array.isArray(document.warnings) && isFilled(document.warnings)) {
       return toWords(`${words} (${joined(document.warnings[0])})`);
     }
     if (words) return words;
@@ -91,7 +131,21 @@ function joined(found: unknown): string {
   if (Array.isArray(found)) return found.map(joined).filter(Boolean).join("; ");
   if (!isObject(found)) return "";
   const where = Array.isArray(found.loc) ? found.loc.join(".") : "";
-  return [where, found.msg ?? found.message].filter((part) => typeof part === "string" && part).join(": ");
+  const what = found.msg || found.message || found.detail || found.error;
+  return [where, what].filter((part) => typeof part === "string" && part).join(": ");
+}
+
+/** The status that an error under 200 would have had; 500 where nothing tells. */
+function reportedStatus(document: Json): number {
+  const places = [document.error, document].filter(isObject);
+  for (const place of places) {
+    for (const name of ["http_status_code", "status_code", "code", "status"]) {
+      const status = Number(place[name] ?? NaN);
+      if (Number.isInteger(status) && status >= 400 && status < 600) return status;
+    }
+  }
+  const kinds = places.flatMap((place) => [place.code, place.type, place.error_type, place.reason]);
+  return kinds.map((kind) => TYPE_STATUS[String(kind).toLowerCase()]).find((status) => status !== undefined) ?? 500;
 }
 
 function isModelMissing(status: number, words: string, document: unknown): boolean {

@@ -120,7 +120,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
     const chunks = read(opened, cut, (chunk) => collector.feed(chunk), () => collector.hasFailed);
     const record = async (broken: Fault | null): Promise<[Result, boolean]> => {
       const result = collector.finish(broken);
-      const code = result.status === "failed" ? "MODEL_ERROR" : null;
+      const code = result.status === "completed" ? null : "MODEL_ERROR";
       const outcome: Outcome = { ...result, error_code: code, model: opened.model };
       return [result, await rows.record(form.id, claim.epoch, outcome)];
     };
@@ -152,7 +152,8 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
     }
     const [result, isRecorded] = await record(broken);
     if (!isRecorded) throw new Problem(409, "CONFLICT", "The claim had lapsed: someone else runs this request.");
-    if (result.status === "failed") throw new Problem(502, "MODEL_ERROR", result.error_msg ?? "");
+    if (result.status === "pending" && collector.fault !== null) throw toProblem(collector.fault);
+    if (result.status !== "completed") throw new Problem(502, "MODEL_ERROR", result.error_msg ?? "");
     end(200);
     return json({ id: form.id, output: result.output_data?.output, ...result, model: opened.model });
   }

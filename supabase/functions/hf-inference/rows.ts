@@ -18,8 +18,7 @@ export interface Claim {
 }
 
 /** How a run ended; `pending` gives the row back, to be run again. */
-export interface Outcome extends Omit<Result, "status"> {
-  status: Result["status"] | "pending";
+export interface Outcome extends Result {
   error_code: string | null;
   model: string | null;
 }

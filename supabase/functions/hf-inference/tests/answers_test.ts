@@ -1,6 +1,6 @@
 // What is kept of an answer, however its bytes are cut, and of every recording of Hugging Face there is.
 import { deepStrictEqual as same, match, ok, strictEqual as is } from "node:assert";
-import { Collector, type Result } from "../answers.ts";
+import { Collector, MAX_ANSWER_CHARS, type Result } from "../answers.ts";
 import defaults from "../models.json" with { type: "json" };
 
 const SSE = "text/event-stream";
@@ -31,10 +31,17 @@ const STREAMS: Record<string, [string, string | null, RegExp | null]> = {
   "of completions": ['data: {"choices":[{"text":"a","finish_reason":"length"}]}\n\n', "a", null],
   "with an error under 200": [`data: ${delta("a")}\n\ndata: {"error":{"message":"broken"}}\n\n`, "a", /broken/],
   "of a plain error": ['data: {"message":"no capacity"}\n\n', null, /no capacity/],
-  "of nothing": ["data: [DONE]\n\n", null, /empty answer/],
-  "cut off": [`data: ${delta("a")}\n\n`, "a", /cut off/],
+  "of nothing": ["data: [DONE]\n\n", null, /empty completion/],
+  "cut off": [`data: ${delta("a")}\n\n`, "a", /broke off/],
   "with what Postgres cannot store": [`data: ${delta("a\0b\ud800")}\n\ndata: ${STOP}\n\n`, "a\ufffdb\ufffd", null],
-  "with rubbish": [`data: {oops\n\ndata: 5\n\ndata: null\n\ndata: ${delta("a")}\n\ndata: ${STOP}\n\n`, "a", null],
+  "whose last line broke off": [`data: ${delta("a")}\n\ndata: {"choices": [{"del`, "a", /broke off/],
+  "with an error that is empty": [`data: {"error":{},"choices":[]}\n\ndata: ${delta("a")}\n\ndata: ${STOP}`, "a", null],
+  "with content in parts": [
+    `data: {"choices":[{"message":{"content":[{"type":"text","text":"a"}]}}]}\n\ndata: [DONE]\n\n`,
+    "a",
+    null,
+  ],
+  "with rubbish": [`data: ${delta("a")}\n\ndata: {oops\n\ndata: ${STOP}\n\n`, "a", /could not be understood/],
 };
 for (const [name, [text, output, problem]] of Object.entries(STREAMS)) {
   Deno.test(`a stream ${name} is read alike however it is cut`, () => {
@@ -53,7 +60,7 @@ Deno.test("an answer without a stream is read", () => {
     '{"choices":[{"message":{"content":"Hi","reasoning":"Hm"},"finish_reason":"stop"}],"usage":{"total_tokens":9}}';
   same(collect(encode(chat), "application/json").output_data, { output: "Hi", reasoning: "Hm", finish_reason: "stop" });
   is(collect(encode('[{"generated_text":"Hi"}]'), "application/json").output_data?.output, "Hi");
-  match(collect(encode("<html>"), "text/html").error_msg ?? "", /could not be understood/);
+  match(collect(encode("<html>"), "text/html").error_msg ?? "", /web page/);
 });
 
 Deno.test("thoughts in the text of a chat are told apart, however it is cut", () => {
@@ -94,6 +101,14 @@ Deno.test("endless tool calls are refused", () => {
   const calls = Array.from({ length: 200 }, (_, index) => ({ index, function: { name: "f" } }));
   const text = `data: ${JSON.stringify({ choices: [{ delta: { tool_calls: calls } }] })}\n\n`;
   match(collect(encode(text), SSE).error_msg ?? "", /too many tools/);
+});
+
+Deno.test("an answer that is too long is not a whole one", () => {
+  const text = "a".repeat(MAX_ANSWER_CHARS + 1);
+  const chat = JSON.stringify({ choices: [{ message: { content: text }, finish_reason: "stop" }] });
+  for (const body of [chat, JSON.stringify([{ generated_text: text }])]) {
+    match(collect(encode(body), "application/json").error_msg ?? "", /too long/);
+  }
 });
 
 Deno.test("counts that nobody gave are null", () => {

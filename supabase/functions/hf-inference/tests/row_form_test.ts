@@ -74,6 +74,16 @@ Deno.test("an outage gives the row back", async () => {
   same([world.asked.length, world.rpc[1]?.args.status], [2, "pending"]);
 });
 
+Deno.test("an answer with nothing in it gives the row back, as does an overload under a success", async () => {
+  for (const text of ["data: [DONE]\n\n", 'data: {"error":"Model is overloaded","error_type":"overloaded"}\n\n', ""]) {
+    await using world = start({ claim: CLAIM, answer: () => stream(text) });
+    const response = await world.send(FORM);
+    is(response.status, text.includes("overloaded") ? 429 : 503);
+    is(response.headers.get("retry-after"), "5");
+    same([world.rpc[1]?.args.status, world.rpc[1]?.args.output_data], ["pending", null]);
+  }
+});
+
 Deno.test("a permanent fault fails the row", async () => {
   const answer = () => Response.json({ error: "no" }, { status: 422 });
   await using world = start({ claim: CLAIM, answer });
@@ -93,7 +103,7 @@ Deno.test("a stream that breaks off fails the row and keeps its text", async () 
   is((await world.send(FORM)).status, 502);
   const { status, output_data, error_msg } = world.rpc[1]?.args ?? {};
   same([status, output_data], ["failed", { output: "Half", partial: true }]);
-  match(String(error_msg), /cut off/);
+  match(String(error_msg), /broke off/);
 });
 
 Deno.test("a stream that stands still fails the row after its time", async () => {
