@@ -278,7 +278,7 @@ async def test_a_reply_that_is_lost_loses_nothing(desk: Desk, lost: str) -> None
 async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The account goes in the middle of an upload; its last bytes come when the object is deleted, and the row not."""
+    """An account goes in the middle of an upload, whose last bytes come between the deletions of object and row."""
     delete = desk.objects.delete
     has_come, is_deleted = asyncio.Event(), asyncio.Event()
 
