@@ -13,11 +13,14 @@ from server import keys
 from tests.acceptance.conftest import Api, Reply, Start, events_of
 from tests.acceptance.test_cancel import cancel, online_settings
 from tests.acceptance.test_files import fetch, stored, until_nothing_is_stored
+from tests.acceptance.test_supabase_auth import settings_of
 from tests.fakes.event_source import final_of
-from tests.fakes.huggingface import Answer, End, FakeHuggingFace
+from tests.fakes.gotrue import serve_gotrue
+from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3, error_answer
 from tests.rows import queries
+from tests.supabase import Project
 
 MIB = 1024 * 1024
 PICTURE = Answer(headers={"Content-Type": "image/png"}, pieces=(PNG, *(bytes([number]) * MIB for number in range(12))))
@@ -227,3 +230,27 @@ async def test_retention_takes_files_along(api: Api, database: str) -> None:
     assert len(await fetch(database, queries()["purge_requests"], UUID(int=2**128 - 1), 100)) == 1
     api.app[keys.ENGINE].reaper.wake()
     await until_nothing_is_stored(api, database)
+
+
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+@pytest.mark.parametrize("by", ["its owner", "the project's dashboard"])
+async def test_an_account_of_a_project_takes_its_files_along(
+    start: Start, project: Project, upstream: FakeHuggingFace, place: dict[str, Any], by: str
+) -> None:
+    async with serve_gotrue(project.url) as gotrue:
+        api = await (await start(**settings_of(project, gotrue), **online_settings(upstream), **place)).sign_up()
+        upload = (await api.post("/api/files", data=PNG, headers={"Content-Type": "image/png"})).json["id"]
+        upstream.answer(json_answer([{"label": "cat", "score": 1.0}]))
+        body = {"model_type": "image-classification", "input_data": {"image": f"file:{upload}"}}
+        used = await api.post("/api/requests", body, headers={"Prefer": "wait=20"})
+        drawn = await draw(api, prefer="wait=20")
+        assert (used.json["status"], drawn.json["status"]) == ("completed", "completed")
+        assert len(await stored(api)) == 2
+        if by == "its owner":
+            assert (await api.send("DELETE", "/auth/user")).status == 204
+        else:
+            async with project.connected(is_admin=True) as connection:
+                await connection.execute("SET ROLE supabase_auth_admin")  # as which Supabase Auth works
+                await connection.execute("DELETE FROM auth.users WHERE id = $1", api.user_id)
+            api.app[keys.ENGINE].reaper.wake()
+        await until_nothing_is_stored(api, project.url)
