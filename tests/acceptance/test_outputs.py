@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from server import keys
+from server.actors.journal import Journal
 from tests.acceptance.conftest import Api, Reply, Start, events_of
 from tests.acceptance.test_cancel import cancel, online_settings
 from tests.acceptance.test_files import fetch, stored, until_nothing_is_stored
@@ -208,6 +209,33 @@ async def test_an_input_cannot_be_deleted_while_its_request_waits_or_runs(
     assert (await api.send("DELETE", f"/api/files/{upload}")).status == 409
     assert (await cancel(api, item["id"])).json["status"] == "cancelled"
     assert (await api.send("DELETE", f"/api/files/{upload}")).status == 204
+    await until_nothing_is_stored(api, database)
+
+
+async def test_a_file_of_a_request_that_was_stored_although_its_client_was_told_otherwise_cannot_be_deleted(
+    api: Api, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database took longer than a create waits; then the row is there, and is run."""
+    upload = (await api.post("/api/files", data=PNG, headers={"Content-Type": "image/png"})).json["id"]
+    write, go = Journal._write_accepts, asyncio.Event()
+
+    async def write_late(journal: Journal, entries: Any) -> None:
+        await go.wait()
+        await write(journal, entries)
+
+    monkeypatch.setattr(Journal, "_write_accepts", write_late)
+    monkeypatch.setattr("server.actors.journal.ACCEPT_TIMEOUT_S", 0.1)
+    body = {"model_type": "image-classification", "input_data": {"image": f"file:{upload}"}}
+    assert (await api.post("/api/requests", body)).status == 503
+    go.set()
+
+    async def is_stored() -> bool:
+        return bool(await fetch(database, "SELECT FROM public.model_requests WHERE status = 'processing'"))
+
+    await until(is_stored)
+    assert (await api.send("DELETE", f"/api/files/{upload}")).status == 409
+    await fetch(database, "DELETE FROM public.model_requests")
+    api.app[keys.ENGINE].reaper.wake()
     await until_nothing_is_stored(api, database)
 
 
