@@ -136,7 +136,10 @@ BEGIN
         WHERE file.id IN (
             SELECT use.file_id FROM public.file_uses AS use INNER JOIN old_rows ON old_rows.id = use.request_id
             UNION ALL
-            SELECT made.id FROM public.files AS made INNER JOIN old_rows ON old_rows.id = made.request_id
+            SELECT made.id
+            FROM public.files AS made
+            INNER JOIN old_rows ON old_rows.id = made.request_id
+            WHERE made.state <> 'deleting'
         )
         ORDER BY file.id
         FOR NO KEY UPDATE

@@ -198,6 +198,31 @@ async def test_a_store_that_hangs_holds_back_no_end(
     await until_nothing_is_stored(api, database)
 
 
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+async def test_a_store_that_fails_while_the_model_reads_is_an_outage_too(
+    api: Api, upstream: FakeHuggingFace, fake: FakeS3, database: str
+) -> None:
+    upload = (await api.post("/api/files", data=PNG, headers={"Content-Type": "image/png"})).json["id"]
+
+    async def refuse(request: Any) -> Any:
+        return error_answer(403, "AccessDenied", "no") if request.method == "GET" else None
+
+    fake.fault = refuse
+    upstream.default = lambda _: json_answer([{"label": "cat", "score": 1.0}])
+    body = {"model_type": "image-classification", "input_data": {"image": f"file:{upload}"}}
+    item = (await api.post("/api/requests", body, headers={"Prefer": "respond-async"})).json
+
+    async def is_put_off() -> bool:
+        rows = await fetch(database, "SELECT status, error_msg FROM public.model_requests")
+        return [row["status"] for row in rows] == ["pending"]
+
+    await until(is_put_off)
+    fake.fault = None
+    await fetch(database, RUN_NOW)
+    shown = (await api.get(f"/api/requests/{item['id']}?wait=20")).json
+    assert (shown["status"], PNG in upstream.calls[-1].raw) == ("completed", True)
+
+
 async def test_an_input_cannot_be_deleted_while_its_request_waits_or_runs(
     api: Api, upstream: FakeHuggingFace, database: str
 ) -> None:
