@@ -93,8 +93,8 @@ WHERE file.id = made.id
 RETURNING file.id;
 
 -- name: discard_files
--- Nobody wants these files, and no more of their bytes will come. Those that come back are deleted by whoever reaps; there is no row
--- of the others any more.
+-- Nobody wants these files. Those that come back are deleted by whoever reaps, once more where that has begun already; there is no
+-- row of the others any more.
 WITH unwanted AS MATERIALIZED (
     SELECT id FROM public.files WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
 )
@@ -162,7 +162,7 @@ WHERE file.id = judged.id
 RETURNING file.id, file.user_id, file.content_type, file.state;
 
 -- name: delete_files
--- The bytes of these files are gone: their rows go too, unless somebody discarded one again meanwhile: then more bytes had come.
+-- The bytes of these files are gone: their rows go too, but not of what was discarded again meanwhile, since bytes had come.
 WITH gone AS MATERIALIZED (
     SELECT id
     FROM public.files
