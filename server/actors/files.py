@@ -12,7 +12,7 @@ class FileGone(Exception):
 
 
 class OutputFiles(Protocol):
-    """The files of one generation on their way to the store. One of `finish` and `discard` ends it."""
+    """The files of one generation on their way to the store. Unless `finish` returned, `discard` ends it."""
 
     async def take(self, chunk: FileChunk) -> None:
         """Pass bytes on; returns when there is room for more. Raises a `Problem` when the store refuses."""
@@ -23,7 +23,7 @@ class OutputFiles(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Nothing of it is wanted; never raises for what the store says."""
+        """Nothing of it is wanted; never raises for what the store says, nor waits for it for long."""
         ...
 
 

@@ -29,9 +29,12 @@ from server.schemas import render_final
 from server.transcript import START, Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0
+STORING_S = 2.0
+"""How long after its deadline the files of an answer may still be on their way to the store."""
 _OUTAGE_PAUSE_S = 4.0
 _MIN_OUTAGE_PAUSE_S = 1.0
 _CLOSE_TIMEOUT_S = 1.0
+_NOT_STORED = "Not finished by its deadline: the storage for files was too slow."
 
 log = structlog.get_logger(__name__)
 
@@ -119,9 +122,12 @@ class Generator:
         outputs = self._files.outputs(model_request)
         is_kept = False
         try:
-            outcome = await self._call(running, outputs, left_s)
+            async with asyncio.timeout(left_s + STORING_S):
+                outcome = await self._call(running, outputs, left_s)
             is_kept = isinstance(outcome, Completed)
             return outcome
+        except TimeoutError:  # upstream keeps to its deadline by itself
+            return Failed(Code.SERVER_ERROR, _NOT_STORED, running.transcript.partial())
         except FileGone as error:
             return Failed(Code.VALIDATION_ERROR, str(error))
         except Unavailable as problem:  # of the files: that is an outage, too

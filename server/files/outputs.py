@@ -20,6 +20,8 @@ MAX_OUTPUT_BYTES = 128 * 1024 * 1024
 """Of one file."""
 MAX_OUTPUTS = 100
 """Of one request: an image that is cut into segments has a mask for each."""
+PATIENCE_S = 1.0
+"""With a store that is to forget something: the end of the request waits for it."""
 _QUEUED_CHUNKS = 4
 _RETRY_S = 2.0
 
@@ -82,15 +84,11 @@ class StoredOutputs:
         """All of them are stored: each as it stands in `output_data.files`. Raises a `Problem` as `take` does."""
         if not self._outputs:
             return []
-        try:
-            await self._end_last()
-            sizes = [output.upload.result() for output in self._outputs]
-            stored = await self._statements.fetch("store_outputs", self._ids, sizes)
-            if len(stored) != len(sizes):
-                raise _lost()
-        except BaseException:
-            await self.discard()
-            raise
+        await self._end_last()
+        sizes = [output.upload.result() for output in self._outputs]
+        stored = await self._statements.fetch("store_outputs", self._ids, sizes)
+        if len(stored) != len(sizes):
+            raise _lost()
         return [
             {
                 "number": number,
@@ -102,16 +100,21 @@ class StoredOutputs:
         ]
 
     async def discard(self) -> None:
-        """Nothing of it is wanted; never raises for what the store says."""
-        uploads = [output.upload for output in self._outputs]
-        for upload in uploads:
-            upload.cancel()
-        await asyncio.gather(*uploads, return_exceptions=True)
+        """Nothing of it is wanted; never raises for what the store says, nor waits for it for long.
+
+        An upload that does not end in time goes on ending by itself: the store takes back what comes of it.
+        """
+        for output in self._outputs:
+            output.upload.cancel()
+            output.upload.add_done_callback(_swallow)
+        if self._outputs:
+            await asyncio.wait([output.upload for output in self._outputs], timeout=PATIENCE_S)
         if self._ids:
-            with contextlib.suppress(Problem):  # the reaper looks at them in a minute in any case
+            with contextlib.suppress(Problem, TimeoutError):  # the reaper looks at them in a minute in any case
                 rows = await self._statements.fetch("discard_files", self._ids)
                 reaped = {row["id"] for row in rows}
-                await self._objects.delete([output.key for output in self._outputs if output.id not in reaped])
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._objects.delete([output.key for output in self._outputs if output.id not in reaped])
             self._wake()
 
     async def _begin(self, chunk: FileChunk) -> _Output:
@@ -138,6 +141,12 @@ class StoredOutputs:
 async def _chunks_of(queue: "asyncio.Queue[bytes | None]") -> AsyncIterator[bytes]:
     while (data := await queue.get()) is not None:
         yield data
+
+
+def _swallow(upload: "asyncio.Task[int]") -> None:
+    """Nobody asks any more how it ended."""
+    if not upload.cancelled():
+        upload.exception()
 
 
 def _lost() -> Unavailable:

@@ -9,7 +9,8 @@ from server import keys
 from server.admission import Admitted, Draft, fingerprint_of
 from server.bodies import read_json
 from server.catalog import read_create
-from server.errors import RateLimited, Unavailable
+from server.errors import Problem, RateLimited, Unavailable
+from server.files.inputs import InputFiles
 from server.model_request import UserId, mint_id
 from server.preferences import Waiting
 from server.routes.parameters import read_idempotency_key
@@ -62,19 +63,36 @@ async def admit(request: web.Request, draft: Draft, waiting: Waiting) -> tuple[A
     if (earlier := await _find_earlier(request, draft)) is not None:
         return earlier, 0.0
     delay_s = _judge_rate(request, draft.user_id, waiting)
-    files = request.app[keys.INPUT_FILES]
-    is_new = has_files = False
+    is_new = False
     try:
-        has_files = await files.attach(draft.user_id, draft.id, draft.input_data)
-        admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
+        admitted = await _store(request, draft, delay_s)
         is_new = not admitted.is_replayed
         return admitted, delay_s
     finally:
-        if has_files and not is_new:
-            with contextlib.suppress(Unavailable):  # then the use runs out by itself
-                await files.detach(draft.id)
         if delay_s > 0 and not is_new:
             request.app[keys.CREATE_LIMITER].give_back(str(draft.user_id))
+
+
+async def _store(request: web.Request, draft: Draft, delay_s: float) -> Admitted:
+    """Store it, and that it uses its files: that comes first, so that they cannot go in between."""
+    files = request.app[keys.INPUT_FILES]
+    has_files = await files.attach(draft.user_id, draft.id, draft.input_data)
+    try:
+        admitted = await request.app[keys.ADMISSION].admit(draft, delay_s=delay_s)
+    except Unavailable:
+        raise  # it may have been stored, with the reply lost: if not, the use runs out by itself
+    except Problem:
+        await _detach(files, draft, has_files=has_files)
+        raise
+    if admitted.is_replayed:
+        await _detach(files, draft, has_files=has_files)
+    return admitted
+
+
+async def _detach(files: InputFiles, draft: Draft, *, has_files: bool) -> None:
+    if has_files:
+        with contextlib.suppress(Unavailable):  # then the use runs out by itself
+            await files.detach(draft.id)
 
 
 def _judge_rate(request: web.Request, user_id: UserId, waiting: Waiting) -> float:

@@ -3,6 +3,9 @@
 --
 -- `arriving`: bytes may be on their way; `size` is what is set aside for them. `stored`: they are there, and what becomes of them is
 -- decided at `due_at`. `kept`: a request holds them, and takes them with it. `deleting`: nobody sees them any more.
+--
+-- Who locks several files locks them in the order of their ids, before anything else of theirs, and in one statement; or it skips those
+-- that are locked. So nobody deadlocks: the deletion of a request or of an account has nobody who would try it again.
 
 CREATE TABLE IF NOT EXISTS public.files (
     id uuid PRIMARY KEY,
@@ -123,31 +126,30 @@ SECURITY DEFINER
 SET search_path = ''
 AS $$
 DECLARE
-    used uuid[];
+    theirs uuid[];
 BEGIN
     SELECT array_agg(locked.id)
-    INTO used
+    INTO theirs
     FROM (
         SELECT file.id
         FROM public.files AS file
         WHERE file.id IN (
             SELECT use.file_id FROM public.file_uses AS use INNER JOIN old_rows ON old_rows.id = use.request_id
+            UNION ALL
+            SELECT made.id
+            FROM public.files AS made
+            INNER JOIN old_rows ON old_rows.id = made.request_id
+            WHERE made.state <> 'deleting'
         )
         ORDER BY file.id
-        FOR UPDATE
+        FOR NO KEY UPDATE
     ) AS locked;
-    IF used IS NOT NULL THEN
-        DELETE FROM public.file_uses AS use USING old_rows WHERE use.request_id = old_rows.id;
-        UPDATE public.files AS file
-        SET state = CASE WHEN still.use IS NULL THEN 'deleting' ELSE 'stored' END,
-            due_at = clock_timestamp() + CASE WHEN still.use IS NULL THEN interval '0' ELSE interval '20 minutes' END
-        FROM (SELECT id, public.use_of_file(id) AS use FROM unnest(used) AS id) AS still
-        WHERE file.id = still.id AND file.state <> 'deleting';
-    END IF;
+    DELETE FROM public.file_uses AS use USING old_rows WHERE use.request_id = old_rows.id;
     UPDATE public.files AS file
-    SET state = 'deleting', due_at = clock_timestamp()
-    FROM old_rows
-    WHERE file.request_id = old_rows.id AND file.state <> 'deleting';
+    SET state = CASE WHEN still.use IS NULL THEN 'deleting' ELSE 'stored' END,
+        due_at = clock_timestamp() + CASE WHEN still.use IS NULL THEN interval '0' ELSE interval '20 minutes' END
+    FROM (SELECT id, public.use_of_file(id) AS use FROM unnest(theirs) AS id) AS still
+    WHERE file.id = still.id AND file.state <> 'deleting';
     RETURN NULL;
 END
 $$;

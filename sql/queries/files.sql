@@ -78,24 +78,41 @@ RETURNING id;
 
 -- name: store_outputs
 -- All bytes of these files, of these sizes, are there.
+WITH made AS MATERIALIZED (
+    SELECT file.id, made.size
+    FROM unnest($1::uuid[], $2::bigint[]) AS made (id, size)
+    INNER JOIN public.files AS file ON file.id = made.id
+    WHERE file.state IN ('arriving', 'stored')
+    ORDER BY file.id
+    FOR NO KEY UPDATE OF file
+)
 UPDATE public.files AS file
 SET state = 'stored', size = made.size
-FROM unnest($1::uuid[], $2::bigint[]) AS made (id, size)
-WHERE file.id = made.id AND file.state IN ('arriving', 'stored')
+FROM made
+WHERE file.id = made.id
 RETURNING file.id;
 
 -- name: discard_files
--- Nobody wants these files. Those that come back are deleted by whoever reaps; there is no row of the others any more.
-UPDATE public.files
+-- Nobody wants these files. Those that come back are deleted by whoever reaps, once more where that has begun already; there is no
+-- row of the others any more.
+WITH unwanted AS MATERIALIZED (
+    SELECT id FROM public.files WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE public.files AS file
 SET state = 'deleting', due_at = clock_timestamp()
-WHERE id = ANY ($1::uuid[])
-RETURNING id;
+FROM unwanted
+WHERE file.id = unwanted.id
+RETURNING file.id;
 
 -- name: discard_files_of_user
 -- The account is gone, and with it all files; those of running requests go when these end.
-UPDATE public.files
+WITH theirs AS MATERIALIZED (
+    SELECT id FROM public.files WHERE user_id = $1 AND state <> 'deleting' ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE public.files AS file
 SET state = 'deleting', due_at = clock_timestamp()
-WHERE user_id = $1 AND state <> 'deleting';
+FROM theirs
+WHERE file.id = theirs.id;
 
 -- name: judge_files
 -- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited here as
@@ -145,11 +162,11 @@ WHERE file.id = judged.id
 RETURNING file.id, file.user_id, file.content_type, file.state;
 
 -- name: delete_files
--- The bytes of these files are gone: their rows go too.
+-- The bytes of these files are gone: their rows go too, but not of what was discarded again meanwhile, since bytes had come.
 WITH gone AS MATERIALIZED (
     SELECT id
     FROM public.files
-    WHERE id = ANY ($1::uuid[]) AND state = 'deleting'
+    WHERE id = ANY ($1::uuid[]) AND state = 'deleting' AND due_at > clock_timestamp()
     ORDER BY id
     FOR UPDATE
 )

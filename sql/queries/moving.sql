@@ -168,12 +168,13 @@ INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, file.use
 ON CONFLICT DO NOTHING;
 
 -- name: import_file_uses
--- Uses of page $1, of files and requests that are here.
+-- Uses of page $1, of files and requests that are here. In order, since each locks its file.
 INSERT INTO public.file_uses (file_id, request_id, created_at)
 SELECT file.id, request.id, input.created_at
 FROM jsonb_to_recordset($1::jsonb) AS input (file_id uuid, request_id uuid, created_at timestamptz)
 INNER JOIN public.files AS file ON file.id = input.file_id
 INNER JOIN public.model_requests AS request ON request.id = input.request_id
+ORDER BY file.id
 ON CONFLICT DO NOTHING;
 
 -- name: import_usage

@@ -1,5 +1,6 @@
 """`export` and `import`: everything of one database, in another, with other accounts, and nothing twice."""
 
+import asyncio
 import json
 import tarfile
 from collections.abc import AsyncIterator
@@ -14,20 +15,23 @@ import pytest
 from server import keys
 from server.model_request import RequestId, UserId
 from server.moving.exporter import run_export
-from server.moving.importer import run_import
+from server.moving.importer import Import, run_import
 from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.objects import ObjectKey, create_objects, new_key
 from tests.acceptance.conftest import PASSWORD, Api, Start, settings_for
+from tests.acceptance.test_cancel import online_settings
 from tests.acceptance.test_files import make
 from tests.acceptance.test_supabase_auth import settings_of
 from tests.fakes.gotrue import GoTrueFake, Refusal, serve_gotrue
+from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.integration.files import image
 from tests.supabase import Project
 
 ROWS = 10_000
 BIG = 'Größe 🙂 "quoted" \\ back\\slash\n' * 3000
+_ENDED = "SELECT FROM public.model_requests WHERE completed_at IS NOT NULL"
 _SEED = """
 INSERT INTO public.model_requests (
     id, user_id, status, completed_at, created_at, model_type, model, input_data, output_data, token_used, token_count,
@@ -332,3 +336,38 @@ async def test_uploads_outputs_and_uses_move_to_an_account_that_is_called_otherw
     await _fetch(database_15, "DELETE FROM public.model_requests")
     await new.app[keys.ENGINE].reaper.tick()
     assert await _files(after) == {}
+
+
+async def test_a_request_that_runs_as_soon_as_it_arrives_finds_its_file(
+    start: Start, database: str, database_15: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that works on the new database while it is filled."""
+    before = settings_for(database, data_dir=tmp_path / "before")
+    after = settings_for(database_15, data_dir=tmp_path / "after")
+    labels = json_answer([{"label": "cat", "score": 1.0}])
+    async with FakeHuggingFace(Answer(is_silent=True, end=End.STALL), default=lambda _: labels) as upstream:
+        old = await (await start(data_dir=before.data_dir, **online_settings(upstream))).sign_up("alice@example.com")
+        upload = (await old.post("/api/files", data=PNG, headers={"Content-Type": "image/png"})).json["id"]
+        body = {"model_type": "image-classification", "input_data": {"image": f"file:{upload}"}}
+        request_id = (await old.post("/api/requests", body, headers={"Prefer": "respond-async"})).json["id"]
+        await upstream.called.wait()
+        archive = tmp_path / "move.tar.gz"
+        await run_export(before, archive)
+        await old.client.close()
+
+        take_requests = Import._take_requests
+        new = await start(database_url=database_15, data_dir=after.data_dir, **online_settings(upstream))
+
+        async def take_requests_slowly(run: Import, page: bytes) -> None:
+            await take_requests(run, page)
+            async with asyncio.timeout(20):
+                while not await _fetch(database_15, _ENDED):  # noqa: ASYNC110 - the server tells its own clients only
+                    await asyncio.sleep(0.05)
+
+        monkeypatch.setattr(Import, "_take_requests", take_requests_slowly)
+        assert await run_import(after, archive) == 0
+        entered = await new.post("/auth/signin", {"email": "alice@example.com", "password": PASSWORD})
+        there = Api(new.client, new.app, entered.json["token"])
+        reply = await there.get(f"/api/requests/{request_id}")
+        assert (reply.json["status"], reply.json["error_msg"]) == ("completed", None)
+        assert PNG in upstream.calls[-1].raw

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ import psutil
 import pytest
 from aiohttp import web
 
+from tests.fakes.huggingface import Answer, End, FakeHuggingFace
 from tests.fakes.media import PNG
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
+from tests.faults.audit import embedded_url
 from tests.faults.copy_file import CHUNKS_PER_MIB, MIB, chunk
 from tests.faults.processes import ServerProcess, server_process, serving, until
 from tests.postgres import run
@@ -258,6 +261,90 @@ def test_a_kill_during_an_upload_gives_back_what_was_set_aside(tmp_path: Path, d
         assert len([path for path in files_in(data_dir) if "#" not in path.name]) == 1
 
 
+PICTURE = Answer(headers={"Content-Type": "image/png"}, pieces=(PNG, *(chunk(number) * 4 for number in range(20))))
+HALF = replace(PICTURE, pieces=PICTURE.pieces[:12], end=End.STALL)
+SLOW = replace(PICTURE, pause_s=0.2)
+DRAW = {"model_type": "text-to-image", "input_data": {"prompt": "noise"}}
+
+
+def draw(server: ServerProcess) -> str:
+    """The path of a request whose picture is on its way, and in the store in part."""
+    status, item = server.call("POST", "/api/requests", DRAW, Prefer="respond-async")
+    assert status == 202, item
+    until(lambda: any("#" in path.name and path.stat().st_size for path in files_in(server.data_dir)))
+    return f"/api/requests/{item['id']}"
+
+
+def take_picture(server: ServerProcess, path: str) -> None:
+    """Once it is there: it is whole."""
+    until(lambda: server.call("GET", path)[1].get("status") == "completed", timeout_s=60)
+    _, item = server.call("GET", path)
+    [file] = item["output_data"]["files"]
+    assert receive(server, file["url"]) == hashlib.sha256(PICTURE.body).hexdigest()
+
+
+def assert_one_is_kept(data_dir: Path, database: str) -> None:
+    query(database, ALL_DUE)
+    until(lambda: [row["state"] for row in query(database, "SELECT state FROM public.files")] == ["kept"], timeout_s=40)
+    assert len([path for path in files_in(data_dir) if "#" not in path.name]) == 1
+
+
+async def test_a_kill_in_the_middle_of_a_picture_leaves_the_one_that_is_made_after_it(
+    tmp_path: Path, database: str
+) -> None:
+    data_dir = tmp_path / "data"
+    async with (
+        FakeHuggingFace(HALF, default=lambda _: PICTURE) as upstream,
+        serving(data_dir, DATABASE_URL=database, HF_BASE_URL=upstream.url, TEXT_MODELS="org/m") as process,
+    ):
+        path = await asyncio.to_thread(draw, process)
+        process.kill()
+        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(take_picture, process, path)
+        await asyncio.to_thread(assert_one_is_kept, data_dir, database)
+    assert len(upstream.calls) == 2
+
+
+@pytest.mark.slow
+async def test_another_server_makes_the_picture_of_one_that_died(tmp_path: Path, database: str) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "files").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "files").symlink_to(data_dir / "files")
+    async with FakeHuggingFace(HALF, default=lambda _: PICTURE) as upstream:
+        settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url, "TEXT_MODELS": "org/m"}
+        async with serving(data_dir, **settings) as one, serving(tmp_path / "other", **settings) as other:
+            other.token = one.token
+            path = await asyncio.to_thread(draw, one)
+            one.kill()
+            await asyncio.to_thread(take_picture, other, path)
+            await asyncio.to_thread(assert_one_is_kept, data_dir, database)
+
+
+@pytest.mark.slow
+async def test_the_database_goes_in_the_middle_of_a_picture(tmp_path: Path) -> None:
+    """An embedded one, that is killed: an outage, after which the request completes, with one picture."""
+    data_dir = tmp_path / "data"
+    async with (
+        FakeHuggingFace(SLOW, default=lambda _: PICTURE) as upstream,
+        serving(data_dir, HF_BASE_URL=upstream.url, TEXT_MODELS="org/m") as process,
+    ):
+        path = await asyncio.to_thread(draw, process)
+        kill_postgres(process)
+        await asyncio.to_thread(until, lambda: process.call("GET", "/health/ready")[0] == 200)
+        await asyncio.to_thread(take_picture, process, path)
+        await asyncio.to_thread(assert_one_is_kept, data_dir, embedded_url(process))
+
+
+def kill_postgres(server: ServerProcess) -> None:
+    """All processes of the embedded one but the first, which takes itself up again."""
+    assert server.process is not None
+    [postmaster] = [child for child in psutil.Process(server.process.pid).children() if child.name() == "postgres"]
+    for child in postmaster.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 def test_a_server_that_is_killed_while_it_deletes_goes_on_when_it_is_back(tmp_path: Path, database: str) -> None:
     data_dir = tmp_path / "data"
     with server(data_dir, database) as process:
@@ -284,11 +371,7 @@ def test_the_database_goes_in_the_middle_of_an_upload(tmp_path: Path) -> None:
         process.sign_up()
         upload = begin(process, 9 * MIB, 8 * MIB)
         until(lambda: bool(files_in(data_dir)))
-        assert process.process is not None
-        [postmaster] = [child for child in psutil.Process(process.process.pid).children() if child.name() == "postgres"]
-        for child in postmaster.children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+        kill_postgres(process)
         upload.sendall(bytes(MIB))
         upload.settimeout(30)
         answer = upload.recv(65536)

@@ -170,3 +170,19 @@ async def test_no_statement_reads_all_files(
     scans = await _scans(planner, query, *args, table="files")
     assert scans
     assert {scan.get("Index Name", scan["Node Type"]) for scan in scans} <= indexes
+
+
+async def test_the_deletion_of_a_request_reads_no_table_of_files_whole(planner: "asyncpg.Connection[Any]") -> None:
+    """Its trigger shows no plan, but the counters of this transaction tell how tables were read."""
+    transaction = planner.transaction()
+    await transaction.start()
+    try:
+        await planner.execute("DELETE FROM public.model_requests WHERE id = $1", ROW)
+        [scans] = await planner.fetch(
+            "SELECT sum(seq_scan) AS whole, sum(idx_scan) AS indexed FROM pg_stat_xact_user_tables"
+            " WHERE relname IN ('files', 'file_uses')"
+        )
+    finally:
+        await transaction.rollback()
+    assert scans["whole"] == 0
+    assert scans["indexed"] > 0

@@ -1,7 +1,7 @@
 """What becomes of a file: it stays as long as something keeps it, and then goes, object and row, whatever crashed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -11,6 +11,7 @@ import pytest
 from server.errors import Conflict, NotFound, Unavailable
 from server.inference.events import FileChunk
 from server.model_request import InstanceId
+from server.storage.objects import ObjectKey
 from tests.fakes.media import PNG
 from tests.integration.files import Desk, image, open_desk, stream
 from tests.rows import add_instance
@@ -271,6 +272,36 @@ async def test_a_reply_that_is_lost_loses_nothing(desk: Desk, lost: str) -> None
         await desk.reap(later=False)
     desk.wire.lose_replies, desk.wire.on_statement = 0, lambda _: None
     await desk.reap()
+    assert (desk.kept(), await desk.states()) == (set(), {})
+
+
+async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account goes in the middle of an upload, whose last bytes come between the deletions of object and row."""
+    delete = desk.objects.delete
+    has_come, is_deleted = asyncio.Event(), asyncio.Event()
+
+    async def delete_and_wait(keys: Sequence[ObjectKey]) -> None:
+        await delete(keys)
+        if not is_deleted.is_set():
+            is_deleted.set()
+            await has_come.wait()
+
+    async def last_bytes() -> AsyncIterator[bytes]:
+        yield PNG + bytes(1000)
+        await desk.uploads.forget(desk.user)
+        reaping.append(asyncio.create_task(desk.reap(later=False)))
+        await is_deleted.wait()
+        yield bytes(10)
+
+    reaping: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(desk.objects, "delete", delete_and_wait)
+    with pytest.raises(Unavailable):
+        await desk.uploads.take(desk.user, last_bytes(), declared_type="", size=2000)
+    has_come.set()
+    await asyncio.gather(*reaping)
+    await desk.reap(later=False)  # as it does at once: the upload woke it
     assert (desk.kept(), await desk.states()) == (set(), {})
 
 
