@@ -183,6 +183,7 @@ async def test_a_run_whose_rows_were_taken_away_leaves_nothing(desk: Desk) -> No
     await desk.reap()
     with pytest.raises(Unavailable):
         await outputs.finish()
+    await outputs.discard()  # as its generator does
     assert (desk.kept(), await desk.states()) == (set(), {})
 
 
