@@ -5,6 +5,7 @@ never rides in a transaction that anybody waits for.
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +22,10 @@ EVERYONE = "ai_sdk"
 PAUSE_S = 0.005
 MAX_PAYLOAD_BYTES = 7_900
 """Postgres takes less than 8,000 (NOTIFY, "payload string")."""
-MAX_WAITING = 20_000
+PAYLOADS_AT_ONCE = 200
+MAX_WAITING = 5_000
+"""Messages; beyond that the oldest are dropped."""
+MAX_CHANGED = 20_000
 IDS_PER_HINT = 150
 _AROUND = len("[,]")
 _RETRY_S = 1.0
@@ -54,7 +58,7 @@ class Hints:
 
     def changed(self, request_id: RequestId) -> None:
         """This request stands otherwise than before."""
-        if not self._lease.is_alone and len(self._changed) < MAX_WAITING:
+        if not self._lease.is_alone and len(self._changed) < MAX_CHANGED:
             self._changed[request_id] = None
             self._news.set()
 
@@ -79,10 +83,10 @@ class Hints:
         for start in range(0, len(changed), IDS_PER_HINT):
             self.tell_everyone("changed", changed[start : start + IDS_PER_HINT])
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
-        if payloads := list(self._payloads(waiting)):
-            await self._line.fetch(
-                self._queries["notify_instances"], [channel for channel, _ in payloads], [text for _, text in payloads]
-            )
+        payloads = self._payloads(waiting)
+        while batch := list(itertools.islice(payloads, PAYLOADS_AT_ONCE)):
+            channels, texts = zip(*batch, strict=True)
+            await self._line.fetch(self._queries["notify_instances"], channels, texts)
 
     def _payloads(self, waiting: deque[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
         """Messages in the order in which they came, as many in one as fit. One that can never fit is not sent."""

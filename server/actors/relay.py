@@ -5,6 +5,7 @@ keeps the owner sending, and repairs what was lost on the way.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from server.transcript import Position, Transcript
 
 PART_CHARS = 1_000
 """Of one hint: six bytes each in the worst case, when all of them are escaped, and 8,000 bytes are the limit."""
+PARTS_AT_ONCE = 100
+"""For one reader's instance, then it is the others' turn: who asks for a long text must not fill the hints with it."""
 PAUSE_S = 0.01
 ASK_INTERVAL_S = 3.0
 SEND_FOR_S = 10.0
@@ -137,12 +140,16 @@ class Relay:
         now = time.monotonic()
         for key, outbox in list(self._outboxes.items()):
             request_id, reader = key
-            for part in outbox.transcript.since(outbox.position, limit=PART_CHARS):
+            parts = outbox.transcript.since(outbox.position, limit=PART_CHARS)
+            for part in itertools.islice(parts, PARTS_AT_ONCE):
                 start, run = part.end.offset - len(part.text), part.end.run
                 outbox.position = part.end
                 told = (part.segment, part.number, part.name, part.text)
                 self._hints.tell(reader, "text", request_id, outbox.epoch, start, run, *told)
-            if now >= outbox.until or outbox.transcript.is_complete:
+            has_more = outbox.position < outbox.transcript.end
+            if has_more:
+                self._stirred.set()
+            if now >= outbox.until or (outbox.transcript.is_complete and not has_more):
                 del self._outboxes[key]
                 if all(other.transcript is not outbox.transcript for other in self._outboxes.values()):
                     outbox.transcript.readers.discard(self._stirred.set)

@@ -1,6 +1,8 @@
 """Cancel and delete: the upstream call stops, what there is stays, and there is one end."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID
@@ -194,3 +196,42 @@ async def test_nobody_ends_what_is_not_theirs(api: Api, method: str, path: str) 
     assert (await stranger.send(method, f"/api/requests/{running}{path}")).status == 404
     assert (await stranger.send(method, f"/api/requests/nonsense{path}")).status == 404
     assert (await api.get(f"/api/requests/{running}?wait=20")).json["status"] == "completed"
+
+
+async def test_whoever_ends_a_request_at_whatever_moment_its_stream_has_one_end(
+    online: Api, upstream: FakeHuggingFace
+) -> None:
+    """Cancelled or deleted while it starts, streams, is recorded, or has ended."""
+    upstream.default = lambda _: replace(chat_answer(*["word "] * 20, finish="stop"), pause_s=0.005)
+    chance = random.Random(3)  # noqa: S311 - moments, not keys
+    ends: Counter[tuple[bool, int, str]] = Counter()
+
+    async def race(number: int) -> None:
+        is_deleted = bool(number % 2)
+        async with created(online, str(number)) as source:
+            path = f"/api/requests/{(await source.until('status'))[0].data['id']}"
+
+            async def end() -> Reply:
+                await asyncio.sleep(chance.uniform(0, 0.25))
+                return await (online.send("DELETE", path) if is_deleted else online.post(f"{path}/cancel"))
+
+            reply, events = await asyncio.gather(end(), source.all())
+        final = final_of(events)
+        ends[is_deleted, reply.status, final.name] += 1
+        if is_deleted:
+            assert (await online.get(path)).status == 404
+            return
+        stored = (await online.get(path)).json
+        assert (final.name == "cancelled") == (reply.status == 200)
+        assert stored == final.data
+        async with events_of(online, f"{path}/events") as source:
+            assert joined(await source.all()) == joined(events) == (stored["output_data"] or {}).get("output", "")
+        assert (await online.get(f"{path}/events", headers={"Last-Event-ID": final.id})).status == 204
+
+    for _ in range(3):
+        await asyncio.gather(*(race(number) for number in range(20)))
+    assert set(ends) <= {
+        *((False, 200, "cancelled"), (False, 409, "completed")),
+        *((True, 204, "cancelled"), (True, 204, "completed")),
+    }
+    assert len(ends) > 2

@@ -194,8 +194,8 @@ async def test_anything_can_be_said_on_the_channels_without_harm(both: tuple[Api
     for _ in range(500):
         message = [chance.choice(kinds), *chance.choices(strange, k=chance.randrange(9))]
         payloads.append(json.dumps([stranger, message, ["changed", [running]]]))
-    offsets: list[Any] = [1.5, "1", None, [], -7, 2**62]
-    for offset in offsets:
+    no_offsets: list[Any] = [1.5, "1", None, [], -7, 2**62]
+    for offset in no_offsets:
         payloads.append(json.dumps([stranger, ["follow", running, 1, offset, 0, stranger]]))
         payloads.append(json.dumps([stranger, ["follow", running, 1, 0, offset, stranger]]))
     async with connected(database) as connection:

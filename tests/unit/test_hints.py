@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.actors import hints as hints_module
 from server.actors.heartbeat import Lease
-from server.actors.hints import EVERYONE, IDS_PER_HINT, Hints, channel_of
+from server.actors.hints import EVERYONE, IDS_PER_HINT, MAX_WAITING, PAYLOADS_AT_ONCE, Hints, channel_of
 from server.model_request import InstanceId, mint_id
 from server.storage.database import DatabaseAway, Line
 
@@ -33,6 +33,7 @@ class FakeLine:
 
     async def fetch(self, _query: str, channels: list[str], payloads: list[str]) -> list[Any]:
         self.calls += 1
+        assert len(payloads) <= PAYLOADS_AT_ONCE
         if self.failures:
             self.failures -= 1
             raise DatabaseAway("no answer")
@@ -90,6 +91,15 @@ async def test_changes_are_told_once_each_and_none_is_left_out() -> None:
     told = [text for kind, texts in line.heard(EVERYONE) if kind == "changed" for text in texts]
     assert told == [str(request_id) for request_id in ids]
     assert max(len(payload.encode()) for _, payload in line.payloads) <= POSTGRES_TAKES_BYTES
+
+
+async def test_what_waits_while_the_database_does_not_answer_is_bounded() -> None:
+    line = FakeLine()
+    hints, _ = hints_on(line)
+    for number in range(2 * MAX_WAITING):
+        hints.tell_everyone("text", number, "x" * 5_000)
+    await hints._flush()
+    assert [number for _, number, _ in line.heard(EVERYONE)] == list(range(MAX_WAITING, 2 * MAX_WAITING))
 
 
 async def test_nothing_is_said_while_nobody_else_lives() -> None:

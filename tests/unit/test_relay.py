@@ -88,9 +88,16 @@ class Pair:
             self.pass_on(0)
 
 
-def content(transcript: Transcript) -> list[tuple[Any, ...]]:
-    """Character by character, and calls without arguments as themselves."""
-    return [(part.segment, part.number, part.name, part.text) for part in transcript.since(START, limit=1)]
+def content(transcript: Transcript) -> list[Any]:
+    """Segment by segment, each followed by its characters: a call may have no arguments yet."""
+    found: list[Any] = []
+    run = -1
+    for part in transcript.since(START, limit=1):
+        if part.end.run != run:
+            run = part.end.run
+            found.append((part.segment, part.number, part.name))
+        found += part.text
+    return found
 
 
 @given(_deltas, st.lists(st.integers(0, 3), max_size=80), st.data())
@@ -119,6 +126,21 @@ def test_a_mirror_is_a_prefix_of_its_source_and_complete_after_a_repetition(
         pair.owner._send()
         pair.pass_all_on()
         assert content(pair.mirror) == content(pair.source)
+
+
+def test_a_long_text_is_sent_in_turns() -> None:
+    pair = Pair()
+    pair.source.append(Delta("x" * 1_000_000))
+    pair.source.is_complete = True
+    pair.pass_on(0)
+    sizes = []
+    while pair.owner._outboxes:
+        pair.owner._send()
+        sizes.append(len(pair.owner_wire.waiting))
+        pair.pass_all_on()
+    assert max(sizes) == relay_module.PARTS_AT_ONCE
+    assert pair.mirror.length == 1_000_000
+    assert not pair.source.readers
 
 
 BAD_ASKS: list[list[Any]] = [
