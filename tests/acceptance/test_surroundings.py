@@ -23,9 +23,11 @@ async def test_health_tells_the_backend_and_the_checks(api: Api) -> None:
 
 
 async def test_health_counts_the_instances_of_the_database(start: Start) -> None:
-    api, other = await start(), await start()
-    other.app[keys.ENGINE].lease.live_instances = 7
-    assert [(await server.get("/health")).json["instances"] for server in (api, other)] == [1, 7]
+    api = await start()
+    assert (await api.get("/health")).json["instances"] == 1
+    await start()
+    await api.app[keys.ENGINE]._heartbeat.beat()
+    assert (await api.get("/health")).json["instances"] == 2
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
