@@ -128,7 +128,9 @@ class RequestStream:
         news = self._follower.take_news()
         if news is not None and news.epoch >= known.epoch:
             known = news
-        if self._follower.take_look() or (known.status.is_final and known.body is None):
+        must_look = self._follower.take_look()
+        # Who was stuck has been told of the end as well as to look for it: one object serves all of them.
+        if known.body is None and (must_look or known.status.is_final):
             try:
                 known = await self._read_view() or self._gone(known)
             except Unavailable:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
@@ -33,6 +34,7 @@ class Switchboard:
         self._watches: dict[RequestId, set[Interest]] = {}
         self._count = 0
         self._kept_bytes = 0
+        self._holders: Counter[int] = Counter()
         self._hinted: set[RequestId] = set()
         self._news = asyncio.Event()
         self.is_closed = False
@@ -63,13 +65,21 @@ class Switchboard:
             del self._watches[watch.request_id]
 
     def keep(self, view: View | None, *, instead_of: View | None) -> View | None:
-        """What a waiter may hold on to: the view as it is, or without its object when all of them are too much."""
-        if instead_of is not None:
-            self._kept_bytes -= instead_of.size
-        if view is not None:
-            if self._kept_bytes + view.size > MAX_KEPT_BYTES:
-                view = View(view.status, view.epoch)
-            self._kept_bytes += view.size
+        """What a waiter may hold on to: the view as it is, or without its object when all of them are too much.
+
+        An object that was told to many is counted once: they share its bytes.
+        """
+        if instead_of is not None and instead_of.body is not None:
+            self._holders[id(instead_of.body)] -= 1
+            if not self._holders[id(instead_of.body)]:
+                del self._holders[id(instead_of.body)]
+                self._kept_bytes -= instead_of.size
+        if view is not None and view.body is not None:
+            if id(view.body) not in self._holders:
+                if self._kept_bytes + view.size > MAX_KEPT_BYTES:
+                    return View(view.status, view.epoch)
+                self._kept_bytes += view.size
+            self._holders[id(view.body)] += 1
         return view
 
     def publish(self, request_id: RequestId, view: View) -> None:

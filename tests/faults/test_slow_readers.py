@@ -22,8 +22,8 @@ MIB = 1024 * 1024
 DRAIN_S, CLOSE_S = 1.0, 10.0
 """How long a stop waits for generations, and then for connections that take nothing (twice five seconds)."""
 PER_READER_BYTES = 1024 * 1024
-"""What a reader that does not read may cost: pieces of 64 KiB in several hands on their way to it (0.8 MiB were measured),
-and never a copy of the text, which has six times as much."""
+"""What a reader that does not read may cost: pieces of 64 KiB in several hands on their way to it (0.8 MiB measured). A
+copy of the text would be six times as much."""
 
 
 @asynccontextmanager

@@ -233,7 +233,7 @@ async def test_waiters_keep_no_more_objects_than_memory_is_set_aside_for(
     monkeypatch.setattr(switchboard_module, "MAX_KEPT_BYTES", 10)
     large, small = View(Status.PENDING, 0, b"12345678"), View(Status.PROCESSING, 1, b"12")
     with switchboard.watch(mint_id()) as first, switchboard.watch(mint_id()) as second:
-        first.seen = second.seen = large
+        first.seen, second.seen = large, View(Status.PENDING, 0, b"87654321")
         assert (first.seen, second.seen) == (large, View(Status.PENDING, 0))
         second.seen = small
         assert second.seen == small
@@ -243,3 +243,19 @@ async def test_waiters_keep_no_more_objects_than_memory_is_set_aside_for(
     with switchboard.watch(mint_id()) as third:
         third.seen = large
         assert third.seen == large
+
+
+async def test_an_object_that_many_keep_is_counted_once(
+    switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchboard_module, "MAX_KEPT_BYTES", 10)
+    shared, other = View(Status.COMPLETED, 1, b"12345678"), View(Status.COMPLETED, 1, b"87654321")
+    with switchboard.watch(mint_id()) as first:
+        with switchboard.watch(mint_id()) as second:
+            first.seen = second.seen = shared
+            assert (first.seen, second.seen) == (shared, shared)
+        first.seen = other
+        assert first.seen == other
+    with switchboard.watch(mint_id()) as third:
+        third.seen = other
+        assert third.seen == other
