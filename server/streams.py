@@ -130,7 +130,8 @@ class RequestStream:
             known = news
         must_look = self._follower.take_look()
         # Who was stuck has been told of the end as well as to look for it: one object serves all of them.
-        if known.body is None and (must_look or known.status.is_final):
+        has_end = known.status.is_final and known.body is not None
+        if not has_end and (must_look or known.status.is_final):
             try:
                 known = await self._read_view() or self._gone(known)
             except Unavailable:
