@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 START_TIMEOUT_S = 20.0
-CALL_TIMEOUT_S = 40.0
+CALL_TIMEOUT_S = 20.0
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless",

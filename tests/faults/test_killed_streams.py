@@ -98,7 +98,7 @@ async def _round(
     kill_after_s: float,
     upstream: CountingUpstream,
     is_restarted: bool = True,
-    timeout_s: float = 150.0,
+    timeout_s: float = 60.0,
 ) -> list[Reader]:
     """Requests that run in one process are read at the same or at another; the first is killed meanwhile."""
     prompts = [f"round {number} request {index}" for index in range(READERS)]

@@ -88,6 +88,10 @@ class Reader:
         async for batch in self.stream.batches():
             self.events += batch
 
+    def look(self) -> None:
+        """What the sweep of the switchboard does when a row changed elsewhere."""
+        self._follower.tell(None)
+
     async def settle(self) -> list[str]:
         """Everything that follows from what was done, in short."""
         for _ in range(20):
@@ -282,11 +286,25 @@ async def test_a_database_that_is_away_ends_no_stream(world: World, monkeypatch:
         await reader.settle()
         world.is_away = True
         world.view = View(Status.COMPLETED, 1, b"{}")
-        follower = reader.stream._follower
-        follower.tell(None)
+        reader.look()
         await reader.settle()
         world.is_away = False
         assert (await reader.end())[-1] == "completed 1.1-1"
+
+
+async def test_a_row_that_was_read_while_it_ran_is_read_again_when_that_is_asked_for(world: World) -> None:
+    """What the database answers has an object in every state; only that of the end is the last word."""
+    world.view = View(RUNNING, 1, b'{"status":"processing"}')
+    async with Reader(world) as reader:
+        reader.look()
+        assert await reader.settle() == ["status 1.1-0"]
+        world.view = View(RUNNING, 2, b'{"status":"processing"}')
+        reader.look()
+        assert await reader.settle() == ["status 1.1-0", "status 2.1-0"]
+        world.stored = Transcript.rebuild({"output": "kept"})
+        world.view = View(Status.COMPLETED, 2, b'{"end":true}')
+        reader.look()
+        assert (await reader.end())[2:] == ["delta 2.1-4", "completed 2.1-5"]
 
 
 async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World) -> None:
