@@ -46,21 +46,26 @@ class _Bucket(AsyncLimiter):
 
 
 class RateLimiter:
-    """At most `per_minute` of something for each key, in bursts of up to that many; 0 switches it off.
+    """At most `per_minute` of something for each key, in bursts of up to `burst` (that many); 0 switches it off.
 
     The table holds `max_keys` buckets, the least recently used is dropped. A dropped bucket would be a fresh start for
     its owner, so the table is far larger than the number of keys one client can afford to use in a minute: users have
     one each, addresses are taken by the network.
     """
 
-    def __init__(self, name: str, per_minute: int, *, max_keys: int = MAX_KEYS) -> None:
+    def __init__(self, name: str, per_minute: int, *, burst: int | None = None, max_keys: int = MAX_KEYS) -> None:
         self.name = name
         self._limit = per_minute
+        self._burst = burst or per_minute
         self._max_keys = max_keys
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+    @property
+    def is_off(self) -> bool:
+        return not self._limit
 
     @property
     def _interval_s(self) -> float:
@@ -101,21 +106,21 @@ class RateLimiter:
     def _bucket(self, key: str) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(self._limit, PERIOD_S)
+            bucket = self._buckets[key] = _Bucket(self._burst, self._burst * self._interval_s)
             if len(self._buckets) > self._max_keys:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
         return bucket
 
     def _until_room_s(self, bucket: _Bucket) -> float:
-        return max(0.0, bucket.level + 1 - self._limit) * self._interval_s
+        return max(0.0, bucket.level + 1 - self._burst) * self._interval_s
 
     def _permission(self, level: float) -> Verdict:
         return Verdict(
             name=self.name,
             allowed=True,
             limit=self._limit,
-            remaining=math.floor(self._limit - level),
+            remaining=math.floor(self._burst - level),
             reset_s=math.ceil(level * self._interval_s),
         )
 

@@ -99,6 +99,7 @@ class Settings(BaseSettings):
 
     model_timeout: int = Field(90_000, ge=100, le=3_600_000)
     max_retries: int = Field(3, ge=0, le=10)
+    model_rate_per_minute: int = Field(0, ge=0)
     retention_days: int = Field(0, ge=0)
 
     log_level: str = "info"

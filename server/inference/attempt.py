@@ -33,14 +33,14 @@ Step = Progress | Completed | Failure
 
 
 class Attempt:
-    """`gap_s` is the longest silence in an answer that has begun; the first byte may take the whole `timeout_s`."""
+    """`gap_s` is the longest silence in an answer that has begun; the first byte may take the whole time."""
 
-    def __init__(self, transport: Transport, *, timeout_s: float, gap_s: float, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, transport: Transport, *, gap_s: float, sleep: Sleep = asyncio.sleep) -> None:
         self._transport = transport
-        self.timeout_s = timeout_s
         self._gap_s = gap_s
         self._sleep = sleep
-        self._deadline = Deadline(timeout_s)
+        self._timeout_s: float
+        self._deadline: Deadline
         self._hops = 0
         self._addresses: set[str] = set()
         self.provider: str | None = None
@@ -50,11 +50,15 @@ class Attempt:
         self.blames_upstream = True
         """Whether a failure says anything of upstream: that of an input file does not."""
 
-    async def run(self, wire: WireRequest, read: OpenReader, *, model: str | None) -> AsyncGenerator[Step, None]:
-        """What the answer is made of as it comes, ending with a `Completed` or a `Failure`, within the time.
+    async def run(
+        self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float
+    ) -> AsyncGenerator[Step, None]:
+        """What the answer is made of as it comes, ending with a `Completed` or a `Failure`, within `timeout_s`.
 
         Closing it closes the connection at once, in whatever phase it is.
         """
+        self._timeout_s = timeout_s
+        self._deadline = Deadline(timeout_s)
         while True:
             reader = body = cut = None
             self.is_abroad = wire.is_foreign
@@ -109,17 +113,17 @@ class Attempt:
         if self._hops > MAX_HOPS or len(self._addresses) > MAX_ADDRESSES:
             return _IN_CIRCLES
         if follow_up.pause_s >= self._deadline.left_s:
-            return explain(TimeoutError(), timeout_s=self.timeout_s, awaited="finish its answer")
+            return explain(TimeoutError(), timeout_s=self._timeout_s, awaited="finish its answer")
         return None
 
     def _explain(self, error: BaseException, *, has_begun: bool) -> UpstreamError:
         if not has_begun:
-            return explain(error, timeout_s=self.timeout_s)
+            return explain(error, timeout_s=self._timeout_s)
         if not isinstance(error, TimeoutError):
             return BROKEN_OFF
         if self._deadline.left_s > 0:
             return explain(error, timeout_s=self._gap_s, awaited="go on with its answer")
-        return explain(error, timeout_s=self.timeout_s, awaited="finish its answer")
+        return explain(error, timeout_s=self._timeout_s, awaited="finish its answer")
 
 
 def _together(events: list[Progress]) -> list[Progress]:

@@ -20,6 +20,7 @@ def create_upstream(settings: Settings) -> Upstream:
         timeout_s=settings.model_timeout_s,
         max_retries=settings.max_retries,
         connections=settings.concurrency,
+        rate_per_minute=settings.model_rate_per_minute,
     )
 
 
@@ -30,4 +31,5 @@ def _edge_function(settings: Settings) -> EdgeFunction:
         key="" if key is None else key.get_secret_value(),  # the settings see to it that there are both
         timeout_s=EDGE_TIMEOUT_S,
         connections=settings.concurrency,
+        rate_per_minute=settings.model_rate_per_minute,
     )

@@ -25,13 +25,16 @@ _NEW_KEY = "sb_"
 class EdgeFunction(HuggingFace):
     """Hugging Face, spoken to by way of the function: the same answers, other credentials, one call for all tries."""
 
-    def __init__(self, *, supabase_url: str, key: str, timeout_s: float, connections: int) -> None:
+    def __init__(
+        self, *, supabase_url: str, key: str, timeout_s: float, connections: int, rate_per_minute: int = 0
+    ) -> None:
         super().__init__(
             base_url=f"{supabase_url}/functions/v1/hf-inference",
             token=key,
             timeout_s=timeout_s,
             max_retries=_MAX_RETRIES,
             connections=connections,
+            rate_per_minute=rate_per_minute,
         )
 
     async def check(self) -> Check:

@@ -31,11 +31,15 @@ from server.inference.protocol import (
     reader_for,
 )
 from server.inference.questions import Reply, ask
-from server.inference.resilience import Deadline, Jitter, RetryBudget, RetryPlan
+from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudget, RetryPlan
 from server.inference.transport import Transport, explain
+from server.limits import RateLimiter
 
 GAP_S = 60.0
 """Between two chunks of an answer that has begun; the first may take the whole time of a try."""
+_BURSTS_PER_MINUTE = 10
+"""Whoever may make 60 calls a minute makes up to six at once: the provider's minute need not be ours."""
+_OTHERS_FIRST = "The server limits how often it calls this model, and others came first."
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,7 @@ class HuggingFace:
         timeout_s: float,
         max_retries: int,
         connections: int,
+        rate_per_minute: int = 0,
         gap_s: float = GAP_S,
         sleep: Sleep = asyncio.sleep,
         jitter: Jitter = random.uniform,
@@ -79,6 +84,7 @@ class HuggingFace:
         self.breaker = breaker or Breaker()
         self._circuits = circuits or ModelCircuits()
         self._refusals = refusals or TokenRefusals()
+        self._pace = RateLimiter("model", rate_per_minute, burst=max(1, rate_per_minute // _BURSTS_PER_MINUTE))
         self._transport = Transport(base_url, credentials=self._credentials(), connections=connections)
         self._first_model = FirstModel(self._ask_for_models)
         self._live_listing = LiveListing(self._ask_for_models)
@@ -96,12 +102,10 @@ class HuggingFace:
         )
         shown: Event | None = None
         while True:
-            attempt = Attempt(
-                self._transport, timeout_s=deadline.bound(self._timeout_s), gap_s=self._gap_s, sleep=self._sleep
-            )
+            attempt = Attempt(self._transport, gap_s=self._gap_s, sleep=self._sleep)
             tried, failure = plan.model, None
             try:
-                async with contextlib.aclosing(await self._begin(call, tried, attempt)) as steps:
+                async with contextlib.aclosing(await self._begin(call, tried, attempt, deadline)) as steps:
                     async for step in steps:
                         if isinstance(step, Failure):
                             failure = step
@@ -146,20 +150,35 @@ class HuggingFace:
         await self._live_listing.close()
         await self._transport.close()
 
-    async def _begin(self, call: Call, model: str | None, attempt: Attempt) -> AsyncGenerator[Step, None]:
+    async def _begin(
+        self, call: Call, model: str | None, attempt: Attempt, deadline: Deadline
+    ) -> AsyncGenerator[Step, None]:
         """The steps of a try. Raises `_NotCalled` where there is none to be made."""
         if (refusal := self._refusals.standing(_name_of(call, model))) is not None:
             raise _NotCalled(refusal, blames_upstream=False)
+        await self._take_turn(_name_of(call, model), deadline)
+        timeout_s = deadline.bound(self._timeout_s)
         self.breaker.begin()
         try:
-            model, wire, read = await self._prepare(call, model, attempt.timeout_s)
+            model, wire, read = await self._prepare(call, model, timeout_s)
         except BadModel as error:
             raise _NotCalled(UpstreamError(str(error)), blames_upstream=False) from None
         except NoModel as reason:
             raise _NotCalled(reason.error, blames_upstream=True) from None
         except TimeoutError as error:
-            raise _NotCalled(explain(error, timeout_s=attempt.timeout_s), blames_upstream=True) from None
-        return attempt.run(wire, read, model=model)
+            raise _NotCalled(explain(error, timeout_s=timeout_s), blames_upstream=True) from None
+        return attempt.run(wire, read, model=model, timeout_s=timeout_s)
+
+    async def _take_turn(self, name: str, deadline: Deadline) -> None:
+        """Space the calls of a model, where that is wanted. Raises `_NotCalled` if its turn is too far away to wait."""
+        if self._pace.is_off:
+            return
+        wait_s = self._pace.put_off(name)
+        if wait_s >= min(MAX_PAUSE_S, deadline.left_s):
+            self._pace.give_back(name)
+            error = UpstreamError(_OTHERS_FIRST, is_transient=True, retry_after_s=wait_s, max_retries=0)
+            raise _NotCalled(error, blames_upstream=False)
+        await self._sleep(wait_s)
 
     async def _prepare(
         self, call: Call, model: str | None, timeout_s: float

@@ -71,6 +71,15 @@ async def test_a_refusal_counts_nothing(clock: Clock) -> None:
     assert check(limiter).allowed
 
 
+async def test_a_burst_may_be_smaller_than_what_a_minute_holds(clock: Clock) -> None:
+    limiter = RateLimiter("model", 60, burst=6)
+    spend(limiter, 6)
+    assert check(limiter) == Verdict("model", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0)
+    assert [limiter.put_off("alice") for _ in range(3)] == [1.0, 2.0, 3.0]
+    clock.go_on(9)
+    spend(limiter, 6)
+
+
 async def test_a_minute_of_rest_gives_everything_back(clock: Clock) -> None:
     limiter = RateLimiter("create", 60)
     spend(limiter, 60)

@@ -130,3 +130,36 @@ async def test_a_model_that_loads_for_long_waits_in_the_backlog(client: Client) 
     assert failed.transient
     assert failed.retry_after_s == 20
     assert client.sleep.pauses == []
+
+
+async def test_calls_of_a_model_are_spaced_as_the_operator_says(connect: Connect) -> None:
+    client = connect(rate_per_minute=60)
+    client.fake.default = lambda _: chat_answer("fine")
+    for _ in range(9):
+        await client.complete(MODELS[0])
+    assert client.sleep.pauses == pytest.approx([*[0] * 6, 1, 2, 3], abs=0.5)
+    await client.complete(MODELS[1])
+    assert client.sleep.pauses[-1] == 0, "each model has a pace of its own"
+
+
+async def test_who_would_wait_long_for_a_turn_does_so_in_the_backlog(connect: Connect) -> None:
+    client = connect(rate_per_minute=6)  # one at once, then one every ten seconds
+    client.fake.default = lambda _: chat_answer("fine")
+    await client.complete(MODELS[0])
+    for _ in range(3):
+        failed = await client.fail(*MODELS)
+        assert failed.transient
+        assert failed.retry_after_s == pytest.approx(10, abs=0.5)
+    assert client.sleep.pauses == [0]
+    assert len(client.fake.calls) == 1
+    assert client.upstream.breaker.outage is None
+
+
+async def test_a_turn_that_comes_after_the_deadline_is_left_to_others(connect: Connect) -> None:
+    client = connect(rate_per_minute=30)
+    client.fake.default = lambda _: chat_answer("fine")
+    for _ in range(3):
+        await client.complete(MODELS[0])
+    assert (await client.fail(MODELS[0], timeout_s=1)).transient
+    await client.complete(MODELS[0])
+    assert client.sleep.pauses == pytest.approx([0, 0, 0, 2], abs=0.5)
