@@ -121,13 +121,13 @@ class Generator:
             return _overdue(model_request)
         outputs = self._files.outputs(model_request)
         is_kept = False
+        timer = asyncio.get_running_loop().call_later(
+            left_s + STORING_S, self._workload.stop, model_request.id, StopReason.LATE
+        )
         try:
-            async with asyncio.timeout(left_s + STORING_S):
-                outcome = await self._call(running, outputs, left_s)
+            outcome = await self._call(running, outputs, left_s)
             is_kept = isinstance(outcome, Completed)
             return outcome
-        except TimeoutError:  # upstream keeps to its deadline by itself
-            return Failed(Code.SERVER_ERROR, _NOT_STORED, running.transcript.partial())
         except FileGone as error:
             return Failed(Code.VALIDATION_ERROR, str(error))
         except Unavailable as problem:  # of the files: that is an outage, too
@@ -136,6 +136,7 @@ class Generator:
         except Problem as problem:
             return Failed(problem.code, f"The model's answer could not be kept. {problem.detail}")
         finally:
+            timer.cancel()
             if not is_kept:
                 await outputs.discard()
 
@@ -254,6 +255,8 @@ def _stopped(reason: StopReason, transcript: Transcript) -> Outcome | None:
     match reason:
         case StopReason.CANCELLED:
             return Cancelled(transcript.partial(), model=transcript.model)
+        case StopReason.LATE:
+            return Failed(Code.SERVER_ERROR, _NOT_STORED, transcript.partial())
         case StopReason.SHUTDOWN:
             return Interrupted(0.0)
         case StopReason.LOST:

@@ -77,11 +77,11 @@ class Journal:
             raise Unavailable("The database is not available; try again.", retry_after_s=2)
         entry = self._accepts.add(row)
         self._wake()
+        timer = asyncio.get_running_loop().call_later(ACCEPT_TIMEOUT_S, _give_up, entry)
         try:
-            async with asyncio.timeout(ACCEPT_TIMEOUT_S):
-                return await entry.reply
-        except TimeoutError:
-            raise Unavailable("The database does not answer; try again.", retry_after_s=2) from None
+            return await entry.reply
+        finally:
+            timer.cancel()
 
     async def record(self, row: FinalRow) -> Recorded:
         """Write a final state; waits as long as it takes. Raises asyncpg's error when the row itself is refused."""
@@ -269,6 +269,10 @@ class Journal:
         if self._away_since is not None:
             log.info("database_back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
+
+
+def _give_up(entry: Entry[Any, Any]) -> None:
+    entry.reject(Unavailable("The database does not answer; try again.", retry_after_s=2))
 
 
 def _pause_s(error: Exception, tries: int) -> float:

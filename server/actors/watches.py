@@ -97,13 +97,13 @@ class Watch(Interest):
         Returns the view that was published, or None when the row has to be read: time is up, the server stops, or the
         change was seen in the database only.
         """
-        self._changed = self._changed or asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._changed = self._changed or loop.create_future()
+        timer = loop.call_later(timeout_s, self.tell, None)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._changed
-        except TimeoutError:
-            return None
+            return await self._changed
         finally:
+            timer.cancel()
             self._changed = None
 
     async def is_told(self, *, within_s: float) -> bool:

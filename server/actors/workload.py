@@ -11,6 +11,8 @@ from server.transcript import Transcript
 class StopReason(StrEnum):
     CANCELLED = "cancelled"
     """Its user cancelled it: the outcome is recorded as such."""
+    LATE = "late"
+    """Its deadline passed while its files were on their way to the store; upstream keeps to the deadline by itself."""
     LOST = "lost"
     """The row is gone, or another instance has it: there is nothing left to record."""
     SHUTDOWN = "shutdown"
