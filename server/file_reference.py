@@ -26,7 +26,7 @@ def find_references(input_data: Mapping[str, Any]) -> list[FileReference]:
 
 
 def _walk(value: Any, path: str) -> Iterator[FileReference]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name, item in value.items():
             where = f"{path}.{name}"
             match = _REFERENCE.fullmatch(item) if isinstance(item, str) and name in _KINDS else None
