@@ -16,6 +16,7 @@ async function attempt(buttons, action) {
     if (error.name === "AbortError") return;
     if (error.status === 401 && isSignedIn()) signOut();
     say("problem", error.message);
+    element("problem").scrollIntoView({ block: "nearest" }); // on a small screen the button was far below it
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
   }

@@ -259,6 +259,16 @@ async def test_the_documentation_shows_every_operation(tab: Tab, origin: str) ->
     assert tab.complaints == []
 
 
+async def test_what_is_wrong_is_seen_on_a_phone(tab: Tab, origin: str) -> None:
+    await tab.call("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
+    await sign_in(tab, origin, email="mallory@example.com", button="signup")
+    await tab.choose("model-type", "image-to-text")
+    await tab.click("#ask button")
+    await tab.until("!document.getElementById('problem').hidden")
+    place = await tab.evaluate("document.getElementById('problem').getBoundingClientRect().toJSON()")
+    assert -1 <= place["top"] < place["bottom"] <= 640, "but for a part of a pixel"
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_a_page_fits_a_phone(tab: Tab, origin: str, path: str) -> None:
     await tab.call("Emulation.setDeviceMetricsOverride", width=360, height=780, deviceScaleFactor=1, mobile=True)
