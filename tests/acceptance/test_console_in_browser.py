@@ -237,6 +237,19 @@ async def test_sign_out_ends_what_is_under_way_and_leaves_nothing_on_the_page(ta
     assert tab.complaints == []
 
 
+async def test_a_session_that_ended_says_so_and_keeps_what_was_written(tab: Tab, origin: str) -> None:
+    await sign_in(tab, origin, email="niaj@example.com", button="signup")
+    await tab.type("prompt", PROMPT)
+    await tab.evaluate("sessionStorage.setItem('ai-sdk-server.token', 'expired')")
+    await tab.click("#ask button")
+    await tab.until("!document.getElementById('account').hidden")
+    assert await text_of(tab, "#problem") == ["Your session has ended: sign in again."]
+    await tab.type("password", PASSWORD)
+    await tab.click("button[value=signin]")
+    await tab.until("document.querySelectorAll('#model-type option').length > 20 && " + IDLE)
+    assert await tab.evaluate("document.getElementById('prompt').value") == PROMPT
+
+
 async def test_a_wrong_password_is_said_on_the_page(tab: Tab, origin: str) -> None:
     await tab.open(f"{origin}/")
     await tab.type("email", "carol@example.com")
