@@ -21,7 +21,7 @@ setup: $(RUNTIME) $(DEV) ## install everything that the other targets need into 
 run: $(RUNTIME) ## start the server on http://localhost:3000
 	@exec $(PY) -m server serve
 
-demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose nothing (20 s, no key)
+demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose nothing (10 s, no key)
 	@exec $(PY) scripts/demo.py
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"

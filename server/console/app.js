@@ -14,8 +14,10 @@ async function attempt(buttons, action) {
     await action();
   } catch (error) {
     if (error.name === "AbortError") return;
-    if (error.status === 401 && isSignedIn()) signOut();
-    say("problem", error.message);
+    const hasExpired = error.status === 401 && isSignedIn();
+    if (hasExpired) leave();
+    say("problem", hasExpired ? "Your session has ended: sign in again." : error.message);
+    element("problem").scrollIntoView({ block: "nearest" }); // on a small screen the button was far below it
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
   }
@@ -32,10 +34,9 @@ function showView() {
   attempt([], watchHistory);
 }
 
-function signOut() {
+function leave() {
   endSession();
   element("history").replaceChildren();
-  element("prompt").value = element("input").value = "";
   blank("Nothing asked yet.");
   showView();
   element("email").focus();
@@ -98,7 +99,8 @@ element("history").addEventListener("click", (event) => {
 document.addEventListener("shown", markShown);
 element("sign-out").addEventListener("click", () => {
   sayGoodbye();
-  signOut();
+  element("prompt").value = element("input").value = ""; // a session that ends by itself leaves what was being written
+  leave();
 });
 
 showView();

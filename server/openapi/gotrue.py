@@ -1,7 +1,7 @@
 """The operations of `/auth/v1`, whose bodies are those of Supabase Auth. They are there with embedded accounts only."""
 
 from server.openapi.operation import Operation
-from server.openapi.parts import empty_answer, json_answer
+from server.openapi.parts import empty_answer, json_answer, query
 from server.openapi.schemas import Schema, ref
 
 _DESCRIPTION = (
@@ -22,6 +22,16 @@ _SESSION: Schema = {
     "refresh_token": "q2mR8vYJx3",
     "user": _USER,
 }
+_GRANT = {
+    **query(
+        "grant_type",
+        "What the body holds: e-mail and password, or a refresh token.",
+        {"enum": ["password", "refresh_token"]},
+    ),
+    "required": True,
+}
+_SCOPE = query("scope", "Which sessions.", {"enum": ["global", "local", "others"], "default": "global"})
+_FORM = "GoTrueForm"
 _REFUSED = {"code": "invalid_credentials", "message": "Invalid login credentials"}
 
 
@@ -34,6 +44,8 @@ def _operation(
     *,
     schema: str = "GoTrueObject",
     is_public: bool = True,
+    body: str | None = None,
+    parameter: Schema | None = None,
 ) -> Operation:
     done = (
         {"204": empty_answer("Done.")}
@@ -46,17 +58,19 @@ def _operation(
     answers = {**done, "4XX": refused}
     return Operation(
         f"gotrue_{name}", method, f"/auth/v1{path}", "Supabase Auth", summary, answers,
-        description=_DESCRIPTION, is_public=is_public,
+        description=_DESCRIPTION, is_public=is_public, body=body, parameters=() if parameter is None else (parameter,),
     )  # fmt: skip
 
 
 GOTRUE = (
-    _operation("sign_up", "post", "/signup", "Sign up", _SESSION, schema="GoTrueSession"),
-    _operation("token", "post", "/token", "A session, by `grant_type`", _SESSION, schema="GoTrueSession"),
+    _operation("sign_up", "post", "/signup", "Sign up", _SESSION, schema="GoTrueSession", body=_FORM),
+    _operation("token", "post", "/token", "A session", _SESSION, schema="GoTrueSession", body=_FORM, parameter=_GRANT),
     _operation("user", "get", "/user", "The current user", _USER, schema="GoTrueUser", is_public=False),
-    _operation("update_user", "put", "/user", "Change the user", _USER, schema="GoTrueUser", is_public=False),
-    _operation("logout", "post", "/logout", "End sessions, by `scope`", is_public=False),
-    _operation("recover", "post", "/recover", "Nothing: no e-mail is sent here", {}),
+    _operation(
+        "update_user", "put", "/user", "Change the user", _USER, schema="GoTrueUser", is_public=False, body=_FORM
+    ),
+    _operation("logout", "post", "/logout", "End sessions, by `scope`", is_public=False, parameter=_SCOPE),
+    _operation("recover", "post", "/recover", "Nothing: no e-mail is sent here", {}, body=_FORM),
     _operation("settings", "get", "/settings", "What can be done here", {"mailer_autoconfirm": True}),
     _operation("health", "get", "/health", "Who answers", {"name": "ai-sdk-server"}),
     _operation("jwks", "get", "/.well-known/jwks.json", "Public keys: none", {"keys": []}),

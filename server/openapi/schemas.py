@@ -238,6 +238,17 @@ _PUBLIC: dict[str, Schema] = {
         {"message": _text(), "user": _object("The address.", {"email": _text(format="email")})},
     ),
     "GoTrueObject": {"type": "object", "description": "As Supabase Auth answers."},
+    "GoTrueForm": {
+        "type": "object",
+        "description": "What Supabase Auth is sent; an operation takes what it needs of it, and leaves the rest alone.",
+        "properties": {
+            "email": _text("Of the account."),
+            "password": _text("At least 8 characters where it is a new one."),
+            "current_password": _text("Checked, if it is sent, before a new one is taken."),
+            "refresh_token": _text("For `grant_type=refresh_token`."),
+            "data": {"type": "object", "description": "The user's metadata, at most 2 KB; merged on a change."},
+        },
+    },
     "GoTrueUser": {
         "type": "object",
         "description": "A user as Supabase Auth shows it.",

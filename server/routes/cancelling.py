@@ -24,7 +24,6 @@ log = structlog.get_logger(__name__)
 def add_routes(app: web.Application) -> None:
     for prefix in ("/api", ""):
         app.router.add_post(f"{prefix}/requests/{{id}}/cancel", cancel)
-        app.router.add_delete(f"{prefix}/requests/{{id}}", delete)
 
 
 async def cancel(request: web.Request) -> web.Response:

@@ -17,7 +17,7 @@ from server.keys import OBJECTS
 from server.storage.objects import ObjectKey, OpenObject
 
 STALL_S = 60.0
-"""A reader that takes nothing for so long is gone: the store's connection is not held for it."""
+"""A reader that takes so long for a chunk (256 KiB) is gone: the store's connection is not held for it."""
 
 log = structlog.get_logger(__name__)
 

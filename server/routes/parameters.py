@@ -103,6 +103,8 @@ def _read_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
         raise ValueError(problem) from None
-    if moment.tzinfo is None or not 1970 <= moment.year <= 9000:  # noqa: PLR2004
+    if moment.tzinfo is None:
         raise ValueError(problem)
+    if not 1970 <= moment.year <= 9000:  # noqa: PLR2004
+        raise ValueError("must be a time of the years 1970 to 9000")
     return moment

@@ -13,6 +13,7 @@ from server.middlewares import refused_under_overload
 from server.model_request import RequestId
 from server.preferences import Waiting, read_preferences, read_wait_parameter
 from server.responses import raw_json_response
+from server.routes.cancelling import delete
 from server.routes.creating import admit, read_draft, require_chance
 from server.routes.events import send_request
 from server.routes.parameters import accepts_events, read_filters, read_id, single
@@ -24,6 +25,7 @@ def add_routes(app: web.Application) -> None:
         app.router.add_post(f"{prefix}/requests", create)
         app.router.add_get(f"{prefix}/requests", list_requests)
         app.router.add_get(f"{prefix}/requests/{{id}}", get)
+        app.router.add_delete(f"{prefix}/requests/{{id}}", delete)  # beside it: what follows at once is one resource
 
 
 @refused_under_overload

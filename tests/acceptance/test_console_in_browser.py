@@ -237,6 +237,19 @@ async def test_sign_out_ends_what_is_under_way_and_leaves_nothing_on_the_page(ta
     assert tab.complaints == []
 
 
+async def test_a_session_that_ended_says_so_and_keeps_what_was_written(tab: Tab, origin: str) -> None:
+    await sign_in(tab, origin, email="niaj@example.com", button="signup")
+    await tab.type("prompt", PROMPT)
+    await tab.evaluate("sessionStorage.setItem('ai-sdk-server.token', 'expired')")
+    await tab.click("#ask button")
+    await tab.until("!document.getElementById('account').hidden")
+    assert await text_of(tab, "#problem") == ["Your session has ended: sign in again."]
+    await tab.type("password", PASSWORD)
+    await tab.click("button[value=signin]")
+    await tab.until("document.querySelectorAll('#model-type option').length > 20 && " + IDLE)
+    assert await tab.evaluate("document.getElementById('prompt').value") == PROMPT
+
+
 async def test_a_wrong_password_is_said_on_the_page(tab: Tab, origin: str) -> None:
     await tab.open(f"{origin}/")
     await tab.type("email", "carol@example.com")
@@ -257,6 +270,16 @@ async def test_the_documentation_shows_every_operation(tab: Tab, origin: str) ->
     assert len(shown) == len(described)
     assert all(any(text.endswith(summary.replace("`", "")) for text in shown) for summary in described)
     assert tab.complaints == []
+
+
+async def test_what_is_wrong_is_seen_on_a_phone(tab: Tab, origin: str) -> None:
+    await tab.call("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
+    await sign_in(tab, origin, email="mallory@example.com", button="signup")
+    await tab.choose("model-type", "image-to-text")
+    await tab.click("#ask button")
+    await tab.until("!document.getElementById('problem').hidden")
+    place = await tab.evaluate("document.getElementById('problem').getBoundingClientRect().toJSON()")
+    assert -1 <= place["top"] < place["bottom"] <= 640, "but for a part of a pixel"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

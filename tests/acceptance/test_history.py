@@ -61,6 +61,11 @@ async def test_filters_by_model_type_and_time(api: Api) -> None:
     assert [item["id"] for item in before] == [first["id"]]
 
 
+async def test_a_time_that_is_too_far_away_is_refused_as_that(api: Api) -> None:
+    reply = await api.get("/api/requests?created_after=0001-01-01T00:00:00Z")
+    assert reply.json["errors"] == [{"field": "created_after", "message": "must be a time of the years 1970 to 9000"}]
+
+
 async def test_another_users_cursor_shows_only_ones_own(api: Api) -> None:
     other = await api.sign_up()
     mine = (await api.create("mine")).json["id"]

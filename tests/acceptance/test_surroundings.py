@@ -104,7 +104,12 @@ async def test_caches_are_told_that_answers_depend_on_the_origin(start: Start) -
 
 
 @pytest.mark.parametrize(
-    ("path", "allow"), [("/api/requests", "GET,HEAD,OPTIONS,POST"), ("/auth/signin", "OPTIONS,POST")]
+    ("path", "allow"),
+    [
+        ("/api/requests", "GET,HEAD,OPTIONS,POST"),
+        (f"/api/requests/{UUID(int=0)}", "DELETE,GET,HEAD,OPTIONS"),
+        ("/auth/signin", "OPTIONS,POST"),
+    ],
 )
 @pytest.mark.parametrize("headers", [{}, {"Origin": ORIGIN}, {"Access-Control-Request-Method": "POST"}])
 async def test_options_that_are_no_preflight_name_the_methods(

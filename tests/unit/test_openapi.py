@@ -77,6 +77,15 @@ def test_an_operation_shows_only_errors_of_its_own() -> None:
     assert kinds_of("/api/requests", "post", "422") == {"Invalid", "KeyReused"}
 
 
+def test_every_body_is_described() -> None:
+    bare = {
+        path.removeprefix("/api")
+        for path, method, operation in operations()
+        if method in {"POST", "PUT"} and "requestBody" not in operation
+    }
+    assert bare == {"/requests/{id}/cancel", "/auth/signout", "/auth/v1/logout"}, "these take none"
+
+
 def test_the_page_at_the_root_may_be_unchanged() -> None:
     assert "304" in DOCUMENT["paths"]["/"]["get"]["responses"]
 
