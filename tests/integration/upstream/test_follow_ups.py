@@ -180,7 +180,18 @@ def resolve(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, tuple[int, str]
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.com/x", "ws://127.0.0.1/", "http://[bad/", "//x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://example.com/x",
+        "ws://127.0.0.1/",
+        "http://[bad/",
+        "//x",
+        "https://a..b/x",
+        f"https://{'a' * 64}.example/x",
+    ],
+)
 async def test_only_web_addresses_are_followed(url: str, job: Fixture) -> None:
     job.fake.answer(json_answer({}))
     assert failed(await job.follow(url)).message == REFUSED
