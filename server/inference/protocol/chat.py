@@ -15,19 +15,6 @@ _HEADERS = {
     # A client that does not ask for JSON gets an HTML page with a refused token (recorded 2025-05).
     "Accept": "application/json, text/event-stream",
 }
-_CHAT_PARAMETERS = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "reasoning_effort",
-    "response_format",
-    "tools",
-    "tool_choice",
-)
 _COMPLETION_PARAMETERS = ("temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
 _TGI_PARAMETERS = ("max_new_tokens", *_COMPLETION_PARAMETERS, "do_sample")
 
@@ -68,7 +55,7 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     return {
         **named(model),
         "messages": [with_images(call, message) for message in messages],
-        **_with_schemas(_picked(call, _CHAT_PARAMETERS)),
+        **_with_schemas(call.parameters),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -89,9 +76,9 @@ def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
 
 
-def _with_schemas(parameters: dict[str, Any]) -> dict[str, Any]:
+def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
-    parameters = dict(parameters)
+    parameters = dict(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
     response_format = parameters.get("response_format")
