@@ -333,5 +333,11 @@ def test_wrong_input_of_other_tasks_is_named_by_its_path(name: str, sent: Any, f
     assert set(faults(name, sent)) == fields
 
 
+@pytest.mark.parametrize("value", [1, 2.0, "sentence", ["word"], {}])
+def test_timestamps_that_are_none_are_one_fault_of_their_field(value: Any) -> None:
+    found = faults("speech-to-text", {"audio": FILE_ID}, {"return_timestamps": value})
+    assert found == {"parameters.return_timestamps": "must be true, false, 'word' or 'char'"}
+
+
 def test_zero_shot_classification_needs_labels() -> None:
     assert faults("zero-shot-classification", {"text": "a"}) == {"parameters.candidate_labels": "is required"}
