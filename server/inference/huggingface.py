@@ -156,7 +156,7 @@ class HuggingFace:
         try:
             model, wire, read = await self._prepare(call, model, attempt.timeout_s)
         except BadModel as error:
-            raise _NotCalled(UpstreamError(str(error)), blames_upstream=False) from None
+            raise _NotCalled(UpstreamError(str(error), is_model_missing=True), blames_upstream=False) from None
         except NoModel as reason:
             raise _NotCalled(reason.error, blames_upstream=True) from None
         except TimeoutError as error:

@@ -168,6 +168,11 @@ async def test_an_impossible_model_is_not_asked_for(connect: Connect) -> None:
     assert "organisation/name" in failed.message
 
 
+async def test_an_impossible_model_makes_way_for_the_next(connect: Connect) -> None:
+    client = connect(base_url="https://router.huggingface.co")
+    assert (await client.fail("../..", "b c/d")).model == "b c/d"
+
+
 async def test_neither_token_nor_prompt_is_ever_logged_or_shown(client: Client) -> None:
     quoting = f"Bad key {TOKEN} for the input {PROMPT}"
     client.fake.answer(error_answer(503, quoting), error_answer(401, quoting))
