@@ -1,8 +1,8 @@
 """Input and parameters of the tasks that read or make images and sound."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidatorFunctionWrapHandler, WrapValidator
 
 from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Text, Threshold
 from server.catalog.texts import Tokens
@@ -103,8 +103,15 @@ class SpeechGenerationParameters(Body):
     max_new_tokens: Tokens | None = None
 
 
+def _timestamps(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+    """One fault gives one error, not one for each form that the value could have had."""
+    if not isinstance(value, bool) and value not in ("word", "char"):
+        raise ValueError("must be true, false, 'word' or 'char'")
+    return value
+
+
 class TranscriptionParameters(Body):
-    return_timestamps: bool | Literal["word", "char"] | None = None
+    return_timestamps: Annotated[bool | Literal["word", "char"], WrapValidator(_timestamps)] | None = None
     generation_parameters: SpeechGenerationParameters | None = None
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from http import HTTPStatus
 from itertools import groupby
 
 from server.inference.answer_body import AnswerBody, BadAnswer
@@ -79,7 +81,7 @@ class Attempt:
                 cut, self.blames_upstream = fault.error, False
             except TRANSPORT_ERRORS as error:
                 cut = self._explain(error, has_begun=body is not None and body.has_begun)
-            steps, follow_up = self._finish(reader, cut, model)
+            steps, follow_up = self._finish(reader or read(HTTPStatus.OK, {}), cut, model)
             for step in steps:
                 yield step
             if follow_up is None:
@@ -88,11 +90,12 @@ class Attempt:
             wire, read = follow_up.wire, follow_up.read
 
     def _finish(
-        self, reader: AnswerReader | None, cut: UpstreamError | None, model: str | None
+        self, reader: AnswerReader, cut: UpstreamError | None, model: str | None
     ) -> tuple[Sequence[Step], FollowUp | None]:
-        """How the answer ended, and the request to go on with, if there is one and it may be made."""
-        if reader is None:
-            return [Failure(cut or BROKEN_OFF, model=model)], None
+        """How the answer ended, and the request to go on with, if there is one and it may be made.
+
+        Where nothing came at all it is the reader, too, that knows whether it may be asked for again.
+        """
         if not self.blames_upstream and cut is not None:
             return [Failure(cut, model=model)], None
         steps: list[Step] = []
@@ -113,7 +116,8 @@ class Attempt:
         if self._hops > MAX_HOPS or len(self._addresses) > MAX_ADDRESSES:
             return _IN_CIRCLES
         if follow_up.pause_s >= self._deadline.left_s:
-            return explain(TimeoutError(), timeout_s=self._timeout_s, awaited="finish its answer")
+            error = explain(TimeoutError(), timeout_s=self._timeout_s, awaited="finish its answer")
+            return replace(error, max_retries=0)  # what was begun upstream goes on, and is paid for
         return None
 
     def _explain(self, error: BaseException, *, has_begun: bool) -> UpstreamError:

@@ -101,6 +101,7 @@ class HuggingFace:
             jitter=self._jitter,
         )
         shown: Event | None = None
+        outage: Failure | None = None
         while True:
             attempt = Attempt(self._transport, gap_s=self._gap_s, sleep=self._sleep)
             tried, failure = plan.model, None
@@ -121,13 +122,14 @@ class HuggingFace:
                 return
             if attempt.blames_upstream and not plan.excuses(failure.error):
                 self._learn(failure.error, call, tried, attempt)
+            outage = failure if failure.error.is_transient else outage
             is_last = shown is not None or self.breaker.is_open
             pause_s = None if is_last else plan.pause_after(failure.error)
             if pause_s is not None:
                 _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
                 await self._sleep(pause_s)
             if pause_s is None or self.breaker.is_open:
-                yield self._last_word(failure, has_delivered=isinstance(shown, (Delta, FileChunk)))
+                yield self._last_word(failure, outage, has_delivered=isinstance(shown, (Delta, FileChunk)))
                 return
 
     async def check(self) -> Check:
@@ -162,7 +164,7 @@ class HuggingFace:
         try:
             model, wire, read = await self._prepare(call, model, timeout_s)
         except BadModel as error:
-            raise _NotCalled(UpstreamError(str(error)), blames_upstream=False) from None
+            raise _NotCalled(UpstreamError(str(error), is_model_missing=True), blames_upstream=False) from None
         except NoModel as reason:
             raise _NotCalled(reason.error, blames_upstream=True) from None
         except TimeoutError as error:
@@ -225,7 +227,10 @@ class HuggingFace:
     async def _ask_for_models(self) -> Reply:
         return await self._ask(build_listing(self._base_url))
 
-    def _last_word(self, failure: Failure, *, has_delivered: bool) -> Event:
+    def _last_word(self, failure: Failure, outage: Failure | None, *, has_delivered: bool) -> Event:
+        """A model that is gone is the outcome only where none of the chain was away, and may come back."""
+        if failure.error.is_model_missing and outage is not None:
+            failure = outage
         error = replace(
             failure.error,
             message=self._without_token(failure.error.message),

@@ -92,6 +92,8 @@ class _Exchange:
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
             self._response = await self._request.__aenter__()
+        except UnicodeError as error:  # how getaddrinfo refuses a label that is empty or too long
+            raise aiohttp.InvalidURL("the host is no name") from error
         except TRANSPORT_ERRORS:
             self._blame_input()
             raise

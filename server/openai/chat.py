@@ -7,25 +7,14 @@ from uuid import UUID
 
 from pydantic import Field
 
+from server.catalog.chat import ChatParameters
 from server.errors import FieldError
 from server.inference.events import Task
 from server.openai.ask import Ask, create_body, read_fields, refuse_others
 from server.openai.outcome import created_of, usage_of
 from server.schemas import Body, invalid, parse
 
-PASSED_ON = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "reasoning_effort",
-    "response_format",
-    "tools",
-    "tool_choice",
-)
+PASSED_ON = tuple(ChatParameters.model_fields)
 """Parameters of the catalog, by the same names."""
 ONLY: dict[str, tuple[Any, ...]] = {
     "n": (1,),

@@ -56,6 +56,14 @@ def test_a_server_of_one_s_own_names_models_only(document: Any) -> None:
     assert read_live_models(json.dumps(document).encode()) == (LiveModel("a"), LiveModel("b"))
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "-1", "NaN", "true", '"4"'])
+def test_a_number_that_cannot_be_one_is_not_known(number: str) -> None:
+    """The listing is handed on as JSON, which an integer beyond 64 bits cannot be written as."""
+    provider = f'{{"provider": "x", "context_length": {number}, "pricing": {{"input": {number}, "output": 2}}}}'
+    [model] = read_live_models(f'[{{"id": "a", "providers": [{provider}]}}]'.encode())
+    assert model.providers == (LiveProvider("x", pricing={"output": 2}),)
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"3", b"null", b'"a"', b""])
 def test_what_is_no_list_is_not_taken_for_one(body: bytes) -> None:
     with pytest.raises(Unintelligible):

@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
+from huggingface_hub.inference._providers import get_provider_helper
 
 from server.inference.events import Call, Task
 from server.inference.protocol import BadModel, WireRequest, build, build_listing, build_probe, read_models
@@ -110,6 +111,18 @@ def test_raw_generation_of_a_provider_is_a_completion_there() -> None:
         "stream": 0,
         "stream_options": 0,
     }
+
+
+@pytest.mark.parametrize("provider", ["featherless-ai", "together", "deepinfra", "novita"])
+def test_raw_generation_goes_where_the_official_client_has_it(provider: Any) -> None:
+    helper: Any = get_provider_helper(provider, task="text-generation", model="org/name")
+    url = generation(f"org/name:{provider}").url
+    assert url == f"{ROUTER}/{provider}{helper._prepare_route('org/name', 'hf_token')}"
+
+
+def test_a_provider_that_continues_no_text_is_not_asked_for_it() -> None:
+    with pytest.raises(BadModel, match="groq for text-generation"):
+        generation("org/name:groq")
 
 
 def test_raw_generation_elsewhere_is_a_completion() -> None:

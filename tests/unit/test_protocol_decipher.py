@@ -1,6 +1,5 @@
 """Answers that the recordings do not have: broken, hostile, or of providers that come later."""
 
-import json
 from typing import Any
 
 import orjson
@@ -9,48 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.inference.events import Delta, Segment, Started
-from server.inference.protocol import BROKEN_OFF, Decipherer, Failure
+from server.inference.protocol import Decipherer, Failure
 from server.inference.protocol.decipher import MAX_BODY_BYTES
 from server.inference.protocol.sse import MAX_LINE_BYTES
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import chat_answer, event
+from tests.fixtures.deciphering import DONE, EVENT_STREAM, choice, completed, decipher, document, failed, joined
 
-EVENT_STREAM = {"Content-Type": "text/event-stream"}
 TEXT = st.text(alphabet=st.characters(codec="utf-16", categories=None))
-
-
-def decipher(*pieces: bytes, status: int = 200, cut: bool = False, **headers: str) -> list[Any]:
-    decipherer = Decipherer(status, headers or EVENT_STREAM, model="org/model")
-    events: list[Any] = [item for piece in pieces for item in decipherer.feed(piece)]
-    return events + decipherer.finish(cut=BROKEN_OFF if cut else None)
-
-
-def completed(*pieces: bytes, **options: Any) -> Completed:
-    last = decipher(*pieces, **options)[-1]
-    assert isinstance(last, Completed), last
-    return last
-
-
-def failed(*pieces: bytes, **options: Any) -> Failure:
-    last = decipher(*pieces, **options)[-1]
-    assert isinstance(last, Failure), last
-    return last
-
-
-def joined(events: list[Any], segment: Segment, number: int = 0) -> str:
-    deltas = [event for event in events if isinstance(event, Delta)]
-    return "".join(delta.text for delta in deltas if (delta.segment, delta.number) == (segment, number))
-
-
-def choice(finish: str | None = None, index: int = 0, **delta: Any) -> bytes:
-    return event({"choices": [{"index": index, "delta": delta, "finish_reason": finish}]})
-
-
-def document(data: Any) -> bytes:
-    return json.dumps(data).encode()
-
-
-DONE = b"data: [DONE]\n\n"
 
 
 def test_started_comes_just_before_the_first_text() -> None:
@@ -209,12 +174,6 @@ def test_content_in_parts_is_joined() -> None:
     assert completed(choice("stop", content=parts)).output_data["output"] == "ab"
 
 
-def test_reasoning_has_a_segment_of_its_own() -> None:
-    events = decipher(choice(reasoning="hm", reasoning_content="hm"), choice("stop", content="ah"))
-    assert events[1:3] == [Delta("hm", Segment.REASONING), Delta("ah")]
-    assert events[-1].output_data["reasoning"] == "hm"
-
-
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
@@ -239,119 +198,10 @@ def test_unknown_usage_does_not_replace_a_known_one() -> None:
     assert completed(known, choice("stop", content="a"), event({"choices": [], "usage": None})).usage == Usage(5, 2)
 
 
-def test_the_pieces_of_tool_calls_are_put_together() -> None:
-    first = {"index": 0, "id": "c1", "function": {"name": "add", "arguments": '{"a":'}}
-    rest = {"index": 0, "id": "c1", "function": {"name": None, "arguments": "1}"}}
-    other = {"index": 1, "id": "c2", "function": {"name": "say", "arguments": None}}
-    data = completed(choice(tool_calls=[first]), choice(tool_calls=[rest, other]), DONE).output_data
-    assert data["output"] == ""
-    assert data["finish_reason"] is None
-    assert data["tool_calls"] == [
-        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}},
-        {"id": "c2", "type": "function", "function": {"name": "say", "arguments": ""}},
-    ]
-
-
-def test_the_arguments_of_tool_calls_are_handed_on_as_they_come() -> None:
-    first = {"index": 0, "id": "c1", "function": {"name": "add", "arguments": ""}}
-    rest = {"index": 0, "function": {"arguments": '{"a":1}'}}
-    other = {"index": 1, "id": "c2", "function": {"name": "say", "arguments": "{}"}}
-    events = decipher(choice(tool_calls=[first]), choice(tool_calls=[rest]), choice(tool_calls=[other]), DONE)
-    assert events[1:-1] == [
-        Delta("", Segment.TOOL_CALL, 0, "add"),
-        Delta('{"a":1}', Segment.TOOL_CALL, 0),
-        Delta("{}", Segment.TOOL_CALL, 1, "say"),
-    ]
-
-
-def test_arguments_wait_for_the_name_of_their_function() -> None:
-    early = {"index": 0, "id": "c1", "function": {"arguments": '{"a"'}}
-    named = {"index": 0, "function": {"name": "add", "arguments": ":1}"}}
-    events = decipher(choice(tool_calls=[early]), choice(tool_calls=[named]), DONE)
-    assert events[1:-1] == [Delta('{"a":1}', Segment.TOOL_CALL, 0, "add")]
-    nameless = decipher(choice(tool_calls=[early]), DONE)
-    assert nameless[1:-1] == [Delta('{"a"', Segment.TOOL_CALL)]
-
-
-def test_what_is_not_fit_to_be_stored_goes_from_tool_calls_too() -> None:
-    pieces = [{"index": 0, "id": "c\0", "function": {"name": "f\0", "arguments": "\ud83d"}}]
-    pieces.append({"index": 0, "function": {"arguments": "\ude00\0"}})
-    data = completed(choice(tool_calls=pieces[:1]), choice(tool_calls=pieces[1:]), DONE).output_data
-    assert data["cleaned"] is True
-    [call] = data["tool_calls"]
-    assert call == {"id": "c\ufffd", "type": "function", "function": {"name": "f\ufffd", "arguments": "😀\ufffd"}}
-
-
 def test_text_that_came_before_what_cannot_be_read_is_in_the_deltas_too() -> None:
     calls = [{"index": number, "function": {"name": "f"}} for number in range(1000)]
     events = decipher(choice(content="half", tool_calls=calls))
     assert events[-1].output_data["output"] == joined(events, Segment.OUTPUT) == "half"
-
-
-@pytest.mark.parametrize(
-    ("text", "thought", "answer"),
-    [
-        ("<think>\nHm.\n</think>\n\nAh.", "Hm.", "Ah."),
-        (" \n<think>Hm.</think>Ah.", "Hm.", "Ah."),
-        ("<think></think>Ah.", None, "Ah."),
-        ("<think>\n\n</think>\n\nAh. ", None, "Ah. "),
-        ("<think>Hm. a < b </ thin", "Hm. a < b </ thin", ""),
-        ("<think>Hm.</thi", "Hm.</thi", ""),
-        ("<think>Hm.\n ", "Hm.", ""),
-        ("<thinking>Ah.", None, "<thinking>Ah."),
-        ("<thi", None, "<thi"),
-        ("  Ah. <think>no</think>", None, "  Ah. <think>no</think>"),
-        ("<think>Hm.</think>Ah. <think>no</think>", "Hm.", "Ah. <think>no</think>"),
-        ("<think>Hm <think> again.</think>Ah.", "Hm <think> again.", "Ah."),
-    ],
-)
-@pytest.mark.parametrize("size", [1, 3, 1000])
-def test_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, answer: str, size: int) -> None:
-    pieces = [choice(content=text[start : start + size]) for start in range(0, len(text), size)]
-    events = decipher(*pieces, choice(finish="stop"), DONE)
-    data = events[-1].output_data
-    assert (data["output"], data.get("reasoning")) == (answer, thought)
-    assert joined(events, Segment.OUTPUT) == answer
-    assert joined(events, Segment.REASONING) == (thought or "")
-
-
-_PIECES_OF_THOUGHT = st.sampled_from(["<think>", "</think>", "<", "/", "think>", " ", "\n", "a", "</th"])
-
-
-@given(st.lists(_PIECES_OF_THOUGHT, max_size=12), st.data())
-def test_thoughts_are_the_same_however_they_are_cut(words: list[str], data: st.DataObject) -> None:
-    text = "".join(words)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
-    pieces = [choice(content=text[start:end]) for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    whole = decipher(choice(content=text), choice(finish="stop"), DONE)
-    cut = decipher(*pieces, choice(finish="stop"), DONE)
-    assert cut[-1] == whole[-1]
-    for segment in (Segment.OUTPUT, Segment.REASONING):
-        assert joined(cut, segment) == joined(whole, segment)
-
-
-def test_raw_generation_keeps_its_text_as_it_is() -> None:
-    decipherer = Decipherer(200, EVENT_STREAM, splits_thoughts=False)
-    decipherer.feed(event({"choices": [{"index": 0, "text": "<think>Hm.</think>", "finish_reason": "stop"}]}))
-    last = decipherer.finish()[-1]
-    assert isinstance(last, Completed)
-    assert last.output_data["output"] == "<think>Hm.</think>"
-
-
-def test_arguments_too_deep_to_keep_are_refused() -> None:
-    deep: Any = {}
-    for _ in range(400):
-        deep = {"a": deep}
-    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": deep}}
-    assert failed(document({"choices": [{"index": 0, "message": {"tool_calls": [call]}}]})).error.is_transient
-
-
-def test_endless_tool_calls_are_refused() -> None:
-    calls = [{"index": number, "function": {"name": "f"}} for number in range(1000)]
-    failure = failed(choice(tool_calls=calls))
-    assert "could not be understood" in failure.error.message
-    assert failure.output_data is not None
-    assert len(failure.output_data["tool_calls"]) == 128
 
 
 @pytest.mark.parametrize("split_at", [1, 2])

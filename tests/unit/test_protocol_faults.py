@@ -67,6 +67,8 @@ def test_another_400_is_about_the_input_and_not_the_model(body: Any) -> None:
         ("nan", None),
         ("soon", None),
         ("", None),
+        ("Mon, 23 Nov 9999999999999999999 08:00:00 GMT", None),
+        ("Mon, 23 Nov 2026 08:00:00 +99999999999999999999", None),
     ],
 )
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -79,6 +81,7 @@ def test_a_loading_model_says_itself_how_long_it_takes() -> None:
     assert refusal(503, body).retry_after_s == 20.0
     assert refusal(503, body, retry_after="3").retry_after_s == 3.0
     assert refusal(503, {**body, "estimated_time": True}).retry_after_s is None
+    assert refusal(503, {**body, "estimated_time": 10**400}).retry_after_s == 600.0
 
 
 @pytest.mark.parametrize(("status", "retries"), [(424, 1), (500, 2), (504, 1), (502, None), (503, None), (429, None)])

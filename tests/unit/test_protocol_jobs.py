@@ -153,6 +153,11 @@ def test_a_question_that_is_refused_ends_it() -> None:
     assert not failure.error.is_model_missing
 
 
+def test_half_a_character_in_an_address_stops_nothing() -> None:
+    poll = followed(first_reader(), rb'{"status": "IN_QUEUE", "response_url": "https://queue.fal.run/a\ud800b"}')
+    assert poll.wire.url.endswith("/fal-ai/a%3Fb/status?_subdomain=queue")
+
+
 def test_several_files_are_fetched_one_after_the_other() -> None:
     images = [{"url": f"https://cdn.example/{number}.png"} for number in range(3)]
     last: Any = followed(first_reader(), {"images": images})

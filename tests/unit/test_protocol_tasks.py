@@ -343,6 +343,12 @@ def test_a_provider_that_cannot_do_it_is_not_asked(task: Task, provider: str) ->
         ask(task, f"org/name:{provider}")
 
 
+def test_half_a_character_in_the_name_of_a_model_stops_nothing() -> None:
+    entry = rb'{"status": "live", "providerId": "a\ud800b", "task": "text-to-image"}'
+    last = look_up(200, {}, b'{"inferenceProviderMapping": {"fal-ai": %s}}' % entry)
+    assert last.wire.url == f"{ROUTER}/fal-ai/a%3Fb"
+
+
 def look_up(status: int, headers: dict[str, str], document: Any) -> Any:
     call = Call(Task.TEXT_TO_IMAGE, (), INPUTS[Task.TEXT_TO_IMAGE])
     reader = reader_for(call, "org/name:fal-ai", base_url=ROUTER)(status, headers)

@@ -6,7 +6,7 @@ from server.inference.protocol.chat import build_chat, build_generation, post_te
 from server.inference.protocol.native_ids import build_lookup
 from server.inference.protocol.pipelines import build_own, build_pipeline
 from server.inference.protocol.providers import serves
-from server.inference.protocol.wire import BadModel, FilePart, WireRequest
+from server.inference.protocol.wire import BadModel, FilePart, WireRequest, unknown_way
 
 __all__ = ["BadModel", "FilePart", "WireRequest", "build", "build_listing", "build_probe", "is_router"]
 
@@ -31,7 +31,7 @@ def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:
     if provider == HF_INFERENCE:
         return build_pipeline(call, model, base_url)
     if not serves(provider, call.task):
-        raise BadModel(f"It is not known how to ask the provider {provider} for {call.task}.")
+        raise unknown_way(provider, call.task)
     return build_lookup(name)
 
 

@@ -8,26 +8,20 @@ import orjson
 
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
-from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode
+from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, unknown_way
 
 _HEADERS = {
     "Content-Type": "application/json",
     # A client that does not ask for JSON gets an HTML page with a refused token (recorded 2025-05).
     "Accept": "application/json, text/event-stream",
 }
-_CHAT_PARAMETERS = (
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "reasoning_effort",
-    "response_format",
-    "tools",
-    "tool_choice",
-)
+_COMPLETIONS = {
+    "featherless-ai": "/v1/completions",
+    "together": "/v1/completions",
+    "deepinfra": "/v1/openai/completions",
+    "novita": "/v3/openai/completions",
+}
+"""Where providers behind the router continue a text (huggingface_hub 2.4.0, `inference/_providers`)."""
 _COMPLETION_PARAMETERS = ("temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
 _TGI_PARAMETERS = ("max_new_tokens", *_COMPLETION_PARAMETERS, "do_sample")
 
@@ -47,7 +41,9 @@ def build_generation(call: Call, model: str | None, base_url: str) -> WireReques
     name, provider = provider_of(model)
     if provider == HF_INFERENCE:
         return post_text(f"{base_url.rstrip('/')}/hf-inference/models/{quote(name)}", _tgi_body(call))
-    return post_text(f"{base_url.rstrip('/')}/{quote(provider)}/v1/completions", _completion_body(call, name))
+    if provider not in _COMPLETIONS:
+        raise unknown_way(provider, call.task)
+    return post_text(f"{base_url.rstrip('/')}/{provider}{_COMPLETIONS[provider]}", _completion_body(call, name))
 
 
 def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
@@ -68,7 +64,7 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     return {
         **named(model),
         "messages": [with_images(call, message) for message in messages],
-        **_with_schemas(_picked(call, _CHAT_PARAMETERS)),
+        **_with_schemas(call.parameters),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -89,9 +85,9 @@ def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
 
 
-def _with_schemas(parameters: dict[str, Any]) -> dict[str, Any]:
+def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
-    parameters = dict(parameters)
+    parameters = dict(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
     response_format = parameters.get("response_format")

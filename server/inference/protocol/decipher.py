@@ -231,10 +231,10 @@ class Decipherer:
             self._held.clear()
             self._is_complete = self._is_over = True
             self._answer.add(text)
+        elif self._form is _Form.WHOLE:
+            raise Unintelligible
         elif isinstance(token, dict):
             self._held.append("" if token.get("special") else _content_of(token.get("text")))
-        if self._form is _Form.WHOLE:
-            raise Unintelligible
 
     def _finish_reading(self, cut: UpstreamError | None) -> None:
         if self._form is _Form.WHOLE:

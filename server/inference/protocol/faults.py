@@ -252,10 +252,10 @@ def read_retry_after(status: int, headers: Mapping[str, str], document: Any, now
     found = _seconds_of(headers.get("retry-after", ""), now)
     if found is None and isinstance(document, dict):
         estimate = document.get("estimated_time")
-        found = float(estimate) if isinstance(estimate, (int, float)) and not isinstance(estimate, bool) else None
+        found = estimate if isinstance(estimate, (int, float)) and not isinstance(estimate, bool) else None
     if found is None or not found >= 0:  # NaN included
         return None
-    return min(found, MAX_RETRY_AFTER_S)
+    return float(min(found, MAX_RETRY_AFTER_S))  # an integer may be too large for a float
 
 
 def _seconds_of(value: str, now: datetime) -> float | None:
@@ -265,6 +265,6 @@ def _seconds_of(value: str, now: datetime) -> float | None:
         pass
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds())

@@ -81,7 +81,7 @@ def get(url: str, base_url: str, *, query: str = "") -> WireRequest:
     if provider := _BEHIND_ROUTER.get(host):
         if any(is_dots(segment) for segment in address.path.split("/")):
             raise Unintelligible
-        path = quote(address.path, safe="/:")
+        path = quote(address.path, safe="/:", errors="replace")
         return WireRequest("GET", f"{base_url.rstrip('/')}/{provider}{path}{query}", headers)
     if address.scheme not in {"http", "https"} or not host:
         raise Unintelligible

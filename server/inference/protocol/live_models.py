@@ -5,10 +5,13 @@ from typing import Any
 
 from server.inference.events import LiveModel, LiveProvider
 from server.inference.protocol.texts import Unintelligible, clean, parse_json
+from server.inference.protocol.usage import read_count
 
 MAX_MODELS = 5000
 MAX_PROVIDERS = 32
 MAX_NAME = 200
+MAX_PRICE = 1e6
+"""Dollars for a million tokens."""
 _PRICES = ("input", "output")
 
 
@@ -35,11 +38,11 @@ def _model(entry: Any) -> LiveModel | None:
 def _provider(entry: Any) -> LiveProvider | None:
     if not isinstance(entry, dict) or (name := _name(entry.get("provider"))) is None:
         return None
-    length, tools = entry.get("context_length"), entry.get("supports_tools")
+    tools = entry.get("supports_tools")
     return LiveProvider(
         name,
         status=_name(entry.get("status")),
-        context_length=length if isinstance(length, int) and not isinstance(length, bool) else None,
+        context_length=read_count(entry.get("context_length")),
         pricing=_pricing(entry.get("pricing")),
         supports_tools=tools if isinstance(tools, bool) else None,
     )
@@ -48,8 +51,13 @@ def _provider(entry: Any) -> LiveProvider | None:
 def _pricing(found: Any) -> Mapping[str, float] | None:
     if not isinstance(found, dict):
         return None
-    prices = {name: found[name] for name in _PRICES if isinstance(found.get(name), (int, float))}
+    prices = {name: found[name] for name in _PRICES if _is_price(found.get(name))}
     return prices or None
+
+
+def _is_price(value: Any) -> bool:
+    """NaN is none, nor is an integer that JSON could not be written with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_PRICE
 
 
 def _name(value: Any) -> str | None:

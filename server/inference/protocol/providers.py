@@ -58,7 +58,7 @@ def _image(call: Call) -> Base64:
 
 
 def _path(native_id: str) -> str:
-    return quote(native_id, safe="/")
+    return quote(native_id, safe="/", errors="replace")
 
 
 def _fal_image(call: Call, native_id: str, url: str) -> WireRequest:

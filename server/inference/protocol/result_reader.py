@@ -244,7 +244,7 @@ class ResultReader:
             again = replace(exchange, misses=exchange.misses + 1)
             return FollowUp(exchange.asked, open_with(again), max(exchange.pause_s, error.retry_after_s or 0.0))
         if self._has_started or exchange.asked is not None:
-            error = replace(error, max_retries=0, is_model_missing=False)
+            error = replace(error, max_retries=0, is_model_missing=False, is_stale=False)
         return Failure(error, model=exchange.model)
 
     def _can_ask_again(self, error: UpstreamError) -> bool:

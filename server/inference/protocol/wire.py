@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from server.file_reference import SCHEME
-from server.inference.events import Call, InputFile
+from server.inference.events import Call, InputFile, Task
 
 Body = bytes | tuple["bytes | FilePart", ...]
 
@@ -20,6 +20,10 @@ _DATA_URL = re.compile(r"data:(?P<type>[^;,]+);base64,(?P<data>.*)", re.DOTALL)
 
 class BadModel(ValueError):
     """A model id that the router could not have, or a task that nobody serves; the words are for the user."""
+
+
+def unknown_way(provider: str, task: Task) -> BadModel:
+    return BadModel(f"It is not known how to ask the provider {provider} for {task}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,11 @@ const CHAT = [
   "tools",
   "tool_choice",
 ];
+/** Where providers behind the router continue a text, if not at `/v1/completions`. */
+const COMPLETIONS = new Map([
+  ["deepinfra", "/v1/openai/completions"],
+  ["novita", "/v3/openai/completions"],
+]);
 const COMPLETION = ["temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed"];
 
 export interface WireRequest {
@@ -43,7 +48,8 @@ export function build(call: Call, model: string | null, baseUrl: string): WireRe
   if (suffix === undefined || suffix === "hf-inference" || POLICIES.includes(suffix)) {
     return { url: `${baseUrl}/hf-inference/models/${name}`, body: tgiBody(call) };
   }
-  return { url: `${baseUrl}/${suffix}/v1/completions`, body: completionBody(call, name) };
+  const path = COMPLETIONS.get(suffix) ?? "/v1/completions";
+  return { url: `${baseUrl}/${suffix}${path}`, body: completionBody(call, name) };
 }
 
 function isRouter(baseUrl: string): boolean {

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from server.inference.attempt import MAX_ADDRESSES, MAX_HOPS
-from server.inference.events import Call, Event, Failed, FileChunk, Started
+from server.inference.events import Call, Event, Failed, FileChunk, Started, Task
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import OpenReader, WireRequest
 from server.model_request import Completed
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, Received, error_answer, json_answer
 from tests.fakes.raw_upstream import Peer, RawUpstream
-from tests.integration.upstream.generations import TOKEN, Sleeper, call
+from tests.integration.upstream.generations import TOKEN, Client, Sleeper, call
 from tests.integration.upstream.readers import BytesReader, follow_up_reader
 
 IMAGE = Answer(200, {"Content-Type": "image/png"}, (b"\x89PNG", b" and so on"))
@@ -180,7 +180,18 @@ def resolve(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, tuple[int, str]
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.com/x", "ws://127.0.0.1/", "http://[bad/", "//x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://example.com/x",
+        "ws://127.0.0.1/",
+        "http://[bad/",
+        "//x",
+        "https://a..b/x",
+        f"https://{'a' * 64}.example/x",
+    ],
+)
 async def test_only_web_addresses_are_followed(url: str, job: Fixture) -> None:
     job.fake.answer(json_answer({}))
     assert failed(await job.follow(url)).message == REFUSED
@@ -252,12 +263,50 @@ async def test_what_another_address_says_is_no_word_on_upstream_or_its_token(sta
     assert not client.breaker.is_open
 
 
+async def paint(job: Fixture, **options: Any) -> list[Event]:
+    """A whole generation of an image: the POST begins a job, the GET of `/jobs/1` tells its state."""
+    client = Client(job.fake, **options)
+    try:
+        return await client.run("org/name", task=Task.TEXT_TO_IMAGE)
+    finally:
+        await client.upstream.close()
+
+
+def begun(job: Fixture) -> Answer:
+    state = {"status": "starting", "output": None, "urls": {"get": f"{job.fake.url}/jobs/1"}}
+    return json_answer(state, status=201)
+
+
+@pytest.mark.parametrize("end", [End.CUT, End.RESET])
+async def test_a_question_that_finds_nobody_is_put_again_and_the_job_is_not_begun_anew(end: End, job: Fixture) -> None:
+    nobody = Answer(is_silent=True, end=end)
+    done = json_answer({"status": "succeeded", "output": [f"{job.fake.url}/files/1"]})
+    # aiohttp itself repeats a GET on a connection that was kept: the first of them is two.
+    job.fake.answer(begun(job), nobody, nobody, nobody, done, nobody, nobody, IMAGE)
+    events = await paint(job)
+    assert isinstance(events[-1], Completed), events
+    assert [one.method for one in job.fake.received].count("POST") == 1
+
+
+async def test_a_job_whose_state_cannot_be_had_is_left_for_later(job: Fixture) -> None:
+    nobody = Answer(is_silent=True, end=End.CUT)
+    job.fake.default = lambda received: begun(job) if received.method == "POST" else nobody
+    assert failed(await paint(job)).transient
+    assert [one.method for one in job.fake.received].count("POST") == 1
+
+
+async def test_a_job_that_takes_longer_than_a_try_is_not_begun_anew(job: Fixture) -> None:
+    job.fake.default = lambda _: begun(job)
+    failure = failed(await paint(job, timeout_s=0.4))
+    assert failure.message == "The model did not finish its answer within 0.4 s."
+    assert failure.transient
+    assert [one.method for one in job.fake.received] == ["POST"]
+
+
 async def test_a_pause_beyond_the_time_of_the_try_is_not_begun(job: Fixture) -> None:
     job.fake.default = lambda _: Answer(200, {}, (b".",))
     wire = WireRequest("GET", f"{job.fake.url}/v1/job/1", {})
-    client = job.connect(follow_up_reader(lambda: wire, pause_s=6))
-    client._max_retries = 0
-    failure = failed(await run(client))
+    failure = failed(await run(job.connect(follow_up_reader(lambda: wire, pause_s=6))))
     assert failure.message == "The model did not finish its answer within 5 s."
     assert len(job.fake.received) == 1
 

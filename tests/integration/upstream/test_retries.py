@@ -152,11 +152,25 @@ async def test_a_chain_of_which_nothing_is_left_fails_for_good(client: Client) -
     assert failed.model == "org/second"
 
 
+@pytest.mark.parametrize("busy", [error_answer(429), error_answer(503, headers={"Retry-After": "20"})])
+async def test_a_model_that_is_gone_does_not_make_an_outage_of_another_final(client: Client, busy: Answer) -> None:
+    gone = error_answer(404, "Not Found")
+    client.fake.default = lambda received: busy if received.model == "org/first" else gone
+    failed = await client.fail(*MODELS)
+    assert failed.transient
+    assert failed.model == "org/first"
+
+
 async def test_an_impossible_model_is_not_asked_for(connect: Connect) -> None:
     client = connect(base_url="https://router.huggingface.co")
     failed = await client.fail("../..")
     assert not failed.transient
     assert "organisation/name" in failed.message
+
+
+async def test_an_impossible_model_makes_way_for_the_next(connect: Connect) -> None:
+    client = connect(base_url="https://router.huggingface.co")
+    assert (await client.fail("../..", "b c/d")).model == "b c/d"
 
 
 async def test_neither_token_nor_prompt_is_ever_logged_or_shown(client: Client) -> None:

@@ -1,5 +1,6 @@
 // Calls of our server: who may call, what Hugging Face is asked, and that its answer comes through as it is.
 import { deepStrictEqual as same, match, notStrictEqual, ok, strictEqual as is } from "node:assert";
+import { build } from "../calls.ts";
 import { call, HELLO, hello, ID, KEY, LEGACY_KEY, never, stalled, start, stream, TOKEN, until } from "./fakes.ts";
 
 const NO_RETRIES = { MAX_RETRIES: "0" };
@@ -243,6 +244,15 @@ Deno.test("raw text goes where it is completed", async () => {
   await (await world.send(call({ task: "text-generation", parameters: { max_new_tokens: 5, top_k: 3 } }))).text();
   is(world.asked[0]?.path, "/v1/completions");
   same([world.asked[0]?.body.max_tokens, world.asked[0]?.body.top_k, world.asked[0]?.body.prompt], [5, 3, "Hi"]);
+});
+
+Deno.test("a provider is asked for raw text where it has it", () => {
+  const router = "https://router.huggingface.co";
+  const asked = { task: "text-generation" as const, models: [], input: { prompt: "Hi" }, parameters: {}, stream: true };
+  const path = (provider: string) => build(asked, `org/name:${provider}`, router).url.slice(router.length);
+  is(path("featherless-ai"), "/featherless-ai/v1/completions");
+  is(path("deepinfra"), "/deepinfra/v1/openai/completions");
+  is(path("novita"), "/novita/v3/openai/completions");
 });
 
 Deno.test("settings that make no sense are replaced, and the log says so", async () => {
