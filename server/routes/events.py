@@ -11,13 +11,14 @@ from server.actors.feeds import Change, Feed, change_of, recent_id
 from server.actors.watches import Follower, View
 from server.encoding import dumps
 from server.errors import FieldError
+from server.routes.leaving import ClientLeft, while_connected
 from server.routes.parameters import read_id, single
 from server.schemas import invalid
 from server.sse import HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large, farewell
 from server.streams import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.transcript import Transcript
 
-_NO_CONTENT = 204
+_NO_CONTENT, _LEFT = 204, 499
 
 
 def add_routes(app: web.Application) -> None:
@@ -49,7 +50,7 @@ async def send_request(
     stream = open_stream(request, follower, after=after)
     if not await stream.open(view):
         return web.Response(status=_NO_CONTENT)
-    return await EventStream(request, headers=headers).send(_request_events(stream))
+    return await _send(request, _request_events(stream), headers=headers)
 
 
 def open_stream(request: web.Request, follower: Follower, *, after: Cursor | None = None) -> RequestStream:
@@ -77,7 +78,18 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
         changes = [change_of(row) for row in rows]
         feed.begin(changes)
         snapshot = {"requests": [_public(change) for change in changes if not change.status.is_final]}
-        return await EventStream(request).send(_changes(feed, snapshot))
+        return await _send(request, _changes(feed, snapshot))
+
+
+async def _send(
+    request: web.Request, chunks: AsyncGenerator[bytes | memoryview, None], *, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
+    """Until there is no more, or the client leaves: a stream that has nothing to write would not notice by itself."""
+    try:
+        async with while_connected(request):
+            return await EventStream(request, headers=headers).send(chunks)
+    except ClientLeft:
+        return web.Response(status=_LEFT)
 
 
 async def _request_events(stream: RequestStream) -> AsyncGenerator[bytes | memoryview, None]:
@@ -93,7 +105,7 @@ async def _request_events(stream: RequestStream) -> AsyncGenerator[bytes | memor
         yield farewell()
 
 
-async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes | memoryview, None]:
     yield encode("snapshot", dumps(snapshot))
     while not feed.is_sent_home:
         changes = await feed.wait(HEARTBEAT_S)

@@ -1,4 +1,4 @@
-"""For calls whose answer nobody can fetch later: they end when their client leaves."""
+"""For calls that are for nobody but their client, streams among them: they end when it leaves."""
 
 import asyncio
 import contextlib

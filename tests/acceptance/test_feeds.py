@@ -6,6 +6,7 @@ import pytest
 
 from server.actors import feeds
 from server.routes import events
+from server.streams import HEARTBEAT_S
 from tests.acceptance.conftest import Api, Start, events_of
 from tests.fakes.event_source import EventSource, Told
 
@@ -82,6 +83,19 @@ async def test_an_idle_feed_is_kept_alive(api: Api, monkeypatch: pytest.MonkeyPa
         await snapshot_of(source)
         async with asyncio.timeout(10):
             await source.response.content.readuntil(b": still here\n\n")
+
+
+async def test_a_reader_that_leaves_while_nothing_happens_makes_room_for_another(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the heartbeat, which would be the next write to it."""
+    monkeypatch.setattr(feeds, "MAX_FEEDS", 1)
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        assert (await api.get("/api/requests/events")).status == 503
+    async with asyncio.timeout(HEARTBEAT_S / 3):
+        while (await api.send("HEAD", "/api/requests/events")).status == 503:  # noqa: ASYNC110 - it is not told
+            await asyncio.sleep(0.01)
 
 
 async def test_too_many_feeds_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

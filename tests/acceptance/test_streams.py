@@ -231,10 +231,19 @@ async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
         heard = await source.until("delta")
     waiting = api.app[keys.SWITCHBOARD]
     async with asyncio.timeout(10):
-        while len(waiting):  # noqa: ASYNC110 - the server notices at its next write
+        while len(waiting):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
     final = await api.get(f"/api/requests/{heard[0].data['id']}?wait=20")
     assert final.json["status"] == "completed"
+
+
+async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -> None:
+    """Long before the heartbeat, which would be the next write to it."""
+    async with created(api, model="offline/slow-20s") as source:
+        await source.until("status")
+    async with asyncio.timeout(streams.HEARTBEAT_S / 3):
+        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+            await asyncio.sleep(0.01)
 
 
 async def test_a_wake_up_between_the_look_and_the_wait_is_not_lost(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
