@@ -47,10 +47,12 @@ class History:
         row = await self._reader.fetch_row("get_request", request_id, user_id)
         return None if row is None else View(Status(row["status"]), row["epoch"], render_record(dict(row)))
 
-    async def transcript(self, request_id: RequestId, user_id: UserId) -> Transcript:
-        """What a final request left to be read as a stream; empty where there is nothing."""
+    async def transcript(self, request_id: RequestId, user_id: UserId) -> Transcript | None:
+        """What a final request left to be read as a stream, or None where there is none of this user."""
         row = await self._reader.fetch_row("get_transcript", request_id, user_id)
-        if row is None or row["output_data"] is None:
+        if row is None:
+            return None
+        if row["output_data"] is None:
             return Transcript.rebuild({})
         shape = row["segments"]
         return Transcript.rebuild(orjson.loads(row["output_data"]), None if shape is None else orjson.loads(shape))

@@ -57,7 +57,7 @@ class StreamEvent(NamedTuple):
 
 
 ReadView = Callable[[], Awaitable[View | None]]
-ReadStored = Callable[[], Awaitable[Transcript]]
+ReadStored = Callable[[], Awaitable[Transcript | None]]
 FindLive = Callable[[RequestId, int], Transcript | None]
 
 
@@ -102,7 +102,7 @@ class RequestStream:
         if not view.status.is_final or self._epoch != view.epoch or not self._position.offset:
             return True
         self._transcript = await self._read_stored()
-        return self._position.offset != self._transcript.length + 1
+        return self._transcript is None or self._position.offset != self._transcript.length + 1
 
     async def batches(self, *, heartbeat_s: float | None = None) -> AsyncGenerator[list[StreamEvent], None]:
         """Events as they come, some at a time; an empty batch when nothing came for `heartbeat_s` (`HEARTBEAT_S`).
@@ -112,8 +112,9 @@ class RequestStream:
         view = self._follower.seen
         try:
             while view is not None:
-                if not view.status.is_final or await self._has_rest(view):
-                    for batch in _batched(self._events(view)):
+                told = await self._with_rest(view) if view.status.is_final else view
+                if told is not None:
+                    for batch in _batched(self._events(told)):
                         yield batch
                 if self.is_over or self._follower.is_sent_home:
                     return
@@ -150,18 +151,20 @@ class RequestStream:
         body = dumps({"id": self._follower.request_id, "status": Status.CANCELLED})
         return View(Status.CANCELLED, known.epoch, body)
 
-    async def _has_rest(self, view: View) -> bool:
-        """Whether all of what ended is at hand: its object, and its text as it was stored, which is read if need be."""
+    async def _with_rest(self, view: View) -> View | None:
+        """The end, once all of it is at hand: its object, and its text as it was stored, which is read if need be."""
         if view.body is None:
-            return False
+            return None
         if self._transcript is None or self._epoch != view.epoch or not self._transcript.is_kept:
             try:
                 stored = await self._read_stored()
             except Unavailable:
                 await asyncio.sleep(_LOOK_AGAIN_S)
-                return False
+                return None
+            if stored is None:  # deleted since its object was read, which would speak of text that nobody has
+                view, stored = self._gone(view), Transcript.rebuild({})
             self._turn_to_text(stored)
-        return True
+        return view
 
     def _events(self, view: View) -> Iterator[StreamEvent]:
         """All that there is to say by now."""

@@ -58,7 +58,7 @@ def open_stream(request: web.Request, follower: Follower, *, after: Cursor | Non
     user_id, request_id = request[keys.PRINCIPAL].user_id, follower.request_id
     history = request.app[keys.HISTORY]
 
-    async def read_stored() -> Transcript:
+    async def read_stored() -> Transcript | None:
         return await history.transcript(request_id, user_id)
 
     return RequestStream(

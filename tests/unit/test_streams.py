@@ -26,7 +26,7 @@ class World:
     """One request, as the database and the memory of this process have it."""
 
     view: View | None = field(default_factory=lambda: View(PENDING, 0))
-    stored: Transcript = field(default_factory=lambda: Transcript.rebuild({}))
+    stored: Transcript | None = field(default_factory=lambda: Transcript.rebuild({}))
     live: dict[int, Transcript] = field(default_factory=dict)
     is_away: bool = False
     id: RequestId = field(default_factory=mint_id)
@@ -37,7 +37,7 @@ class World:
             raise Unavailable("away", retry_after_s=1)
         return self.view
 
-    async def read_stored(self) -> Transcript:
+    async def read_stored(self) -> Transcript | None:
         if self.is_away:
             raise Unavailable("away", retry_after_s=1)
         return self.stored
@@ -262,6 +262,17 @@ async def test_a_deleted_request_ends_as_cancelled(world: World) -> None:
         world.view = None
         world.switchboard.close()
         assert (await reader.end())[-1] == "cancelled 1.1-1"
+
+
+async def test_an_end_that_was_deleted_before_its_text_was_read_does_not_speak_of_it(world: World) -> None:
+    """Whose text came from another process reads it again at the end; a delete cancels first, then removes."""
+    world.run(1).append(Delta("Hello"))
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.stored = None
+        world.tell(Status.CANCELLED, 1, b'{"output_data":{"output":"Hello"}}')
+        assert (await reader.end())[-2:] == ["reset 1.1-0", "cancelled 1.1-1"]
+    assert b"output" not in reader.events[-1].data
 
 
 async def test_old_news_change_nothing(world: World) -> None:
