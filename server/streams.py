@@ -109,17 +109,22 @@ class RequestStream:
 
         It ends after the final event, and without one when the server stops.
         """
-        view = self._follower.seen
+        heartbeat_s, clock = heartbeat_s or HEARTBEAT_S, asyncio.get_running_loop().time
+        view, written_at = self._follower.seen, clock()
         try:
             while view is not None:
                 told = await self._with_rest(view) if view.status.is_final else view
                 if told is not None:
                     for batch in _batched(self._events(told)):
                         yield batch
+                        written_at = clock()
                 if self.is_over or self._follower.is_sent_home:
                     return
-                if not view.status.is_final and not await self._follower.wait(heartbeat_s or HEARTBEAT_S):
+                if not view.status.is_final:
+                    await self._follower.wait(written_at + heartbeat_s - clock())
+                if clock() - written_at >= heartbeat_s:
                     yield []
+                    written_at = clock()
                 view = await self._current(view)
         finally:
             self._turn_away()

@@ -126,12 +126,11 @@ class Watch(Interest):
 class Follower(Interest):
     """Follows a request to its end: every state it is in, and the growth of its text."""
 
-    __slots__ = ("_has_look_at", "_is_stirred", "_news", "_wake_up")
+    __slots__ = ("_has_look_at", "_news", "_wake_up")
 
     def __init__(self, registry: Registry, request_id: RequestId) -> None:
         super().__init__(registry, request_id, any_change=True)
         self._wake_up = asyncio.Event()
-        self._is_stirred = False
         self._news: View | None = None
         self._has_look_at = False
 
@@ -154,11 +153,10 @@ class Follower(Interest):
 
     def stir(self) -> None:
         """There is more text, or something to look at."""
-        self._is_stirred = True
         self._wake_up.set()
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Until something happened since the last call; False when nothing did for so long.
+    async def wait(self, timeout_s: float) -> None:
+        """Until something happened since the last call, or nothing did for so long.
 
         With a plain timer, since it is called for every delta: asyncio.timeout() costs as much as the rest of a delta.
         """
@@ -169,8 +167,6 @@ class Follower(Interest):
             finally:
                 timer.cancel()
         self._wake_up.clear()
-        is_stirred, self._is_stirred = self._is_stirred, False
-        return is_stirred
 
     def take_news(self) -> View | None:
         """What was told since the last call."""

@@ -250,9 +250,9 @@ async def test_a_wake_up_between_the_look_and_the_wait_is_not_lost(api: Api, mon
     """The end comes while the first look at the row is on its way back."""
     original = Follower.wait
 
-    async def late(self: Follower, timeout_s: float) -> bool:
+    async def late(self: Follower, timeout_s: float) -> None:
         await asyncio.sleep(0.05)
-        return await original(self, timeout_s)
+        await original(self, timeout_s)
 
     monkeypatch.setattr(Follower, "wait", late)
     async with created(api) as source:

@@ -70,6 +70,7 @@ class Reader:
         )
         self.has_more = False
         self.events: list[StreamEvent] = []
+        self.heartbeats = 0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -87,6 +88,7 @@ class Reader:
     async def _read(self) -> None:
         async for batch in self.stream.batches():
             self.events += batch
+            self.heartbeats += not batch
 
     def look(self) -> None:
         """What the sweep of the switchboard does when a row changed elsewhere."""
@@ -316,6 +318,24 @@ async def test_a_row_that_was_read_while_it_ran_is_read_again_when_that_is_asked
         world.view = View(Status.COMPLETED, 2, b'{"end":true}')
         reader.look()
         assert (await reader.end())[2:] == ["delta 2.1-4", "completed 2.1-5"]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_a_stream_is_kept_alive_while_the_row_cannot_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, has_ended: bool
+) -> None:
+    """It is tried again and again, more often than a heartbeat comes."""
+    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
+    world.run(1)
+    async with Reader(world) as reader:
+        await reader.settle()
+        world.is_away = True
+        world.switchboard.publish(world.id, View(Status.CANCELLED if has_ended else RUNNING, 1))
+        reader.look()
+        async with asyncio.timeout(5):
+            while reader.heartbeats < 3:  # noqa: ASYNC110 - the reader is told of none
+                await asyncio.sleep(0.01)
 
 
 async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World) -> None:
