@@ -11,14 +11,14 @@ from server.actors.feeds import Change, Feed, change_of, recent_id
 from server.actors.watches import Follower, View
 from server.encoding import dumps
 from server.errors import FieldError
-from server.routes.leaving import ClientLeft, while_connected
+from server.routes.leaving import may_be_left, while_connected
 from server.routes.parameters import read_id, single
 from server.schemas import invalid
 from server.sse import HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large, farewell
 from server.streams import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.transcript import Transcript
 
-_NO_CONTENT, _LEFT = 204, 499
+_NO_CONTENT = 204
 
 
 def add_routes(app: web.Application) -> None:
@@ -27,6 +27,7 @@ def add_routes(app: web.Application) -> None:
         app.router.add_get(f"{prefix}/requests/{{id}}/events", stream_request)
 
 
+@may_be_left
 async def stream_request(request: web.Request) -> web.StreamResponse:
     """One request from where the client stands to its end; 204 when the client has had all of it."""
     request_id = read_id(request.match_info["id"])
@@ -45,7 +46,7 @@ async def send_request(
 ) -> web.StreamResponse:
     """Stream the request that `follower` follows, and that stands as `view` says, where that is known.
 
-    Raises `NotFound` where it is not this user's.
+    Raises `NotFound` where it is not this user's, `ClientLeft`.
     """
     stream = open_stream(request, follower, after=after)
     if not await stream.open(view):
@@ -70,6 +71,7 @@ def open_stream(request: web.Request, follower: Follower, *, after: Cursor | Non
     )
 
 
+@may_be_left
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """What becomes of the user's requests: those that live first, then every change, until the client leaves."""
     user_id = request[keys.PRINCIPAL].user_id
@@ -85,11 +87,8 @@ async def _send(
     request: web.Request, chunks: AsyncGenerator[bytes | memoryview, None], *, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
     """Until there is no more, or the client leaves: a stream that has nothing to write would not notice by itself."""
-    try:
-        async with while_connected(request):
-            return await EventStream(request, headers=headers).send(chunks)
-    except ClientLeft:
-        return web.Response(status=_LEFT)
+    async with while_connected(request):
+        return await EventStream(request, headers=headers).send(chunks)
 
 
 async def _request_events(stream: RequestStream) -> AsyncGenerator[bytes | memoryview, None]:

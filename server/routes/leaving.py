@@ -1,17 +1,36 @@
-"""For calls that are for nobody but their client, streams among them: they end when it leaves."""
+"""For calls that wait for something on behalf of their client: they end when it leaves."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
 
 from server.http_server import JsonErrorHandler
 
+LEFT = 499
+"""The status of a call whose client left, which is seen in the log only."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class ClientLeft(Exception):
     """There is nobody to answer any more."""
+
+
+def may_be_left(handler: Handler) -> Handler:
+    """Let `while_connected` end the handler."""
+
+    @functools.wraps(handler)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ClientLeft:
+            return web.Response(status=LEFT)
+
+    return handle
 
 
 @contextlib.asynccontextmanager

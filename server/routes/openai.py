@@ -33,7 +33,7 @@ from server.responses import json_response
 from server.routes.cancelling import end
 from server.routes.creating import admit, make_draft, require_chance
 from server.routes.events import open_stream
-from server.routes.leaving import ClientLeft, while_connected
+from server.routes.leaving import LEFT, ClientLeft, while_connected
 from server.routes.parameters import read_idempotency_key
 from server.routes.views import current
 from server.schemas import MAX_BODY_BYTES
@@ -45,7 +45,6 @@ HOLD_S = 10.0
 GRACE_S = 5.0
 """How long after its deadline the end of a request is waited for: it has to be recorded."""
 _MIN_DEADLINE_S = 1.0
-_LEFT = 499
 _REPLAYED = "Idempotent-Replayed"
 
 log = structlog.get_logger(__name__)
@@ -155,7 +154,7 @@ async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -
         except ClientLeft:
             if not stays:
                 await _cancel(request, watch.request_id)
-            return web.Response(status=_LEFT)
+            return web.Response(status=LEFT)
         if not view.status.is_final:
             raise _unfinished(request, view)
         outcome = orjson.loads(view.body or b"{}")
@@ -200,7 +199,7 @@ async def _stream(request: web.Request, ask: ChatAsk, draft: Draft) -> web.Strea
                 first = await anext(pieces)
                 return await EventStream(request, headers=headers).send(_from(first, pieces))
         except ClientLeft:
-            return web.Response(status=_LEFT)
+            return web.Response(status=LEFT)
         finally:
             if not (stream.is_over or follower.is_sent_home or stays):
                 await _cancel(request, follower.request_id)

@@ -16,6 +16,7 @@ from server.responses import raw_json_response
 from server.routes.cancelling import delete
 from server.routes.creating import admit, read_draft, require_chance
 from server.routes.events import send_request
+from server.routes.leaving import may_be_left, while_connected
 from server.routes.parameters import accepts_events, read_filters, read_id, single
 from server.routes.views import current, etag, location_of
 
@@ -29,8 +30,12 @@ def add_routes(app: web.Application) -> None:
 
 
 @refused_under_overload
+@may_be_left
 async def create(request: web.Request) -> web.StreamResponse:
-    """Accept a model request; hold the answer until it is final, as long as the client wants to wait, or stream it."""
+    """Accept a model request; hold the answer until it is final, as long as the client wants to wait, or stream it.
+
+    The work goes on if the client leaves.
+    """
     settings = request.app[keys.SETTINGS]
     waiting = read_preferences(
         request.headers.getall("Prefer", []), default_s=settings.default_wait_s, max_s=settings.max_wait_s
@@ -50,7 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def _create_and_stream(request: web.Request, draft: Draft, waiting: Waiting) -> web.StreamResponse:
-    """The events of the request in the same call; the work goes on if the client leaves."""
+    """The events of the request in the same call."""
     switchboard = request.app[keys.SWITCHBOARD]
     with switchboard.follow(draft.id) as follower:
         with request.app[keys.ENTRANCE].passing():
@@ -63,7 +68,8 @@ async def _create_and_stream(request: web.Request, draft: Draft, waiting: Waitin
         return await send_request(request, follower, headers=headers | {"Idempotent-Replayed": "true"})
 
 
-async def get(request: web.Request) -> web.Response:
+@may_be_left
+async def get(request: web.Request) -> web.StreamResponse:
     """One model request; with a wait, as soon as it is final, or at any change from what `If-None-Match` names."""
     settings = request.app[keys.SETTINGS]
     request_id = read_id(request.match_info["id"])
@@ -77,7 +83,7 @@ async def get(request: web.Request) -> web.Response:
             watch.seen = view
             watch.any_change = etag(view) in known
             del view
-            news = await watch.wait(waiting.seconds)
+            news = await _wait(request, watch, waiting.seconds)
             view = news if news is not None and news.body is not None else await current(request, request_id)
     headers = {hdrs.ETAG: etag(view)} | waiting.headers
     if etag(view) in known:
@@ -96,9 +102,15 @@ async def list_requests(request: web.Request) -> web.Response:
     return raw_json_response(b"[" + b",".join(page.objects) + b"]", headers=headers)
 
 
+async def _wait(request: web.Request, watch: Watch, timeout_s: float) -> View | None:
+    """As `Watch.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
+    async with while_connected(request):
+        return await watch.wait(timeout_s)
+
+
 async def _answer(request: web.Request, watch: Watch, waiting: Waiting, *, delay_s: float) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
-    view = await watch.wait(waiting.seconds) if waiting.seconds > 0 else None
+    view = await _wait(request, watch, waiting.seconds) if waiting.seconds > 0 else None
     if view is None and waiting.seconds <= 0:
         view = watch.seen
     if view is None or view.body is None:
@@ -112,7 +124,7 @@ async def _answer_replay(request: web.Request, request_id: RequestId, waiting: W
         if waiting.seconds > 0 and not view.status.is_final:
             watch.seen = view
             del view
-            await watch.wait(waiting.seconds)
+            await _wait(request, watch, waiting.seconds)
             view = await _last_known(request, watch)
     return _object_response(request, request_id, view, waiting, replayed=True)
 

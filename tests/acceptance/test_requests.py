@@ -1,6 +1,7 @@
 """Creating, waiting, long-polling, replaying: the life of a model request as its owner sees it."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,29 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
     reply = await api.get(f"/api/requests/{created.json['id']}?wait=30")
     assert (reply.status, reply.json["status"]) == (200, "completed")
     assert reply.headers["ETag"] == '"1-completed"'
+
+
+async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
+    """Close the connection of a call once it waits."""
+    async with asyncio.timeout(10):
+        watches = api.app[keys.SWITCHBOARD]._watches
+        while not any(watch.is_waiting for group in watches.values() for watch in group):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait({call})
+
+
+async def test_who_leaves_a_wait_makes_room_for_another(api: Api) -> None:
+    """Long before the wait is over, be it a long-poll, a create or its repetition."""
+    slow = {"model": "offline/slow-20s"}
+    await _leave(asyncio.create_task(api.create(headers={"Idempotency-Key": "left"}, **slow)), api)
+    await _leave(asyncio.create_task(api.create(headers={"Idempotency-Key": "left"}, **slow)), api)
+    [item] = (await api.get("/api/requests")).json
+    await _leave(asyncio.create_task(api.get(f"/api/requests/{item['id']}?wait=30")), api)
+    async with asyncio.timeout(5):
+        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+            await asyncio.sleep(0.01)
+    assert (await api.get(f"/api/requests/{item['id']}")).json["status"] == "processing"
 
 
 async def test_if_none_match_of_an_unchanged_request_is_304(api: Api) -> None:
