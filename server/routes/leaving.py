@@ -8,6 +8,7 @@ from typing import cast
 
 from aiohttp import web
 
+from server.actors.watches import View, Watch
 from server.http_server import JsonErrorHandler
 
 LEFT = 499
@@ -33,6 +34,23 @@ def may_be_left(handler: Handler) -> Handler:
     return handle
 
 
+async def wait_for(request: web.Request, watch: Watch, timeout_s: float) -> View | None:
+    """As `Watch.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
+    lost = _lost(request)
+
+    def leave(_: "asyncio.Future[None]") -> None:
+        watch.tell(None)
+
+    lost.add_done_callback(leave)
+    try:
+        view = await watch.wait(timeout_s)
+    finally:
+        lost.remove_done_callback(leave)
+    if lost.done():
+        raise ClientLeft
+    return view
+
+
 @contextlib.asynccontextmanager
 async def while_connected(request: web.Request) -> AsyncIterator[None]:
     """Run the block while the client is connected; when it leaves, stop the block and raise `ClientLeft`.
@@ -40,7 +58,7 @@ async def while_connected(request: web.Request) -> AsyncIterator[None]:
     aiohttp cancels no handler here, since most work goes on without its client. The block is stopped as by
     `asyncio.timeout`, at whatever it waits for.
     """
-    connection = cast("JsonErrorHandler", request.protocol)  # Runner makes no others
+    lost = _lost(request)
     stay = asyncio.timeout(None)
 
     def leave(_: "asyncio.Future[None]") -> None:
@@ -49,11 +67,16 @@ async def while_connected(request: web.Request) -> AsyncIterator[None]:
 
     try:
         async with stay:
-            connection.lost.add_done_callback(leave)
+            lost.add_done_callback(leave)
             yield
     except TimeoutError:
         if stay.expired():
             raise ClientLeft from None
         raise
     finally:
-        connection.lost.remove_done_callback(leave)
+        lost.remove_done_callback(leave)
+
+
+def _lost(request: web.Request) -> "asyncio.Future[None]":
+    """Done when the connection is lost."""
+    return cast("JsonErrorHandler", request.protocol).lost  # Runner makes no others

@@ -16,7 +16,7 @@ from server.responses import raw_json_response
 from server.routes.cancelling import delete
 from server.routes.creating import admit, read_draft, require_chance
 from server.routes.events import send_request
-from server.routes.leaving import may_be_left, while_connected
+from server.routes.leaving import may_be_left, wait_for
 from server.routes.parameters import accepts_events, read_filters, read_id, single
 from server.routes.views import current, etag, location_of
 
@@ -83,7 +83,7 @@ async def get(request: web.Request) -> web.StreamResponse:
             watch.seen = view
             watch.any_change = etag(view) in known
             del view
-            news = await _wait(request, watch, waiting.seconds)
+            news = await wait_for(request, watch, waiting.seconds)
             view = news if news is not None and news.body is not None else await current(request, request_id)
     headers = {hdrs.ETAG: etag(view)} | waiting.headers
     if etag(view) in known:
@@ -102,15 +102,9 @@ async def list_requests(request: web.Request) -> web.Response:
     return raw_json_response(b"[" + b",".join(page.objects) + b"]", headers=headers)
 
 
-async def _wait(request: web.Request, watch: Watch, timeout_s: float) -> View | None:
-    """As `Watch.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
-    async with while_connected(request):
-        return await watch.wait(timeout_s)
-
-
 async def _answer(request: web.Request, watch: Watch, waiting: Waiting, *, delay_s: float) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
-    view = await _wait(request, watch, waiting.seconds) if waiting.seconds > 0 else None
+    view = await wait_for(request, watch, waiting.seconds) if waiting.seconds > 0 else None
     if view is None and waiting.seconds <= 0:
         view = watch.seen
     if view is None or view.body is None:
@@ -124,7 +118,7 @@ async def _answer_replay(request: web.Request, request_id: RequestId, waiting: W
         if waiting.seconds > 0 and not view.status.is_final:
             watch.seen = view
             del view
-            await _wait(request, watch, waiting.seconds)
+            await wait_for(request, watch, waiting.seconds)
             view = await _last_known(request, watch)
     return _object_response(request, request_id, view, waiting, replayed=True)
 
