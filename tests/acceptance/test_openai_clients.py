@@ -194,6 +194,17 @@ async def test_models_are_those_that_can_be_named(start: Start, upstream: FakeHu
             await client.models.retrieve("org/none")
 
 
+async def test_an_answer_of_a_server_that_does_not_name_its_model_names_what_was_asked_for(
+    start: Start, upstream: FakeHuggingFace
+) -> None:
+    """Clients in typed languages do not take a null there."""
+    api = await start_online(start, upstream, text_models="")
+    upstream.answer(chat_answer("hi"), json_answer({"data": [{"index": 0, "embedding": [0.5]}]}))
+    async with client_of(api) as client:
+        assert (await client.chat.completions.create(model="default", messages=HELLO)).model == "default"
+        assert (await client.embeddings.create(model="default", input="hi")).model == "default"
+
+
 async def test_errors_are_the_exceptions_of_the_client(client: AsyncOpenAI, online: Api) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature: must be less than or equal to 2") as bad:
         await client.chat.completions.create(model="default", messages=HELLO, temperature=3)
