@@ -77,6 +77,10 @@ class Accounts(Protocol):
         """Raises `Unauthenticated` when the account is gone."""
         ...
 
+    def require_deletion(self) -> None:
+        """Raises `Forbidden` where no account can be deleted: before anything of one goes."""
+        ...
+
     async def delete_user(self, principal: Principal, caller: Caller = NOBODY, /) -> None:
         """Delete the account and everything that is its own."""
         ...

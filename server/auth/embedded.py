@@ -83,6 +83,9 @@ class EmbeddedAccounts:
             raise Unauthenticated
         return _user(account)
 
+    def require_deletion(self) -> None:
+        """It can always be done here."""
+
     async def delete_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
         if await self._reader.fetch_row("delete_user", principal.user_id) is None:
             raise Unauthenticated

@@ -104,7 +104,7 @@ _ANSWERS: dict[str, Schema] = {
         id=_TEXT,
         object={"const": "chat.completion"},
         created={"type": "integer"},
-        model=_TEXT_OR_NULL,
+        model=_TEXT,
         choices={
             "type": "array",
             "minItems": 1,
@@ -130,7 +130,7 @@ _ANSWERS: dict[str, Schema] = {
                 embedding={"type": ["array", "string"], "items": {"type": "number"}},
             ),
         },
-        model=_TEXT_OR_NULL,
+        model=_TEXT,
         usage={"type": ["object", "null"]},
     ),
     "OpenAIModel": _object(

@@ -12,11 +12,13 @@ from server.auth.tokens import bearer_token
 from server.bodies import read_json
 from server.limits import true_address
 from server.middlewares import limited_by_address
-from server.model_request import RequestId
+from server.model_request import RequestId, UserId
 from server.responses import json_response
 from server.schemas import parse
+from server.storage.reader import Reader
 
 MAX_BODY_BYTES = 4096
+_HISTORY_BATCH = 2000
 _OK, _CREATED, _NO_CONTENT = 200, 201, 204
 
 
@@ -89,12 +91,20 @@ async def get_user(request: web.Request) -> web.Response:
 async def delete_user(request: web.Request) -> web.Response:
     """Delete the account with all its rows. What runs for it here stops at once, elsewhere by the next heartbeat."""
     principal = request[keys.PRINCIPAL]
+    request.app[keys.ACCOUNTS].require_deletion()
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
+    await _delete_history(request.app[keys.READER], principal.user_id)
     await request.app[keys.ACCOUNTS].delete_user(principal, _user(request))
     await request.app[keys.UPLOADS].forget(principal.user_id)
     for row in running:
         request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)
     return web.Response(status=_NO_CONTENT)
+
+
+async def _delete_history(reader: Reader, user_id: UserId) -> None:
+    """In short statements: the one that deletes the account takes along what is left, and has a limit of time."""
+    while len(await reader.fetch("delete_history", user_id, _HISTORY_BATCH)) == _HISTORY_BATCH:
+        pass
 
 
 def _signed_up_body(signed_up: SignedUp) -> dict[str, Any]:

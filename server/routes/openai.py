@@ -145,7 +145,7 @@ async def _admitted(
 
 async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -> web.Response:
     """The whole answer, once it is there."""
-    stays, timeout_s = draft.key is not None, draft.deadline_s + GRACE_S
+    stays, timeout_s, asked = draft.key is not None, draft.deadline_s + GRACE_S, draft.model or ask.model
     async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].watch) as (watch, headers):
         del ask, draft
         try:
@@ -160,6 +160,7 @@ async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -
         outcome = orjson.loads(view.body or b"{}")
         if (problem := problem_of(outcome)) is not None:
             raise problem
+        outcome["model"] = outcome["model"] or asked  # a server with one model need not tell its name
         return json_response(render(watch.request_id, outcome), headers=headers)
 
 

@@ -87,6 +87,21 @@ DELETE FROM public.model_requests
 WHERE id = $1 AND user_id = $2
 RETURNING id;
 
+-- name: delete_history
+-- Forget up to $2 of the user's final requests, the oldest first.
+WITH old AS MATERIALIZED (
+    SELECT id
+    FROM public.model_requests
+    WHERE user_id = $1 AND status IN ('completed', 'failed', 'cancelled')
+    ORDER BY id
+    LIMIT $2
+    FOR UPDATE
+)
+DELETE FROM public.model_requests AS row
+USING old
+WHERE row.id = old.id
+RETURNING row.id;
+
 -- name: feed_requests
 -- How the requests stand that some users are told of: those that live, those that are newer than $2, and those named in $3.
 SELECT id, user_id, status, epoch, model_type

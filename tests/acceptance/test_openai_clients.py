@@ -194,6 +194,17 @@ async def test_models_are_those_that_can_be_named(start: Start, upstream: FakeHu
             await client.models.retrieve("org/none")
 
 
+async def test_an_answer_of_a_server_that_does_not_name_its_model_names_what_was_asked_for(
+    start: Start, upstream: FakeHuggingFace
+) -> None:
+    """Clients in typed languages do not take a null there."""
+    api = await start_online(start, upstream, text_models="")
+    upstream.answer(chat_answer("hi"), json_answer({"data": [{"index": 0, "embedding": [0.5]}]}))
+    async with client_of(api) as client:
+        assert (await client.chat.completions.create(model="default", messages=HELLO)).model == "default"
+        assert (await client.embeddings.create(model="default", input="hi")).model == "default"
+
+
 async def test_errors_are_the_exceptions_of_the_client(client: AsyncOpenAI, online: Api) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature: must be less than or equal to 2") as bad:
         await client.chat.completions.create(model="default", messages=HELLO, temperature=3)
@@ -207,12 +218,16 @@ async def test_errors_are_the_exceptions_of_the_client(client: AsyncOpenAI, onli
     assert refused.value.code == "invalid_api_key"
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(402, "You have depleted your monthly included credits."), (400, "The input is longer than 4096 tokens.")],
+)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_model_that_fails_is_an_error_of_the_server(
-    client: AsyncOpenAI, upstream: FakeHuggingFace, *, stream: bool
+async def test_a_model_that_fails_or_refuses_is_an_error_of_the_server(
+    client: AsyncOpenAI, upstream: FakeHuggingFace, *, stream: bool, status: int, words: str
 ) -> None:
-    upstream.default = lambda _: error_answer(402, "You have depleted your monthly included credits.")
-    with pytest.raises(openai.InternalServerError, match="credits") as failed:
+    upstream.default = lambda _: error_answer(status, words)
+    with pytest.raises(openai.InternalServerError, match=words) as failed:
         await client.chat.completions.create(model="default", messages=HELLO, stream=stream)
     assert (failed.value.status_code, failed.value.code, failed.value.type) == (502, "model_error", "api_error")
     assert failed.value.request_id

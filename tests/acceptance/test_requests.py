@@ -7,7 +7,23 @@ import pytest
 
 from server import keys
 from server.model_request import mint_id
+from server.routes import auth
 from tests.acceptance.conftest import Api, Start
+from tests.rows import connected
+
+_NOTE_DELETIONS = """
+CREATE TABLE deletions (id serial, count bigint);
+
+CREATE FUNCTION note_deletions() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO deletions (count) SELECT count(*) FROM gone HAVING count(*) > 0;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER note_deletions AFTER DELETE ON model_requests REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT EXECUTE FUNCTION note_deletions();
+"""
 
 
 async def test_respond_async_answers_202_at_once_with_where_to_look(api: Api) -> None:
@@ -220,6 +236,28 @@ async def test_deleting_the_account_stops_what_runs_and_takes_everything_along(a
     assert (await api.get(f"/api/requests/{created.json['id']}")).status == 404
     reply = await api.create()
     assert (reply.status, reply.json["code"]) == (401, "AUTH_ERROR")
+
+
+async def test_the_history_of_an_account_is_deleted_in_short_statements(
+    api: Api, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement for all of it would not end within its time, however often it is tried."""
+    monkeypatch.setattr(auth, "_HISTORY_BATCH", 2)
+    for _ in range(5):
+        await api.create()
+    await api.create_async(model="offline/slow-20s")
+    other = await api.sign_up()
+    await other.create()
+    async with connected(database) as connection:
+        await connection.execute(_NOTE_DELETIONS)
+        assert (await api.send("DELETE", "/auth/user")).status == 204
+        assert [row["count"] for row in await connection.fetch("SELECT count FROM deletions ORDER BY id")] == [
+            2,
+            2,
+            1,
+            1,
+        ]
+    assert len((await other.get("/api/requests")).json) == 1
 
 
 async def test_a_body_for_which_there_is_no_room_is_refused_for_a_moment_and_nothing_is_accepted(api: Api) -> None:

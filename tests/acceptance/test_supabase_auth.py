@@ -218,8 +218,10 @@ async def test_without_a_service_key_accounts_cannot_be_deleted(
 ) -> None:
     api = await start(**settings_of(project, gotrue, supabase_service_role_key=None))
     alice = signed_in(api, await api.post("/api/auth/signup", CREDENTIALS))
+    await alice.create()
     assert_problem(await alice.send("DELETE", "/auth/user"), 403, "AUTH_ERROR")
     assert (await alice.get("/auth/user")).status == 200
+    assert len((await alice.get("/api/requests")).json) == 1, "nothing of it has gone"
 
 
 async def test_a_project_that_signs_with_public_keys_needs_no_secret(

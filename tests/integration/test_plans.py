@@ -20,6 +20,8 @@ USER = UUID(int=7)
 ME = UUID(int=1000)
 ROW = UUID(int=9_000)
 DEEP = UUID(int=2_000)
+THEIRS, OTHERS = UUID(int=2_007), UUID(int=2_008)
+"""A request of `USER` and one of another user, and an upload of each."""
 
 # 20,000 rows of 40 users: a long history with answers of 1 kB, and at its end 400 that wait and 100 that run.
 _FILL = """
@@ -186,3 +188,23 @@ async def test_the_deletion_of_a_request_reads_no_table_of_files_whole(planner: 
         await transaction.rollback()
     assert scans["whole"] == 0
     assert scans["indexed"] > 0
+
+
+async def test_the_deletion_of_many_requests_asks_nothing_about_files_that_no_other_uses(
+    planner: "asyncpg.Connection[Any]",
+) -> None:
+    """An account of 300,000 files goes in one statement: a call for each of them would be most of its time."""
+    transaction = planner.transaction()
+    await transaction.start()
+    try:
+        await planner.execute("SET LOCAL track_functions = 'all'")
+        await planner.execute("INSERT INTO public.file_uses (file_id, request_id) VALUES ($1, $2)", THEIRS, OTHERS)
+        await planner.execute("DELETE FROM public.model_requests WHERE user_id = $1", USER)
+        calls = await planner.fetchval(
+            "SELECT sum(calls) FROM pg_stat_xact_user_functions WHERE funcname = 'use_of_file'"
+        )
+        states = await planner.fetch("SELECT state, count(*) FROM public.files WHERE user_id = $1 GROUP BY 1", USER)
+    finally:
+        await transaction.rollback()
+    assert calls == 1
+    assert dict(map(tuple, states)) == {"deleting": 499, "stored": 1}

@@ -81,11 +81,19 @@ class SupabaseAccounts:
         data = await self._ask(Step.USER, "/user", self._keys.for_user(caller.token), method="GET")
         return self._read_user(data)
 
-    async def delete_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
-        """Needs the service key; the user's rows go by foreign key. Raises `Forbidden` where there is no such key."""
+    def require_deletion(self) -> None:
+        """Needs the service key."""
+        self._admin()
+
+    def _admin(self) -> Credentials:
         credentials = self._keys.for_admin()
         if credentials is None:
             raise Forbidden("This server cannot delete accounts: ask its operator to do it.")
+        return credentials
+
+    async def delete_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
+        """The user's rows go by foreign key. Raises `Forbidden` where there is no service key."""
+        credentials = self._admin()
         try:
             await self._send(Step.DELETE, "DELETE", f"/admin/users/{principal.user_id}", credentials)
         except Refused as error:

@@ -1,0 +1,119 @@
+"""What `/v1` does not take: every refusal in one shape, and in the client's own words."""
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Api
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"n": 2}, "n", "must be 1 here"),
+        ({"n": True}, "n", "must be 1 here"),
+        ({"logprobs": True}, "logprobs", "must be false here"),
+        ({"store": True}, "store", "must be false here"),
+        ({"service_tier": "flex"}, "service_tier", "must be auto or default here"),
+        ({"modalities": ["text", "audio"]}, "modalities", "left out"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "must be true here"),
+        ({"top_logprobs": 2}, "top_logprobs", "is not supported here"),
+        ({"logit_bias": {"1": 1}}, "logit_bias", "is not supported here"),
+        ({"audio": {"voice": "alloy"}}, "audio", "is not supported here"),
+        ({"functions": [{"name": "f"}]}, "functions", "is not supported here"),
+        ({"top_k": 3}, "top_k", "is not a known field"),
+        ({"temperature": "hot"}, "temperature", "must be a number"),
+        ({"max_tokens": 0}, "max_tokens", "must be greater than or equal to 1"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "must be greater than or equal to 1"),
+        ({"max_completion_tokens": 1, "max_tokens": 1}, "max_tokens", "must be left out"),
+        ({"stop": ["a"] * 5}, "stop", "must have at most 4 items"),
+        ({"stream": "yes"}, "stream", "must be true or false"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream is not true"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "is not a known field"),
+        ({"messages": None}, "messages", "is required"),
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": "hello"}, "messages", "must be an array"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "is required"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0", "must have content or tool_calls"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role", "must be"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content", "must not be blank"),
+        ({"messages": ["hello"]}, "messages.0", "must be an object"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "is required"),
+        ({"tool_choice": "required"}, None, "must have tools"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "must be"),
+        ({"model": None}, "model", "is required"),
+        ({"model": 5}, "model", "must be a string"),
+        ({"model": ""}, "model", "must have at least 1 character"),
+    ],
+)
+async def test_what_is_wrong_is_named_as_the_client_knows_it(
+    api: Api, fields: dict[str, Any], param: str | None, words: str
+) -> None:
+    reply = await api.post(PATH, {"model": "default", "messages": HELLO, **fields})
+    error = reply.json["error"]
+    assert (reply.status, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+    assert words in error["message"]
+    assert (await api.get("/api/requests")).json == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"input": None}, "input", "is required"),
+        ({"input": ""}, "input", "at least 1 character"),
+        ({"input": []}, "input", "at least 1 item"),
+        ({"input": [1, 2]}, "input", "tokens are not supported"),
+        ({"input": [[1, 2]]}, "input", "tokens are not supported"),
+        ({"input": ["one", " "]}, "input.1", "must not be blank"),
+        ({"input": 3}, "input", "must be an array"),
+        ({"encoding_format": "int8"}, "encoding_format", "must be 'float' or 'base64'"),
+        ({"dimensions": 0}, "dimensions", "must be greater than or equal to 1"),
+        ({"truncate": True}, "truncate", "is not a known field"),
+    ],
+)
+async def test_what_is_wrong_with_embeddings_is_named_too(
+    api: Api, fields: dict[str, Any], param: str, words: str
+) -> None:
+    reply = await api.post("/v1/embeddings", {"model": "default", "input": "one", **fields})
+    error = reply.json["error"]
+    assert (reply.status, error["param"]) == (400, param), error
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/embeddings"])
+@pytest.mark.parametrize(
+    ("options", "status", "kind"),
+    [
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid_request_error"),
+        ({"data": b"[]", "headers": {"Content-Type": "application/json"}}, 400, "invalid_request_error"),
+        ({"data": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "invalid_request_error"),
+        ({"json": {"messages": "x" * 300_000}}, 413, "invalid_request_error"),
+        ({"json": {}, "headers": {"Authorization": "Bearer nonsense"}}, 401, "authentication_error"),
+        ({"json": {}, "headers": {"Idempotency-Key": ""}}, 400, "invalid_request_error"),
+    ],
+)
+async def test_a_body_or_a_header_that_cannot_be_taken_is_refused_in_the_same_shape(
+    api: Api, path: str, options: dict[str, Any], status: int, kind: str
+) -> None:
+    reply = await api.send("POST", path, **options)
+    assert (reply.status, reply.json["error"]["type"]) == (status, kind)
+    assert set(reply.json) == {"error"}
+    assert set(reply.json["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("GET", PATH, 405), ("POST", "/v1/models", 405), ("GET", "/v1/models/none", 404)],
+)
+async def test_what_is_not_there_is_refused_in_the_same_shape(api: Api, method: str, path: str, status: int) -> None:
+    reply = await api.send(method, path)
+    assert (reply.status, reply.json["error"]["type"]) == (status, "invalid_request_error")
+    if status == 405:
+        assert reply.headers["Allow"]
+
+
+async def test_elsewhere_errors_keep_their_shape(api: Api) -> None:
+    assert set((await api.get("/api/nothing")).json) == {"error", "detail", "code", "request_id"}
