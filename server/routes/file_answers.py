@@ -17,7 +17,8 @@ from server.keys import OBJECTS
 from server.storage.objects import ObjectKey, OpenObject
 
 STALL_S = 60.0
-"""A reader that takes so long for a chunk (256 KiB) is gone: the store's connection is not held for it."""
+"""A reader that takes so long for a piece is gone: the store's connection is not held for it."""
+PIECE = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -92,8 +93,9 @@ class _FileBody(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         try:
             async for chunk in self._opened.chunks:
-                async with asyncio.timeout(STALL_S):
-                    await writer.write(chunk)
+                for start in range(0, len(chunk), PIECE):
+                    async with asyncio.timeout(STALL_S):
+                        await writer.write(memoryview(chunk)[start : start + PIECE])
         except (Problem, TimeoutError) as error:
             log.warning("file_cut_off", key=self._key, reason=type(error).__name__)
             raise ConnectionResetError("the file could not be sent to its end") from error

@@ -301,6 +301,20 @@ async def test_what_is_not_yours_is_not_there(api: Api) -> None:
     assert (await api.get(f"/api/files/{mine}")).status == 200
 
 
+async def test_who_does_not_read_is_cut_off_and_can_go_on_later(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is larger than what lies in the kernel's buffers on both sides."""
+    data = PNG + bytes(24 * MIB)
+    path = f"/api/files/{(await send(api, data, 'image/png')).json['id']}"
+    with monkeypatch.context() as patch:
+        patch.setattr("server.routes.file_answers.STALL_S", 0.3)
+        async with api.client.get(path, headers={"Authorization": f"Bearer {api.token}"}) as response:
+            await asyncio.sleep(1)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+    rest = await api.get(path, headers={"Range": f"bytes={20 * MIB}-"})
+    assert (rest.status, rest.body) == (206, data[20 * MIB :])
+
+
 async def test_a_deleted_upload_is_gone_with_its_bytes(api: Api, database: str) -> None:
     mine = (await send(api, PNG, "image/png")).json["id"]
     assert (await api.send("DELETE", f"/api/files/{mine}")).status == 204
