@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.storage.data_folder import disk_full, is_full, not_writable
+from server.storage.disk import sync
 from server.storage.postgres_binaries import Account, Binaries, EmbeddedPostgresError
 from server.storage.postgres_process import clean_environment, stop
 
@@ -53,9 +54,9 @@ class ClusterFolder:
             _write_secret(draft / "password", secrets.token_urlsafe(24))
             account.own_tree(draft)
             await self._initdb(binaries, account, draft)
-            _sync(draft)
+            sync(draft)
             draft.rename(self.home)
-            _sync(self.home.parent)
+            sync(self.home.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -162,12 +163,3 @@ def _write_secret(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

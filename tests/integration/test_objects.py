@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -267,6 +268,24 @@ async def nothing_unfinished(objects: Objects, fake: FakeS3) -> None:
     elif isinstance(place, Bucket):
         left = await asyncio.to_thread(moto_client(place.url).list_multipart_uploads, Bucket=place.name)
         assert left.get("Uploads", []) == []
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+async def test_a_file_in_a_folder_is_on_the_disk_with_its_name_when_it_counts_as_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Asked of the kernel, by whatever was synchronised: the file as it is in the end, and the folders that name it."""
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    key = new_key(USER, "image/png")
+    await Objects(LocalFolder(tmp_path)).put(key, stream(bytes(size)), max_bytes=size)
+    assert synced == [tmp_path / key, (tmp_path / key).parent, tmp_path]
 
 
 async def test_a_half_file_in_a_folder_is_removed_when_it_is_old(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ class Place(Protocol):
 
     def open(self) -> "LocalStore | S3Store": ...
 
+    def settle(self, key: ObjectKey, /) -> None:
+        """Make a file that was written survive a power failure. May block."""
+        ...
+
     def remove_leftovers(self, older_than: datetime, /) -> int:
         """Remove what uploads that were killed have left and no listing shows; how many. May block."""
         ...
@@ -231,6 +235,7 @@ class Objects:
                 chunk_size=part_bytes,
                 max_concurrency=PARTS_AT_ONCE,
             )
+            await asyncio.to_thread(self.place.settle, key)
 
     async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         with self._explained():

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from server.settings import Settings
+from server.storage.disk import sync
+from server.storage.objects.names import ObjectKey
 from server.storage.objects.objects import Objects
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class LocalFolder:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         return LocalStore(self.path.absolute())
+
+    def settle(self, key: ObjectKey, /) -> None:
+        """obstore leaves it to the kernel when a file reaches the disk; the database believes that it is there."""
+        for path in (self.path / key, (self.path / key).parent, self.path):
+            sync(path)
 
     def remove_leftovers(self, older_than: datetime, /) -> int:
         """Those of obstore, which writes to `<key>#<number>` and renames that at the end."""
@@ -99,6 +106,9 @@ class Bucket:
                 },
                 retry_config={"max_retries": self.retries, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
             )
+
+    def settle(self, _key: ObjectKey, /) -> None:
+        """A bucket answers when it has it."""
 
     def remove_leftovers(self, _older_than: datetime, /) -> int:
         """None: parts of a file are listed by no call of obstore. A rule of the bucket ends them (docs/files.md)."""

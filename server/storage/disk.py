@@ -1,0 +1,13 @@
+"""What has to be on the disk, and not only on its way to it."""
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power failure. Blocks. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
