@@ -86,8 +86,8 @@ class Engine:
         self.workload = Workload()
         self.lease = Lease(instance_id)
 
-        # A line of its own for each actor: none waits for another's statement.
-        # Behind a session pooler, where connections are few, those that can wait share one.
+        # Few share a line: the feeds with the switchboard, the table of the relay with the hints, and all that is done
+        # with files. Behind a session pooler, where connections are few, all share one but journal and heartbeat.
         shared = Line(database.connect)
         is_short = database.pooling is Pooling.SESSION
         self._lines = {name: shared if is_short and name != "journal" else Line(database.connect) for name in _LINES}

@@ -36,7 +36,7 @@ EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 5.0
 _CONNECTIONS_PER_WORKER = 11
-"""A line for each of six actors, the listener's, a pool of four; that of a resignation comes when these are idle."""
+"""Six lines of actors, the listener's, a pool of four; that of a resignation comes when these are idle."""
 _SPARE_CONNECTIONS = 20
 """Migrations, tools, people, and the connections of the dead that Postgres has not noticed yet."""
 _MIN_CONNECTIONS = 40

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import structlog
 from aiohttp import hdrs, web
@@ -14,6 +14,8 @@ STALL_S = 150.0
 """How long a client may take for what is on its way to it, before it counts as gone."""
 RETRY_MS = 1000
 """After which time a client comes back to a server that stopped."""
+FAREWELL = b"retry: %d\n\n" % RETRY_MS
+"""The last words of a server that stops before the end of what it streams."""
 MAX_PIECE = 64 * 1024
 """What is written at once, so that little lies between us and a client that does not read."""
 HEARTBEAT = b": still here\n\n"
@@ -87,8 +89,3 @@ class EventStream:
         if since is not None and transport is not None and self._loop.time() - since > STALL_S:
             log.info("stream_stalled", path=self._request.rel_url.path)
             transport.abort()
-
-
-def farewell(chunks: Iterable[bytes] = ()) -> bytes:
-    """The last words of a server that stops before the end of what it streams."""
-    return b"".join([*chunks, b"retry: %d\n\n" % RETRY_MS])

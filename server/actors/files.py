@@ -33,7 +33,7 @@ class RequestFiles(Protocol):
     async def inputs(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
         """By the reference as it stands in the input; empty where there is none.
 
-        Raises `FileGone`, and `Unavailable` while the database is away.
+        Raises `FileGone`, and `Unavailable` while the database or the store is away.
         """
         ...
 

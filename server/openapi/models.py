@@ -8,7 +8,18 @@ _NULLABLE_NUMBER: Schema = {"type": ["number", "null"]}
 _MODEL_TYPE: Schema = {
     "type": "object",
     "description": "One thing that can be asked for.",
-    "required": ["model_type", "task", "description", "models", "input", "parameters"],
+    "required": [
+        "model_type",
+        "aliases",
+        "task",
+        "description",
+        "models",
+        "input",
+        "parameters",
+        "output",
+        "example",
+        "example_output",
+    ],
     "properties": {
         "model_type": {"type": "string", "description": "The `model_type` of a create."},
         "aliases": {"type": "array", "items": {"type": "string"}, "description": "Other names for the same."},
@@ -69,7 +80,8 @@ _LIVE: Schema = {
 _EXAMPLE = {
     "model_types": [
         {
-            "model_type": "text2text",
+            "model_type": "chat-completion",
+            "aliases": ["text2text", "chat", "text-to-text"],
             "task": "chat-completion",
             "description": "Text for a prompt or a conversation.",
             "models": ["openai/gpt-oss-20b:fastest"],
@@ -78,6 +90,13 @@ _EXAMPLE = {
                 "type": "object",
                 "properties": {"max_tokens": {"type": "integer", "minimum": 1, "maximum": 32768}},
             },
+            "output": {"type": "object", "properties": {"output": {"type": "string"}}},
+            "example": {
+                "model_type": "chat-completion",
+                "input_data": {"prompt": "Write a haiku about rain."},
+                "parameters": {"max_tokens": 200},
+            },
+            "example_output": {"output": "Rain taps on the roof\n…", "finish_reason": "stop", "provider": "groq"},
         }
     ],
     "live": {
@@ -120,7 +139,7 @@ MODELS = (
             ),
             "304": empty_answer("Unchanged.", "ETag"),
         },
-        description="The listing is kept for ten minutes and shown a little longer while upstream is away.",
+        description="The listing is kept for ten minutes, and shown as stale while it cannot be had anew.",
         alias="/models",
         problems=(*SIGNED_IN, *USUAL),
     ),

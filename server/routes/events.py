@@ -14,7 +14,7 @@ from server.errors import FieldError
 from server.routes.leaving import may_be_left, while_connected
 from server.routes.parameters import read_id, single
 from server.schemas import invalid
-from server.sse import HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large, farewell
+from server.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
 from server.streams import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.transcript import Transcript
 
@@ -101,7 +101,7 @@ async def _request_events(stream: RequestStream) -> AsyncGenerator[bytes | memor
             else:
                 yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
     if not stream.is_over:
-        yield farewell()
+        yield FAREWELL
 
 
 async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes | memoryview, None]:
@@ -109,7 +109,7 @@ async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes
     while not feed.is_sent_home:
         changes = await feed.wait(HEARTBEAT_S)
         yield b"".join(encode("status", dumps(_public(change))) for change in changes) or HEARTBEAT
-    yield farewell()
+    yield FAREWELL
 
 
 def _public(change: Change) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Files over HTTP: uploads are taken, shown and deleted; what a request made is shown."""
 
 import re
-from uuid import UUID
 
 from aiohttp import hdrs, web
 
@@ -14,8 +13,8 @@ from server.middlewares import refused_under_overload
 from server.model_request import RequestId
 from server.responses import json_response
 from server.routes.file_answers import answer_file
+from server.routes.parameters import read_uuid
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0
 
@@ -53,20 +52,21 @@ async def upload(request: web.Request) -> web.Response:
 
 async def get_upload(request: web.Request) -> web.StreamResponse:
     """The bytes of an upload, or a part of them."""
-    file_id = _read_id(request, NO_UPLOAD)
+    file_id = read_uuid(request.match_info["id"], otherwise=NO_UPLOAD)
     file = await request.app[keys.FILES].upload(request[keys.PRINCIPAL].user_id, file_id)
     return await answer_file(request, file, name=str(file_id))
 
 
 async def delete_upload(request: web.Request) -> web.Response:
     """Nobody sees it any more; its bytes go in a moment."""
-    await request.app[keys.UPLOADS].delete(request[keys.PRINCIPAL].user_id, _read_id(request, NO_UPLOAD))
+    file_id = read_uuid(request.match_info["id"], otherwise=NO_UPLOAD)
+    await request.app[keys.UPLOADS].delete(request[keys.PRINCIPAL].user_id, file_id)
     return web.Response(status=204)
 
 
 async def get_output(request: web.Request) -> web.StreamResponse:
     """A file that a completed request made, or a part of it."""
-    request_id, number = _read_id(request, NO_OUTPUT), request.match_info["number"]
+    request_id, number = read_uuid(request.match_info["id"], otherwise=NO_OUTPUT), request.match_info["number"]
     if not _NUMBER.fullmatch(number):
         raise NotFound(NO_OUTPUT)
     file = await request.app[keys.FILES].output(request[keys.PRINCIPAL].user_id, RequestId(request_id), int(number))
@@ -78,10 +78,3 @@ def _count_as_create(request: web.Request) -> None:
     request[keys.VERDICT] = verdict
     if verdict is not None and not verdict.allowed:
         raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
-
-
-def _read_id(request: web.Request, words: str) -> UUID:
-    text = request.match_info["id"]
-    if not _UUID.fullmatch(text):
-        raise NotFound(words)
-    return UUID(text)

@@ -22,7 +22,7 @@ class ClientLeft(Exception):
 
 
 def may_be_left(handler: Handler) -> Handler:
-    """Let `while_connected` end the handler."""
+    """Let the client's leaving end the handler, as `wait_for` and `while_connected` notice it."""
 
     @functools.wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:

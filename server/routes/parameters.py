@@ -43,9 +43,14 @@ def accepts_events(request: web.Request) -> bool:
 
 
 def read_id(text: str) -> RequestId:
+    return RequestId(read_uuid(text, otherwise="There is no model request of yours with this id."))
+
+
+def read_uuid(text: str, *, otherwise: str) -> UUID:
+    """An id that stands in a path. What cannot be one is the id of nothing: `NotFound`, with the words `otherwise`."""
     if not _UUID.fullmatch(text):
-        raise NotFound("There is no model request of yours with this id.")
-    return RequestId(UUID(text))
+        raise NotFound(otherwise)
+    return UUID(text)
 
 
 def read_filters(request: web.Request) -> Filters:

@@ -39,6 +39,16 @@ async def test_the_offline_double_offers_its_types_and_lists_nothing(api: Api, p
     assert "temperature" in text["parameters"]["properties"]
 
 
+async def test_the_example_of_the_document_is_an_answer_of_this_server(api: Api) -> None:
+    answer = DOCUMENT["paths"]["/api/models"]["get"]["responses"]["200"]["content"]["application/json"]
+    [example] = answer["examples"]["models"]["value"]["model_types"]
+    shown = {entry["model_type"]: entry for entry in check(await api.get("/api/models"))["model_types"]}
+    assert example.keys() == shown[example["model_type"]].keys()
+    assert set(answer["schema"]["properties"]["model_types"]["items"]["required"]) == example.keys()
+    for name in ("aliases", "task", "example"):
+        assert example[name] == shown[example["model_type"]][name]
+
+
 async def test_what_the_router_lists_is_shown_with_its_providers(start: Start) -> None:
     async with FakeHuggingFace(listing=json_answer(ROUTER)) as fake:
         api = await serving(start, fake)

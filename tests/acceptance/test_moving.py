@@ -18,7 +18,7 @@ from server.moving.exporter import run_export
 from server.moving.importer import Import, run_import
 from server.refusal import CannotStart
 from server.settings import Settings
-from server.storage.objects import ObjectKey, create_objects, new_key
+from server.storage.objects import ObjectKey, create_objects
 from tests.acceptance.conftest import PASSWORD, Api, Start, settings_for
 from tests.acceptance.test_cancel import online_settings
 from tests.acceptance.test_files import make
@@ -26,6 +26,7 @@ from tests.acceptance.test_supabase_auth import settings_of
 from tests.fakes.gotrue import GoTrueFake, Refusal, serve_gotrue
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
+from tests.fixtures.object_keys import new_key
 from tests.integration.files import image
 from tests.supabase import Project
 

@@ -13,8 +13,9 @@ import psutil
 import uvloop
 from pydantic import SecretStr
 
-from server.storage.objects import Objects, new_key
+from server.storage.objects import Objects
 from server.storage.objects.places import Bucket, LocalFolder
+from tests.fixtures.object_keys import new_key
 
 MIB = 1024 * 1024
 CHUNKS_PER_MIB = 16

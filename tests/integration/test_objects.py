@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import aiohttp
 import botocore.session
 import pytest
 from botocore.config import Config
@@ -17,9 +16,10 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from server.errors import BodyTooLarge, Invalid, NotFound
-from server.storage.objects import ObjectKey, Objects, new_key
+from server.storage.objects import ObjectKey, Objects
 from server.storage.objects.places import Bucket, LocalFolder
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
+from tests.fixtures.object_keys import new_key
 
 USER, OTHER = UUID(int=1), UUID(int=2)
 MIB = 1024 * 1024
@@ -90,8 +90,8 @@ async def whole(objects: Objects, key: ObjectKey, **options: Any) -> bytes:
     return b"".join([chunk async for chunk in (await objects.get(key, **options)).chunks])
 
 
-async def keys_of(objects: Objects, user_id: UUID | None = None) -> set[ObjectKey]:
-    return {found.key async for found in objects.list_files(user_id)}
+async def keys_of(objects: Objects) -> set[ObjectKey]:
+    return {found.key async for found in objects.list_files()}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,6 @@ async def test_many_are_deleted_and_gone_is_gone(objects: Objects) -> None:
     await objects.delete(keys)
     await objects.delete([])
     assert await keys_of(objects) == {mine, theirs}
-    assert await keys_of(objects, USER) == {mine}
-    assert await keys_of(objects, UUID(int=3)) == set()
 
 
 @pytest.mark.parametrize("size", [3, 6 * MIB])
@@ -190,26 +188,6 @@ async def test_an_upload_that_nobody_waits_for_leaves_nothing(objects: Objects, 
     await nothing_unfinished(objects, fake)
 
 
-async def test_a_signed_url_shows_one_file_for_a_while(objects: Objects) -> None:
-    key = new_key(USER, "image/png")
-    await objects.put(key, stream(b"a picture"), max_bytes=MIB)
-    url = await objects.signed_url(key, expires_s=60)
-    if isinstance(objects.place, LocalFolder):
-        assert url is None
-        return
-    assert url is not None
-    assert SECRET not in url
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        assert (answer.status, answer.content_type) == (200, "image/png")
-        assert await answer.read() == b"a picture"
-
-
-@pytest.mark.parametrize("seconds", [0, -1, 3601])
-async def test_a_url_is_not_signed_for_longer_than_an_hour(objects: Objects, seconds: int) -> None:
-    with pytest.raises(ValueError, match="seconds"):
-        await objects.signed_url(new_key(USER, "image/png"), expires_s=seconds)
-
-
 NAME = UUID(int=2)
 TRAVERSALS = [
     "../secret.png",
@@ -235,7 +213,6 @@ async def test_no_key_leads_out(objects: Objects, tmp_path: Path, key: str) -> N
         lambda: objects.head(bad),
         lambda: objects.delete([bad]),
         lambda: objects.put(bad, stream(b"x"), max_bytes=9),
-        lambda: objects.signed_url(bad, expires_s=9),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="key"):

@@ -6,7 +6,13 @@ from server.inference.protocol.texts import Unintelligible, parse_json
 
 
 def read_models(body: bytes) -> list[str]:
-    """Their ids, in the order given: OpenAI's `{"data": [{"id"}]}`, Ollama's `{"models": [{"name"}]}`, or a bare list.
+    """Their ids, in the order given. Raises `Unintelligible` as `read_entries` does."""
+    names = map(name_of, read_entries(body))
+    return [name for name in names if isinstance(name, str) and name]
+
+
+def read_entries(body: bytes) -> list[Any]:
+    """OpenAI's `{"data": [{"id"}]}`, Ollama's `{"models": [{"name"}]}`, or a bare list.
 
     Raises `Unintelligible` for anything else.
     """
@@ -15,9 +21,9 @@ def read_models(body: bytes) -> list[str]:
         document = document.get("data") or document.get("models") or []
     if not isinstance(document, list):
         raise Unintelligible
-    return [name for name in map(_name_of, document) if name]
+    return document
 
 
-def _name_of(entry: Any) -> str:
-    name = (entry.get("id") or entry.get("name")) if isinstance(entry, dict) else entry
-    return name if isinstance(name, str) else ""
+def name_of(entry: Any) -> Any:
+    """What stands where the id should: of a stranger's document, so not always a string."""
+    return (entry.get("id") or entry.get("name")) if isinstance(entry, dict) else entry

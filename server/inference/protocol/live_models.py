@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.inference.events import LiveModel, LiveProvider
-from server.inference.protocol.texts import Unintelligible, clean, parse_json
+from server.inference.protocol.listing import name_of, read_entries
+from server.inference.protocol.texts import clean
 from server.inference.protocol.usage import read_count
 
 MAX_MODELS = 5000
@@ -17,17 +18,12 @@ _PRICES = ("input", "output")
 
 def read_live_models(body: bytes) -> tuple[LiveModel, ...]:
     """The shapes of `read_models`, with what the router adds to them. Raises `Unintelligible` for anything else."""
-    document = parse_json(body)
-    if isinstance(document, dict):
-        document = document.get("data") or document.get("models") or []
-    if not isinstance(document, list):
-        raise Unintelligible
-    models = map(_model, document[:MAX_MODELS])
+    models = map(_model, read_entries(body)[:MAX_MODELS])
     return tuple(model for model in models if model is not None)
 
 
 def _model(entry: Any) -> LiveModel | None:
-    name = _name((entry.get("id") or entry.get("name")) if isinstance(entry, dict) else entry)
+    name = _name(name_of(entry))
     if name is None:
         return None
     providers = entry.get("providers") if isinstance(entry, dict) else None

@@ -2,7 +2,7 @@
 
 import re
 from typing import NewType
-from uuid import UUID, uuid4
+from uuid import UUID
 
 ObjectKey = NewType("ObjectKey", str)
 
@@ -52,11 +52,6 @@ _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY = re.compile(rf"{_UUID}/{_UUID}\.({'|'.join(_CONTENT_TYPES)})", re.ASCII)
 
 
-def new_key(user_id: UUID, content_type: str) -> ObjectKey:
-    """A name that nobody has yet."""
-    return key_of(user_id, uuid4(), content_type)
-
-
 def key_of(user_id: UUID, file_id: UUID, content_type: str) -> ObjectKey:
     """The name of a file. Parameters of the type (`; charset=…`) are dropped, an unknown type is bytes."""
     return ObjectKey(f"{user_id}/{file_id}.{_extension_of(content_type)}")
@@ -77,7 +72,7 @@ def file_id_of(key: ObjectKey) -> UUID:
 
 
 def parse_key(text: str) -> ObjectKey:
-    """Raises ValueError for what `new_key` cannot have made."""
+    """Raises ValueError for what `key_of` cannot have made."""
     if not _KEY.fullmatch(text):
         raise ValueError("a key is <user id>/<uuid>.<extension>, in lower case")
     return ObjectKey(text)

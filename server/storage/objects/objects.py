@@ -6,9 +6,8 @@ import importlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
-from uuid import UUID
 
 import structlog
 
@@ -30,7 +29,6 @@ CHUNK_BYTES = 256 * 1024
 DELETES_AT_ONCE = 8
 LIST_PAGE = 1000
 ABORT_TIMEOUT_S = 20.0
-MAX_URL_LIFE_S = 3600
 QUIET_S = 60.0
 """How long a fault that was logged is not logged again."""
 _NOBODY = "nobody"
@@ -155,11 +153,11 @@ class Objects:
             if workers:
                 await asyncio.wait(workers)
 
-    async def list_files(self, user_id: UUID | None = None) -> AsyncIterator[StoredObject]:
-        """The files of one user, or of all; what else lies in the bucket is left out."""
+    async def list_files(self) -> AsyncIterator[StoredObject]:
+        """All of them; what else lies in the bucket is left out."""
         store = await self._opened()
         with self._explained():
-            async for page in store.list(None if user_id is None else str(user_id), chunk_size=LIST_PAGE):
+            async for page in store.list(chunk_size=LIST_PAGE):
                 for meta in page:
                     if is_key(meta["path"]):
                         yield StoredObject(ObjectKey(meta["path"]), meta["size"], meta["last_modified"])
@@ -169,20 +167,6 @@ class Objects:
         await self._opened()
         with self._explained():
             return await asyncio.to_thread(self.place.remove_leftovers, older_than)
-
-    async def signed_url(self, key: ObjectKey, *, expires_s: int) -> str | None:
-        """A URL by which anyone can read the file until it expires; None where only this server can show it."""
-        if not 0 < expires_s <= MAX_URL_LIFE_S:
-            raise ValueError(f"a URL is signed for 1 to {MAX_URL_LIFE_S} seconds")
-        parse_key(key)
-        store = await self._opened()
-        from obstore.store import S3Store  # noqa: PLC0415 - loaded by then
-
-        if not isinstance(store, S3Store):
-            return None
-        import obstore  # noqa: PLC0415 - loaded by then
-
-        return await obstore.sign_async(store, "GET", key, timedelta(seconds=expires_s))
 
     async def check(self) -> Fault | None:
         """What keeps files from being kept, as far as looking for nothing can tell. Changes nothing."""

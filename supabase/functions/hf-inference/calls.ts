@@ -1,4 +1,4 @@
-// Which URL and which body ask for a generation: the same as the server's own (server/inference/protocol/calls.py).
+// Which URL and which body ask for a generation: the same as the server's own (server/inference/protocol/chat.py).
 import defaults from "./models.json" with { type: "json" };
 import { isObject, type Json, Problem } from "./http.ts";
 import type { Call } from "./request.ts";
