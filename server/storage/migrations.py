@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ LOCK_TIMEOUT_S = 10.0
 
 _OUTSIDE = "-- migrate: no-transaction"
 _FILE = re.compile(r"(?P<number>[0-9]{4})_[a-z0-9]+(_[a-z0-9]+)+")
+_HEALS = re.compile(r"^-- heals: (\S+) ([0-9a-f]{64})$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";[ \t]*(?:\n|\Z)")
 
 
@@ -36,13 +37,19 @@ class MigrationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `statements` is one text for a transaction, or several that run one by one outside of any."""
+    """One file. `statements` is one text for a transaction, or several that run one by one outside of any.
+
+    `heals` are files before it, by name and checksum as they once were, whose effect it brings up to date; `formers`
+    are the checksums by which such a one counts as applied.
+    """
 
     number: int
     name: str
     checksum: str
     statements: tuple[str, ...]
     in_transaction: bool
+    heals: tuple[tuple[str, str], ...] = ()
+    formers: tuple[str, ...] = ()
 
 
 class Standing(StrEnum):
@@ -77,7 +84,11 @@ def load_migrations(directory: Path) -> tuple[Migration, ...]:
             raise MigrationError(f"{migration.name}: {problem}; migrations are numbered 0001, 0002, … without a gap.")
     if not migrations:
         raise MigrationError(f"{directory}: no migration found. Is the sql folder installed beside the server package?")
-    return tuple(migrations)
+    healed = [former for migration in migrations for former in migration.heals]
+    return tuple(
+        replace(migration, formers=tuple(checksum for name, checksum in healed if name == migration.name))
+        for migration in migrations
+    )
 
 
 async def migrate(
@@ -225,6 +236,7 @@ def _read(path: Path) -> Migration:
         checksum=hashlib.sha256(text.encode()).hexdigest(),
         statements=(text,) if inside else _split(path.name, text),
         in_transaction=inside,
+        heals=tuple(_HEALS.findall(text)),
     )
 
 
@@ -271,7 +283,7 @@ def _compare(migrations: Sequence[Migration], applied: Mapping[int, asyncpg.Reco
 
 
 def _entry(migration: Migration, row: asyncpg.Record) -> Entry:
-    same = (migration.name, migration.checksum) == (row["name"], row["checksum"])
+    same = row["name"] == migration.name and row["checksum"] in {migration.checksum, *migration.formers}
     return Entry(migration.number, migration.name, Standing.APPLIED if same else Standing.CHANGED, row["applied_at"])
 
 

@@ -1,6 +1,7 @@
 """The migration runner on both versions of Postgres, with migrations of its own."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -118,6 +119,24 @@ async def test_a_file_that_changed_after_it_was_applied_is_refused(
     with pytest.raises(MigrationError, match=complaint):
         await _migrate(connection, directory)
     assert Standing.CHANGED in (await _standings(connection, directory)).values()
+
+
+async def test_a_file_that_changed_is_taken_where_a_later_one_says_that_it_makes_up_for_it(
+    connection: Connection, write: Write
+) -> None:
+    directory = write(_0001_create_books=BOOKS)
+    await _migrate(connection, directory)
+    former = hashlib.sha256(BOOKS.encode()).hexdigest()
+    heals = f"-- heals: 0001_create_books {former}\n-- The first ones had no pages.\nCREATE TABLE pages ();\n"
+    write(_0001_create_books=BOOKS + "CREATE TABLE pages ();", _0002_add_pages=heals)
+    assert await _migrate(connection, directory) == ["0002_add_pages"]
+    assert await _standings(connection, directory) == {
+        "0001_create_books": Standing.APPLIED,
+        "0002_add_pages": Standing.APPLIED,
+    }
+    write(_0001_create_books=BOOKS + "CREATE TABLE pens ();", _0002_add_pages=heals.replace(former, "0" * 64))
+    with pytest.raises(MigrationError, match="0001_create_books was changed"):
+        await _migrate(connection, directory)
 
 
 async def test_windows_line_ends_are_not_a_change(connection: Connection, write: Write) -> None:

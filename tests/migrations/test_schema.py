@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -135,10 +136,32 @@ async def test_every_query_can_be_prepared(any_database: str) -> None:
                 pytest.fail(f"{name}: {error}")
 
 
+def test_no_file_changes_once_it_is_out() -> None:
+    """`cd sql/migrations && sha256sum *.sql` made the list. Databases know its lines: add to them, change none."""
+    listed = (Path(__file__).parent / "checksums.txt").read_text("ascii").split()
+    files = sorted((sql_directory() / "migrations").glob("*.sql"))
+    found = [word for file in files for word in (hashlib.sha256(file.read_bytes()).hexdigest(), file.name)]
+    assert found == listed
+
+
 async def test_migrations_run_once(empty_database: str) -> None:
     async with connected(empty_database) as connection:
         assert await migrate(connection, migrations(), queries()) == list(migrations())
         assert await migrate(connection, migrations(), queries()) == []
+
+
+async def test_a_database_with_the_first_edge_functions_gets_those_of_today(empty_database: str) -> None:
+    migrations = load_migrations(sql_directory() / "migrations")
+    body = "SELECT prosrc FROM pg_proc WHERE proname = 'edge_claim'"
+    async with connected(empty_database) as connection:
+        await migrate(connection, migrations, queries())
+        today = await connection.fetchval(body)
+        [(healed, former)] = migrations[-1].heals
+        await connection.execute("UPDATE schema_migrations SET checksum = $1 WHERE name = $2", former, healed)
+        await connection.execute("DELETE FROM schema_migrations WHERE number > 9")
+        await connection.execute("ALTER FUNCTION edge_claim RENAME TO other_claim")
+        assert (await migrate(connection, migrations, queries()))[-1].name == migrations[-1].name
+        assert await connection.fetchval(body) == today
 
 
 async def test_rows_of_the_earlier_server_are_kept(earlier: Earlier) -> None:
