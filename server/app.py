@@ -20,6 +20,7 @@ from server.files.uploads import MIB, Uploads
 from server.history import History
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
+from server.large_answers import send_large
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
@@ -35,6 +36,8 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
+ANSWER_ROOM_BYTES = 64 * MIB
+"""Of all large answers that are on their way out, together."""
 BODY_ROOM_BYTES = 32 * MIB
 """Of all JSON bodies that are on their way in, together."""
 UPLOAD_ROOM_BYTES = 160 * MIB
@@ -94,7 +97,7 @@ def create_app(
         instance_id=instance_id,
         listening=listening_database(settings, database),
     )
-    app = web.Application(middlewares=MIDDLEWARES)
+    app = web.Application(middlewares=(*MIDDLEWARES, send_large))
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog
     app[keys.UPSTREAM] = upstream
@@ -219,6 +222,7 @@ def _provide_files(app: web.Application) -> None:
 
 def _provide_limits(app: web.Application) -> None:
     settings = app[keys.SETTINGS]
+    app[keys.ANSWER_ROOM] = Room("large answers", ANSWER_ROOM_BYTES)
     app[keys.BODY_ROOM] = Room("bodies", BODY_ROOM_BYTES)
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
