@@ -10,22 +10,22 @@ from server.admission import Admission
 from server.auth.embedded import agree_on_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
-from server.bodies import BodyRoom
 from server.boot import database_of, listening_database, prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
 from server.files.finding import FileFinder
 from server.files.inputs import InputFiles
-from server.files.room import UploadRoom
 from server.files.uploads import MIB, Uploads
 from server.history import History
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
+from server.large_answers import send_large
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter
 from server.middlewares import MIDDLEWARES
 from server.model_request import InstanceId
+from server.room import Room
 from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
@@ -36,6 +36,11 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
+ANSWER_ROOM_BYTES = 64 * MIB
+"""Of all large answers that are on their way out, together."""
+BODY_ROOM_BYTES = 32 * MIB
+"""Of all JSON bodies that are on their way in, together."""
+UPLOAD_ROOM_BYTES = 160 * MIB
 
 _CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 _CORS_EXPOSED = (
@@ -92,7 +97,7 @@ def create_app(
         instance_id=instance_id,
         listening=listening_database(settings, database),
     )
-    app = web.Application(middlewares=MIDDLEWARES)
+    app = web.Application(middlewares=(*MIDDLEWARES, send_large))
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog
     app[keys.UPSTREAM] = upstream
@@ -204,7 +209,7 @@ def _provide_files(app: web.Application) -> None:
     settings, engine, reader = app[keys.SETTINGS], app[keys.ENGINE], app[keys.READER]
     app[keys.FILES] = FileFinder(reader)
     app[keys.INPUT_FILES] = InputFiles(reader)
-    app[keys.UPLOAD_ROOM] = UploadRoom()
+    app[keys.UPLOAD_ROOM] = Room("uploads", UPLOAD_ROOM_BYTES, retry_after_s=5)
     app[keys.UPLOADS] = Uploads(
         reader,
         app[keys.OBJECTS],
@@ -217,7 +222,8 @@ def _provide_files(app: web.Application) -> None:
 
 def _provide_limits(app: web.Application) -> None:
     settings = app[keys.SETTINGS]
-    app[keys.BODY_ROOM] = BodyRoom()
+    app[keys.ANSWER_ROOM] = Room("large answers", ANSWER_ROOM_BYTES)
+    app[keys.BODY_ROOM] = Room("bodies", BODY_ROOM_BYTES)
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)

@@ -1,15 +1,15 @@
 """JSON in: a body is read within limits of time and size, and refused with a clear error if anything is off."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
 
-from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, Unavailable, UnsupportedMedia
+from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.model_request import UserId
+from server.room import Room
 
 BODY_TIMEOUT_S = 15.0
 MAX_DEPTH = 32
@@ -17,8 +17,6 @@ MAX_MEMBERS = 10_000
 """Members of all objects and arrays together: what one body may cost the event loop."""
 MAX_NUMBER = 2**63
 """orjson reads larger integers as floats, silently: a number beyond this could not be kept as it was sent."""
-MAX_INCOMING_BYTES = 32 * 1024 * 1024
-"""Of all bodies that are on their way in, together."""
 _MAX_PATH = 200
 
 Body = TypeVar("Body", bytes, bytearray)
@@ -26,36 +24,18 @@ Body = TypeVar("Body", bytes, bytearray)
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-class BodyRoom:
-    """The memory set aside for bodies that have not arrived yet: many slow large ones must not take all there is."""
-
-    def __init__(self, capacity: int = MAX_INCOMING_BYTES) -> None:
-        self.free = capacity
-
-    @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[None]:
-        """Room for one body, for the time of the block. Raises `Unavailable` where there is none."""
-        if size > self.free:
-            raise Unavailable("The server is receiving too much at once; nothing was accepted.", retry_after_s=1)
-        self.free -= size
-        try:
-            yield
-        finally:
-            self.free += size
-
-
-async def read_json(request: web.Request, *, max_bytes: int, room: BodyRoom) -> Any:
+async def read_json(request: web.Request, *, max_bytes: int, room: Room, user_id: UserId | None = None) -> Any:
     """The request's JSON body.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
-    `BODY_TIMEOUT_S`, `Unavailable` while too many others arrive, `BadSyntax` for what is not JSON, `Invalid` for JSON
-    that the database could not keep as sent.
+    `BODY_TIMEOUT_S`, `RateLimited` and `Unavailable` while too many arrive, `BadSyntax` for what is not JSON, `Invalid`
+    for JSON that the database could not keep as sent.
     """
     _require_plain_json(request)
     announced = request.content_length
     if announced is not None and announced > max_bytes:
         raise _too_large(max_bytes)
-    with room.reserve(max_bytes if announced is None else announced):
+    with room.reserve(user_id, max_bytes if announced is None else announced):
         body = await _read(request, max_bytes)
     return parse_json(body)
 

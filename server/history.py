@@ -1,5 +1,6 @@
 """Reads model requests for their owners: one, or a page of the history."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import orjson
 
 from server.actors.watches import View
+from server.errors import Unavailable
 from server.model_request import RequestId, Status, UserId
 from server.schemas import render_record
 from server.storage.reader import Reader
@@ -14,6 +16,9 @@ from server.transcript import Transcript
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_CHUNK = 16
+_PAGES_AT_ONCE = 8
+"""That are put together, each of several reads: more would only wait for each other, with what they have in memory."""
+_TURN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class History:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def get(self, request_id: RequestId, user_id: UserId) -> View | None:
         """The request as it stands now, or None where there is none of this user."""
@@ -58,10 +64,21 @@ class History:
         return Transcript.rebuild(orjson.loads(row["output_data"]), None if shape is None else orjson.loads(shape))
 
     async def page(self, user_id: UserId, filters: Filters) -> Page:
-        """Up to `limit` requests, fewer once `MAX_PAGE_BYTES` are reached (at least one).
+        """Up to `limit` requests, fewer once `MAX_PAGE_BYTES` are reached (at least one). Raises `Unavailable`.
 
         Rows are fetched in chunks sized by those before, so that no page of large rows is ever in memory whole.
         """
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Unavailable("Too many pages are being read; try again.", retry_after_s=2) from None
+        try:
+            return await self._read_page(user_id, filters)
+        finally:
+            self._turns.release()
+
+    async def _read_page(self, user_id: UserId, filters: Filters) -> Page:
         objects: list[bytes] = []
         size, cursor, chunk = 0, filters.cursor, _FIRST_CHUNK
         while len(objects) < filters.limit:

@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -58,8 +58,8 @@ class JsonErrorHandler(RequestHandler):
         """As aiohttp's; one too many is told so without a look at what it wants."""
         is_one_too_many = len(self._manager.connections) >= MAX_CONNECTIONS if self._manager is not None else False
         super().connection_made(transport)
-        if is_one_too_many and isinstance(transport, asyncio.Transport):
-            transport.write(_refusal())
+        if is_one_too_many:
+            cast("asyncio.Transport", transport).write(_refusal())  # uvloop's are no subclass of it
             self.force_close()
 
     def data_received(self, data: bytes) -> None:

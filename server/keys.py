@@ -9,18 +9,17 @@ from server.auth.accounts import Accounts
 from server.auth.gotrue.accounts import GoTrueAccounts
 from server.auth.principal import Principal
 from server.auth.tokens import TokenVerifier
-from server.bodies import BodyRoom
 from server.catalog import Catalog
 from server.engine import Engine
 from server.entrance import Entrance
 from server.files.finding import FileFinder
 from server.files.inputs import InputFiles
-from server.files.room import UploadRoom
 from server.files.uploads import Uploads
 from server.history import History
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits import RateLimiter, Verdict
+from server.room import Room
 from server.settings import Settings
 from server.storage.objects import Objects
 from server.storage.reader import Reader
@@ -41,10 +40,11 @@ GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)
-UPLOAD_ROOM = web.AppKey("upload_room", UploadRoom)
+UPLOAD_ROOM = web.AppKey("upload_room", Room)
 INPUT_FILES = web.AppKey("input_files", InputFiles)
 FILES = web.AppKey("files", FileFinder)
-BODY_ROOM = web.AppKey("body_room", BodyRoom)
+ANSWER_ROOM = web.AppKey("answer_room", Room)
+BODY_ROOM = web.AppKey("body_room", Room)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)

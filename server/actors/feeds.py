@@ -13,11 +13,13 @@ import asyncpg
 import structlog
 
 from server.actors.watches import View
-from server.errors import Unavailable
+from server.errors import RateLimited, Unavailable
 from server.model_request import RequestId, Status, UserId
 from server.storage.database import DatabaseAway, Line
 
 MAX_FEEDS = 5_000
+MAX_FEEDS_PER_USER = 100
+"""Each change of a request is told to all of them, on the event loop that everybody shares."""
 MAX_ENDED = 2_000
 """Ends that one feed remembers to have told."""
 LOOK_INTERVAL_S = 1.0
@@ -128,6 +130,8 @@ class Feeds:
     def add(self, feed: Feed) -> None:
         if self._count >= MAX_FEEDS:
             raise Unavailable("Too many clients are listening; poll instead, or try again.", retry_after_s=5)
+        if len(self._by_user.get(feed.user_id, ())) >= MAX_FEEDS_PER_USER:
+            raise RateLimited("Too many streams of your changes are open; close some of them.", retry_after_s=5)
         self._by_user.setdefault(feed.user_id, set()).add(feed)
         self._count += 1
         if self.is_closed:

@@ -16,6 +16,7 @@ GAP_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _FORM_BYTES = 64 * 1024
 """What a form may have around its file."""
+_MAX_PART_HEADERS = 64
 _FORM = "multipart/form-data"
 
 Got = TypeVar("Got")
@@ -64,9 +65,21 @@ async def _read(request: web.Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
+class _FormReader(MultipartReader):
+    """A form begins with its boundary, after an empty line at most.
+
+    aiohttp skips whatever stands before it, line by line: a megabyte of empty lines would hold the loop for seconds.
+    """
+
+    async def _read_until_first_boundary(self) -> None:
+        line = (await self._readline()).rstrip() or (await self._readline()).rstrip()
+        if line != self._boundary:
+            raise ValueError("there is something before the first part")
+
+
 async def _open_form(request: web.Request) -> tuple[BodyPartReader, MultipartReader]:
     try:
-        reader = await request.multipart()
+        reader = _FormReader(request.headers, request.content, max_headers=_MAX_PART_HEADERS)
         part = await _in_time(reader.next())
         if isinstance(part, BodyPartReader) and part.name == "file":
             return part, reader

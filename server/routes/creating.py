@@ -26,7 +26,8 @@ def require_chance(request: web.Request) -> None:
 
 async def read_draft(request: web.Request) -> Draft:
     key = read_idempotency_key(request)
-    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    user_id = request[keys.PRINCIPAL].user_id
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM], user_id=user_id)
     return make_draft(request, data, key=key, sent=data)
 
 

@@ -8,7 +8,6 @@ from server import keys
 from server.errors import NotFound, RateLimited, Unavailable
 from server.files.bodies import open_body
 from server.files.finding import NO_OUTPUT, NO_UPLOAD
-from server.files.room import SHARE_BYTES
 from server.middlewares import refused_under_overload
 from server.model_request import RequestId
 from server.responses import json_response
@@ -17,6 +16,9 @@ from server.routes.parameters import read_uuid
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0
+HELD_BYTES = 16 * 1024 * 1024
+"""What an upload of any size holds in memory at most: a part on its way to the store, the next one, and what is copied
+in between."""
 
 
 def add_routes(app: web.Application) -> None:
@@ -37,7 +39,7 @@ async def upload(request: web.Request) -> web.Response:
         raise Unavailable(f"Not accepting files: {reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
     uploads = request.app[keys.UPLOADS]
     size = request.content_length
-    with request.app[keys.UPLOAD_ROOM].reserve(user_id, SHARE_BYTES if size is None else size):
+    with request.app[keys.UPLOAD_ROOM].reserve(user_id, HELD_BYTES if size is None else min(size, HELD_BYTES)):
         incoming = await open_body(request, max_bytes=uploads.max_bytes)
         taken = await uploads.take(user_id, incoming.chunks, declared_type=incoming.declared_type, size=incoming.size)
     body = {

@@ -108,7 +108,8 @@ def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is
 async def _read(request: web.Request, read: Callable[[Any], AnyAsk]) -> tuple[AnyAsk, Draft]:
     """The body, as it was asked and as it will be stored. What is wrong with it is told by the client's names."""
     key = read_idempotency_key(request)
-    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    user_id = request[keys.PRINCIPAL].user_id
+    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM], user_id=user_id)
     ask = read(data)
     deadline_s = None if ask.is_streamed else max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
     try:

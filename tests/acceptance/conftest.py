@@ -1,13 +1,14 @@
 """The whole server over HTTP, on a real Postgres, in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import BaseTestServer, TestClient
 from pytest_aiohttp import AiohttpClient
@@ -137,6 +138,14 @@ async def start(
 async def api(start: Start) -> Api:
     """A server with the offline double, and a signed-in user of it."""
     return await (await start()).sign_up()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """What is done to connections themselves is seen on both loops: their transports have no class in common."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.stem == "test_large_answers" or item.name.startswith("test_one_connection_too_many"):
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
 
 
 @asynccontextmanager

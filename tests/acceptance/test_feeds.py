@@ -98,6 +98,17 @@ async def test_a_reader_that_leaves_while_nothing_happens_makes_room_for_another
             await asyncio.sleep(0.01)
 
 
+async def test_one_user_cannot_take_all_feeds(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MAX_FEEDS_PER_USER", 1)
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        reply = await api.get("/api/requests/events")
+        assert (reply.status, reply.json["code"]) == (429, "RATE_LIMITED")
+        assert "Retry-After" in reply.headers
+        async with events_of(await api.sign_up(), "/api/requests/events") as other:
+            await snapshot_of(other)
+
+
 async def test_too_many_feeds_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "MAX_FEEDS", 0)
     reply = await api.get("/api/requests/events")

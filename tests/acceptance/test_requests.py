@@ -2,12 +2,14 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from server import keys
-from server.model_request import mint_id
+from server.model_request import UserId, mint_id
 from server.routes import auth
+from server.schemas import MAX_BODY_BYTES
 from tests.acceptance.conftest import Api, Start
 from tests.rows import connected
 
@@ -262,8 +264,28 @@ async def test_the_history_of_an_account_is_deleted_in_short_statements(
 
 async def test_a_body_for_which_there_is_no_room_is_refused_for_a_moment_and_nothing_is_accepted(api: Api) -> None:
     room = api.app[keys.BODY_ROOM]
-    with room.reserve(room.free):
+    with room.reserve(None, room.free // 2), room.reserve(UserId(UUID(int=1)), room.free):
         reply = await api.create_async("hello")
         assert (reply.status, reply.json["code"], reply.headers["Retry-After"]) == (503, "SERVER_ERROR", "1")
         assert (await api.get("/api/requests")).json == []
     assert (await api.create_async("hello")).status == 202
+
+
+async def test_slow_bodies_of_one_user_leave_room_for_those_of_others(api: Api) -> None:
+    """They are announced at full size, and only begun."""
+    other = await api.sign_up()
+    head = (
+        f"POST /api/requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {MAX_BODY_BYTES}\r\n\r\n{{"
+    )
+    connections = [await asyncio.open_connection("127.0.0.1", api.client.port) for _ in range(140)]
+    try:
+        for _, writer in connections:
+            writer.write(head.encode())
+        refusal = await connections[-1][0].readuntil(b"\r\n\r\n")
+        assert refusal.startswith(b"HTTP/1.1 429 ")
+        assert b"Retry-After: " in refusal
+        assert (await other.create_async("hello")).status == 202
+    finally:
+        for _, writer in connections:
+            writer.close()

@@ -97,6 +97,32 @@ async def test_a_form_of_many_pieces_arrives_whole(api: Api) -> None:
         assert (await api.get(reply.headers["Location"])).body == content
 
 
+async def test_a_form_may_begin_with_an_empty_line(api: Api) -> None:
+    reply = await send(api, b"\r\n" + multipart(b"--xyz", FILE, b"", PNG), "multipart/form-data; boundary=xyz")
+    assert (reply.status, reply.json["size"]) == (201, len(PNG)), reply.json
+
+
+async def test_what_stands_before_a_form_is_not_looked_through(api: Api) -> None:
+    """Empty lines are the dearest there are: the loop belongs to everybody."""
+    longest = asyncio.create_task(_longest_turn())
+    body = b"\n" * 4 * MIB + multipart(b"--xyz", FILE, b"", PNG)
+    reply = await send(api, body, "multipart/form-data; boundary=xyz")
+    longest.cancel()
+    assert (reply.status, reply.json["code"]) == (400, "VALIDATION_ERROR"), reply.json
+    assert await longest < 0.5
+
+
+async def _longest_turn() -> float:
+    """How long the event loop did not come back, at most, until it is cancelled; in seconds."""
+    loop, longest = asyncio.get_running_loop(), 0.0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            began = loop.time()
+            await asyncio.sleep(0)
+            longest = max(longest, loop.time() - began)
+    return longest
+
+
 @pytest.mark.parametrize("length", ["known", "unknown"])
 async def test_what_is_too_large_is_refused_and_leaves_nothing(
     start: Start, tmp_path: Path, database: str, length: str

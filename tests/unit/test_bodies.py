@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from server.bodies import MAX_DEPTH, MAX_MEMBERS, BodyRoom, parse_json
-from server.errors import BadSyntax, Invalid, Unavailable
+from server.bodies import MAX_DEPTH, MAX_MEMBERS, parse_json
+from server.errors import BadSyntax, Invalid
 
 
 def _lists(depth: int) -> bytes:
@@ -204,14 +204,3 @@ def test_a_long_key_is_not_copied_for_every_member_below_it() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2_000_000
-
-
-def test_bodies_on_their_way_in_have_room_for_so_many_bytes_together() -> None:
-    room = BodyRoom(10)
-    with room.reserve(6):
-        with room.reserve(4), pytest.raises(Unavailable) as refused, room.reserve(1):
-            pass
-        assert refused.value.headers["Retry-After"]
-        with room.reserve(4):
-            assert room.free == 0
-    assert room.free == 10
