@@ -1,6 +1,7 @@
 """Answers too large for the buffers on their way: sent in pieces, as their reader takes them, and not all at once."""
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 
 import structlog
 from aiohttp import Payload, hdrs, web
@@ -22,7 +23,8 @@ log = structlog.get_logger(__name__)
 async def send_large(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Send what is larger than a piece here, where it has its room. Raises `RateLimited` and `Unavailable`.
 
-    What a POST has done is not answered with a refusal: somebody would do it again.
+    What a POST has done is not answered with a refusal: somebody would do it again. What anybody may read is the same
+    for all, and takes no more room for many.
     """
     response = await handler(request)
     if not isinstance(response, web.Response) or request.method == hdrs.METH_HEAD:
@@ -30,9 +32,11 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
     body = response.body
     if not isinstance(body, bytes) or len(body) <= PIECE:
         return response
+    room: AbstractContextManager[None] = nullcontext()
     principal = request.get(keys.PRINCIPAL)
-    size = len(body) if request.method == hdrs.METH_GET else 0
-    with request.app[keys.ANSWER_ROOM].reserve(None if principal is None else principal.user_id, size):
+    if principal is not None and request.method == hdrs.METH_GET:
+        room = request.app[keys.ANSWER_ROOM].reserve(principal.user_id, len(body))
+    with room:
         response.body = _Pieces(body)
         dress(request, response)
         try:
