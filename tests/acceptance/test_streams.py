@@ -5,10 +5,12 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import ClientPayloadError, web
 
-from server import keys, streams
+from server import keys, sse, streams
 from server.actors import feeds, switchboard
 from server.actors.watches import Follower
+from server.routes import events as event_routes
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event
@@ -242,6 +244,37 @@ async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -
     async with created(api, model="offline/slow-20s") as source:
         await source.until("status")
     async with asyncio.timeout(streams.HEARTBEAT_S / 3):
+        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold its place and its connection for ever. Who reads, and is told nothing, stays."""
+    monkeypatch.setattr(sse, "STALL_S", 0.2)
+    monkeypatch.setattr(event_routes, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(event_routes, "HEARTBEAT", b":" + bytes(sse.MAX_PIECE) + b"\n\n")
+    async with created(api, model="offline/slow-20s") as quiet, asyncio.timeout(20):
+        await quiet.until("status")
+        async with events_of(api, "/api/requests/events"):
+            while not api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - the handler begins a moment after the connection
+                await asyncio.sleep(0.01)
+            while api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - and ends by itself
+                await asyncio.sleep(0.01)
+        assert len(api.app[keys.SWITCHBOARD]) == 1
+
+
+async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: web.StreamResponse) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sse, "STALL_S", 0.2)
+    monkeypatch.setattr(web.StreamResponse, "write_eof", hang)
+    with pytest.raises(ClientPayloadError):
+        async with created(api) as source:
+            await source.all()
+    async with asyncio.timeout(10):
         while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
 

@@ -130,6 +130,7 @@ async def test_a_rescued_request_begins_anew(world: World) -> None:
     text.append(Delta("lost"))
     async with Reader(world) as reader:
         await reader.settle()
+        text.is_complete = True
         world.tell(PENDING, 1)
         await reader.settle()
         world.run(2).append(Delta("kept"))
@@ -137,6 +138,7 @@ async def test_a_rescued_request_begins_anew(world: World) -> None:
         world.end(2, "kept")
         names = await reader.end()
     assert names[2:] == ["status 1.1-4", "reset 2.1-0", "status 2.1-0", "delta 2.1-4", "completed 2.1-5"]
+    assert b'"kept"' in reader.events[-2].data
     assert not text.readers
 
 
@@ -303,6 +305,18 @@ async def test_a_database_that_is_away_ends_no_stream(world: World, monkeypatch:
         await reader.settle()
         world.is_away = False
         assert (await reader.end())[-1] == "completed 1.1-1"
+
+
+async def test_an_end_that_is_all_here_needs_no_database(world: World) -> None:
+    """Nor does it of a reader who was asked to look besides: all readers share what they were told."""
+    text = world.run(1)
+    async with Reader(world) as reader:
+        text.append(Delta("Hello"))
+        await reader.settle()
+        world.is_away = text.is_complete = text.is_kept = True
+        world.end(1, "Hello")
+        reader.look()
+        assert (await reader.settle())[-2:] == ["delta 1.1-5", "completed 1.1-6"]
 
 
 async def test_a_row_that_was_read_while_it_ran_is_read_again_when_that_is_asked_for(world: World) -> None:

@@ -52,7 +52,9 @@ def test_a_reader_that_stops_anywhere_and_comes_back_misses_nothing(
     transcript = written(deltas)
     whole = "".join(part.text for part in transcript.since(START, limit=1000))
     cut = data.draw(st.integers(0, transcript.length))
-    before = "".join(part.text for part in transcript.since(START, limit=limit))[:cut]
+    parts = [part.text for part in transcript.since(START, limit=limit)]
+    assert max(map(len, parts), default=0) <= limit
+    before = "".join(parts)[:cut]
     after = "".join(part.text for part in transcript.since(transcript.at(cut), limit=limit))
     assert before + after == whole
     assert len(whole) == transcript.length
