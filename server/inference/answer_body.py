@@ -78,7 +78,9 @@ class AnswerBody:
 
     async def _receive(self) -> bytes:
         if self._content.is_eof():
-            return self._content.read_nowait()  # all of it is here: nothing to wait for
+            chunk = self._content.read_nowait()  # all of it is here: nothing to wait for
+            self.has_begun |= bool(chunk)
+            return chunk
         if self._timer is None and self.has_begun:
             self._timer = self._loop.call_later(self._gap_s, self._look)
         self._waits_since = self._loop.time()

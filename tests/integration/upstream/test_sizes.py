@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from server.inference import answer_body
-from server.inference.events import Call, Failed, FileChunk
+from server.inference.events import Call, Failed, FileChunk, Task
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import OpenReader, WireRequest
 from server.model_request import Completed
 from tests.fakes.huggingface import Answer, chat_answer, error_answer
+from tests.fakes.media import PNG
 from tests.fakes.raw_upstream import Peer, RawUpstream
 from tests.fakes.upstream_faults import bomb
 from tests.integration.upstream.generations import Client, Connect, call
@@ -113,6 +114,12 @@ async def test_deltas_of_a_compressed_stream_come_as_they_are_sent(client: Clien
     pieces = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in chat_answer("a", "b").pieces]
     client.fake.answer(Answer(200, {"Content-Encoding": "gzip"}, (*pieces, packer.flush()), pause_s=0.01))
     assert [type(event).__name__ for event in await client.run()] == ["Started", "Delta", "Delta", "Completed"]
+
+
+async def test_a_file_whose_packed_bytes_break_off_is_not_whole(client: Client) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
+    client.fake.default = lambda _: Answer(200, headers, (gzip.compress(PNG)[:-4],))
+    assert "broke off" in (await client.fail(task=Task.TEXT_TO_IMAGE)).message
 
 
 @pytest.mark.parametrize(
