@@ -9,8 +9,13 @@ from uuid import UUID
 
 import pytest
 
+from server import keys
+from server.actors.generator import Generator
 from server.actors.journal import Journal
+from server.actors.workload import Running
+from server.engine import Engine
 from server.model_request import RequestId
+from server.routes import cancelling
 from tests.acceptance.conftest import Api, Reply, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer
@@ -106,13 +111,40 @@ async def test_a_cancel_that_comes_while_the_outcome_is_written_loses(
     async with created(online) as source:
         request_id = (await source.until("status"))[0].data["id"]
         await recording.wait()
-        cancelling = asyncio.create_task(cancel(online, request_id))
+        ending = asyncio.create_task(cancel(online, request_id))
         await _until_asked(database, request_id)
         go_on.set()
-        reply = await cancelling
+        reply = await ending
         final = final_of(await source.all())
     assert (reply.status, reply.json["code"]) == (409, "CONFLICT")
     assert (final.name, final.data["output_data"]["output"]) == ("completed", "done")
+
+
+async def test_what_was_taken_up_and_has_not_begun_is_never_called(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_up, go_on = asyncio.Event(), asyncio.Event()
+    original = Generator._reach_outcome
+
+    async def late(self: Generator, running: Running) -> object:
+        taken_up.set()
+        await go_on.wait()
+        return await original(self, running)
+
+    monkeypatch.setattr(Generator, "_reach_outcome", late)
+    upstream.answer(STALLED)
+    request_id = (await online.create_async()).json["id"]
+    await taken_up.wait()
+    running = online.app[keys.ENGINE].workload.get(RequestId(UUID(request_id)))
+    assert running is not None
+    ending = asyncio.create_task(cancel(online, request_id))
+    async with asyncio.timeout(5):
+        while running.stop_reason is None:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    go_on.set()
+    reply = await ending
+    assert (reply.status, reply.json["status"]) == (200, "cancelled")
+    assert upstream.calls == []
 
 
 async def _until_asked(database: str, request_id: str) -> None:
@@ -120,6 +152,19 @@ async def _until_asked(database: str, request_id: str) -> None:
     async with connected(database) as connection, asyncio.timeout(5):
         while not (await read_row(connection, RequestId(UUID(request_id))))["cancel_requested"]:  # noqa: ASYNC110 - in a database
             await asyncio.sleep(0.01)
+
+
+async def test_an_owner_that_is_out_of_reach_is_not_waited_for_without_end(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancelling, "CANCEL_WAIT_S", 0.1)
+    monkeypatch.setattr(Engine, "cancel", lambda *_: None)
+    upstream.answer(STALLED)
+    created = await online.create_async()
+    await upstream.called.wait()
+    reply = await cancel(online, created.json["id"])
+    assert (reply.status, reply.json["status"]) == (202, "processing")
+    assert (reply.headers["Location"], reply.headers["Retry-After"]) == (created.headers["Location"], "1")
 
 
 async def test_cancelling_twice_is_the_same_as_once(online: Api, upstream: FakeHuggingFace) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from server import keys
 from server.actors import feeds
 from server.routes import events
 from server.streams import HEARTBEAT_S
@@ -75,6 +76,14 @@ async def test_changes_on_another_instance_are_told(start: Start) -> None:
         await snapshot_of(source)
         request_id = (await elsewhere.create("fast")).json["id"]
         assert (await statuses_of(source, request_id))[-1] == "completed"
+
+
+async def test_a_server_that_stops_sends_its_listeners_home(api: Api) -> None:
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        assert await api.app[keys.ENGINE].drain(timeout_s=0, hurry=asyncio.Event())
+        assert await source.all(timeout_s=HEARTBEAT_S / 3) == []
+    assert source.retries == ["1000"]
 
 
 async def test_an_idle_feed_is_kept_alive(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,14 +222,28 @@ async def test_files_go_with_the_account_and_at_once(api: Api, database: str) ->
     assert (late.status, late.json["code"]) == (401, "AUTH_ERROR"), "its token lives on for an hour"
 
 
-async def test_a_reader_that_leaves_frees_what_was_open_for_it(api: Api, database: str) -> None:
+async def test_a_reader_that_leaves_frees_what_was_open_for_it(
+    api: Api, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request_id, _ = await make(api, database, DATA * 20)
+    objects, opened = api.app[keys.OBJECTS], list[Any]()
+    opening = objects.get
+
+    async def get(*args: Any, **options: Any) -> Any:
+        opened.append(await opening(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(objects, "get", get)
     for _ in range(5):
         async with api.client.get(
             f"/api/requests/{request_id}/files/0", headers={"Authorization": f"Bearer {api.token}"}
         ) as response:
             assert (await response.content.read(1000))[:4] == DATA[:4]
             response.close()
+    async with asyncio.timeout(10):
+        while any(one.chunks.ag_frame is not None for one in opened):  # noqa: ASYNC110 - the handler tells nobody
+            await asyncio.sleep(0.01)
+    assert len(opened) == 5
     assert (await api.get(f"/api/requests/{request_id}/files/0", headers={"Range": "bytes=-1"})).status == 206
 
 

@@ -4,11 +4,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from aiohttp import ClientPayloadError, web
 
 from server import keys, sse, streams
 from server.actors import feeds, switchboard
+from server.actors.entries import FinalRow, Recorded
+from server.actors.journal import Journal
 from server.actors.watches import Follower
 from server.routes import events as event_routes
 from tests.acceptance.conftest import Api, Start, created, events_of
@@ -246,6 +249,24 @@ async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -
     async with asyncio.timeout(streams.HEARTBEAT_S / 3):
         while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
+
+
+async def test_text_that_cannot_be_kept_is_taken_back(
+    online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Journal.record
+
+    async def refuse(self: Journal, row: FinalRow) -> Recorded:
+        if row.output_data is not None:
+            raise asyncpg.DataError("invalid byte sequence")
+        return await original(self, row)
+
+    monkeypatch.setattr(Journal, "record", refuse)
+    upstream.answer(chat_answer("Once ", "upon"))
+    async with created(online) as source:
+        events = await source.all()
+    assert [told.name for told in events if told.name != "delta"] == ["status", "reset", "failed"]
+    assert (joined(events), final_of(events).data["output_data"]) == ("", None)
 
 
 async def test_a_reader_that_does_not_read_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from server import keys
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from tests.acceptance.conftest import Api, Start
+from tests.fakes.huggingface import FakeHuggingFace, chat_answer
 
 
 def _at(other: Api, user: Api) -> Api:
@@ -33,6 +36,25 @@ async def test_what_one_has_no_slot_for_the_other_takes_up(start: Start) -> None
     reply = await user.create("second")
     assert reply.json["status"] == "completed"
     assert there.app[keys.ENGINE].slots.used == 0
+
+
+async def test_nothing_is_called_while_another_may_take_it_over(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, trusted = asyncio.Event(), asyncio.Event()
+
+    async def wait_trusted(_: Lease) -> None:
+        asked.set()
+        await trusted.wait()
+
+    monkeypatch.setattr(Lease, "wait_trusted", wait_trusted)
+    async with FakeHuggingFace(chat_answer("fine")) as upstream:
+        settings = {"inference_backend": "huggingface", "hf_base_url": upstream.url, "text_models": "org/model"}
+        api = await (await start(**settings)).sign_up()
+        creating = asyncio.create_task(api.create())
+        async with asyncio.timeout(5):
+            await asked.wait()
+        assert upstream.calls == []
+        trusted.set()
+        assert (await creating).json["status"] == "completed"
 
 
 async def test_the_backlog_is_shared_out_and_each_request_runs_once(start: Start) -> None:

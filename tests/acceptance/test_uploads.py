@@ -351,6 +351,28 @@ async def test_a_deleted_upload_is_gone_with_its_bytes(api: Api, database: str) 
             await asyncio.sleep(0.01)
 
 
+def _look_at(file_id: str) -> dict[str, Any]:
+    return {"model_type": "image-classification", "input_data": {"image": file_id}}
+
+
+async def test_a_request_whose_file_is_gone_says_so(api: Api, tmp_path: Path) -> None:
+    mine = (await send(api, PNG, "image/png")).json["id"]
+    [path] = [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+    path.unlink()
+    outcome = (await api.post("/api/requests", _look_at(mine))).json
+    assert (outcome["status"], outcome["error_code"]) == ("failed", "VALIDATION_ERROR")
+    assert f"{mine} was deleted" in outcome["error_msg"]
+
+
+async def test_a_create_that_is_refused_keeps_no_file(start: Start, tmp_path: Path) -> None:
+    api = await (await start(data_dir=tmp_path, concurrency=1, max_backlog_per_user=1)).sign_up()
+    mine = (await send(api, PNG, "image/png")).json["id"]
+    for _ in range(2):
+        await api.create_async(model="offline/slow-20s")
+    assert (await api.post("/api/requests", _look_at(mine))).status == 429
+    assert (await api.send("DELETE", f"/api/files/{mine}")).status == 204
+
+
 async def test_a_store_that_is_away_is_said_and_leaves_nothing(api: Api, tmp_path: Path, database: str) -> None:
     folder = tmp_path / "files"
     folder.write_bytes(b"no folder")

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -186,6 +187,25 @@ async def test_an_upload_that_nobody_waits_for_leaves_nothing(objects: Objects, 
             await upload
     assert await keys_of(objects) == set()
     await nothing_unfinished(objects, fake)
+
+
+async def test_an_upload_that_is_cancelled_when_all_of_it_is_there_leaves_nothing(tmp_path: Path) -> None:
+    is_there, go_on = threading.Event(), threading.Event()
+
+    class Settling(LocalFolder):
+        def settle(self, _key: ObjectKey, /) -> None:
+            is_there.set()
+            go_on.wait(20)
+
+    objects = Objects(Settling(tmp_path))
+    upload = asyncio.create_task(objects.put(new_key(USER, "image/png"), stream(b"x"), max_bytes=MIB))
+    await asyncio.to_thread(is_there.wait, 20)
+    upload.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    assert await keys_of(objects) == set()
 
 
 NAME = UUID(int=2)

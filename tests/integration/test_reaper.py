@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from server.actors import reaper
 from server.errors import Conflict, NotFound, Unavailable
 from server.inference.events import FileChunk
 from server.model_request import InstanceId
@@ -68,6 +69,31 @@ async def _somebody_waits(desk: Desk) -> None:
     async with asyncio.timeout(10):
         while not await desk.connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash again and again would end the process."""
+    original, hung = desk.objects.delete, asyncio.Event()
+
+    async def hang(_: Sequence[ObjectKey]) -> None:
+        hung.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(reaper, "_DELETE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(reaper, "TAKEN_FOR_S", 0.0)
+    monkeypatch.setattr(desk.objects, "delete", hang)
+    file_id = await desk.upload()
+    await desk.uploads.delete(desk.user, file_id)
+    running = asyncio.create_task(desk.reaper.run())
+    await hung.wait()
+    monkeypatch.setattr(desk.objects, "delete", original)
+    async with asyncio.timeout(10):
+        while desk.kept():
+            assert not running.done()
+            desk.reaper.wake()
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def test_two_requests_that_go_at_once_do_not_both_leave_the_file_to_the_other(

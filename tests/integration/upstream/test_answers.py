@@ -12,6 +12,7 @@ from tests.fakes.huggingface import (
     End,
     body_of,
     chat_answer,
+    error_answer,
     json_answer,
     replay,
 )
@@ -35,6 +36,13 @@ async def test_deltas_come_as_they_are_sent(client: Client) -> None:
     async with contextlib.aclosing(client.upstream.generate(call(), timeout_s=30)) as events:
         assert await anext(events) == Started("org/first")
         assert await anext(events) == Delta("a")
+
+
+async def test_a_token_that_upstream_quotes_is_not_passed_on(connect: Connect) -> None:
+    """Of whatever form: no pattern could know those of other servers."""
+    client = connect(token="correct-horse")
+    client.fake.answer(error_answer(400, "no credit for correct-horse here"))
+    assert "no credit for [redacted] here" in (await client.fail()).message
 
 
 async def test_the_call_has_the_token_and_names_itself(client: Client) -> None:

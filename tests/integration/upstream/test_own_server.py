@@ -1,6 +1,7 @@
 """A server of one's own is asked for its models, and checked by them; the router is checked by a call."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiohttp.test_utils import unused_port
@@ -29,6 +30,19 @@ async def test_the_first_model_of_a_server_is_its_default_and_asked_for_once(cli
     outcomes = await asyncio.gather(*(run_own(client) for _ in range(5)))
     assert {outcome.model for outcome in outcomes if isinstance(outcome, Completed)} == {"llama3.2:latest"}
     assert [received.method for received in client.fake.received].count("GET") == 1
+
+
+async def test_who_gives_up_does_so_for_nobody_else(client: Client) -> None:
+    client.fake.listing = replace(json_answer({"data": [{"id": "late"}]}), delay_s=0.2)
+    client.fake.default = lambda _: chat_answer("fine")
+    one, other = (asyncio.create_task(run_own(client)) for _ in range(2))
+    async with asyncio.timeout(5):
+        while not client.fake.received:  # noqa: ASYNC110 - a moment, in a test
+            await asyncio.sleep(0.001)
+    one.cancel()
+    outcome = await other
+    assert isinstance(outcome, Completed)
+    assert outcome.model == "late"
 
 
 async def test_a_server_that_lists_nothing_is_asked_without_a_model(client: Client) -> None:
