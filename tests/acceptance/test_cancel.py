@@ -17,7 +17,7 @@ from server.engine import Engine
 from server.model_request import RequestId
 from server.routes import cancelling
 from tests.acceptance.conftest import Api, Reply, Start, created, events_of
-from tests.fakes.event_source import final_of, joined
+from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer
 from tests.rows import connected, read_row
 
@@ -252,15 +252,26 @@ async def test_whoever_ends_a_request_at_whatever_moment_its_stream_has_one_end(
     ends: Counter[tuple[bool, int, str]] = Counter()
 
     async def race(number: int) -> None:
-        is_deleted = bool(number % 2)
+        is_deleted, moment, is_now = bool(number % 2), chance.randrange(30), asyncio.Event()
         async with created(online, str(number)) as source:
             path = f"/api/requests/{(await source.until('status'))[0].data['id']}"
 
             async def end() -> Reply:
-                await asyncio.sleep(chance.uniform(0, 0.25))
+                if moment:
+                    await is_now.wait()
                 return await (online.send("DELETE", path) if is_deleted else online.post(f"{path}/cancel"))
 
-            reply, events = await asyncio.gather(end(), source.all())
+            async def listen() -> list[Told]:
+                heard = []
+                async for told in source:
+                    heard.append(told)
+                    if len(heard) == moment:
+                        is_now.set()
+                is_now.set()
+                return heard
+
+            async with asyncio.timeout(20):
+                reply, events = await asyncio.gather(end(), listen())
         final = final_of(events)
         ends[is_deleted, reply.status, final.name] += 1
         if is_deleted:

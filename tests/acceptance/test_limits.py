@@ -3,6 +3,7 @@
 import asyncio
 import re
 from contextlib import AsyncExitStack
+from uuid import UUID
 
 import orjson
 import pytest
@@ -30,15 +31,32 @@ async def test_beyond_the_rate_a_waiting_create_is_429(start: Start) -> None:
     assert reply.headers["RateLimit"].startswith('"create";r=0;')
 
 
+def _use_up(api: Api) -> None:
+    """The limit, and what is added to it within a moment."""
+    limiter = api.app[keys.CREATE_LIMITER]
+    while (verdict := limiter.check(str(api.user_id))) is not None and verdict.allowed:
+        pass
+    for _ in range(3):
+        limiter.put_off(str(api.user_id))
+
+
 async def test_beyond_the_rate_who_does_not_wait_is_queued_and_starts_later(start: Start) -> None:
     api = await (await start(rate_limit_per_minute=60)).sign_up()
-    for _ in range(60):
-        await api.create()
+    _use_up(api)
     delayed = await api.create_async("queued")
     assert (delayed.status, delayed.json["status"]) == (202, "pending")
     assert (await api.create("impatient")).status == 429
     final = await api.get(f"/api/requests/{delayed.json['id']}?wait=10")
     assert final.json["status"] == "completed"
+
+
+async def test_a_start_that_was_put_off_and_came_to_nothing_delays_nobody(start: Start) -> None:
+    api = await (await start(rate_limit_per_minute=1)).sign_up()
+    assert (await api.create()).status == 200
+    gone = {"model_type": "image-classification", "input_data": {"image": str(UUID(int=1))}}
+    for _ in range(3):
+        assert (await api.post("/api/requests", gone, headers={"Prefer": "respond-async"})).status == 422
+    assert int((await api.create_async()).headers["Retry-After"]) <= 60
 
 
 async def test_one_users_rate_is_not_anothers(start: Start) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from server import keys
 from server.storage.objects import create_objects
@@ -333,10 +334,13 @@ async def test_who_does_not_read_is_cut_off_and_can_go_on_later(api: Api, monkey
     path = f"/api/files/{(await send(api, data, 'image/png')).json['id']}"
     with monkeypatch.context() as patch:
         patch.setattr("server.routes.file_answers.STALL_S", 0.3)
-        async with api.client.get(path, headers={"Authorization": f"Bearer {api.token}"}) as response:
-            await asyncio.sleep(1)
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await response.read()
+        headers = {"Authorization": f"Bearer {api.token}"}
+        with capture_logs() as logs:
+            async with api.client.get(path, headers=headers) as response, asyncio.timeout(20):
+                while not any(log["event"] == "file_cut_off" for log in logs):  # noqa: ASYNC110 - it is told to nobody
+                    await asyncio.sleep(0.01)
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
     rest = await api.get(path, headers={"Range": f"bytes={20 * MIB}-"})
     assert (rest.status, rest.body) == (206, data[20 * MIB :])
 

@@ -10,7 +10,7 @@ import pytest
 from server.inference.attempt import MAX_ADDRESSES, MAX_HOPS
 from server.inference.events import Call, Event, Failed, FileChunk, Started, Task
 from server.inference.huggingface import HuggingFace
-from server.inference.protocol import OpenReader, WireRequest
+from server.inference.protocol import OpenReader, WireRequest, result_reader
 from server.model_request import Completed
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, Received, error_answer, json_answer
 from tests.fakes.raw_upstream import Peer, RawUpstream
@@ -295,10 +295,13 @@ async def test_a_job_whose_state_cannot_be_had_is_left_for_later(job: Fixture) -
     assert [one.method for one in job.fake.received].count("POST") == 1
 
 
-async def test_a_job_that_takes_longer_than_a_try_is_not_begun_anew(job: Fixture) -> None:
+async def test_a_job_that_takes_longer_than_a_try_is_not_begun_anew(
+    job: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_reader, "FIRST_PAUSE_S", 6.0)
     job.fake.default = lambda _: begun(job)
-    failure = failed(await paint(job, timeout_s=0.4))
-    assert failure.message == "The model did not finish its answer within 0.4 s."
+    failure = failed(await paint(job))
+    assert failure.message == "The model did not finish its answer within 5 s."
     assert failure.transient
     assert [one.method for one in job.fake.received] == ["POST"]
 
