@@ -196,6 +196,15 @@ async def test_nobody_watches_after_the_answer(online: Api, upstream: FakeHuggin
     assert len(online.app[keys.SWITCHBOARD]) == 0
 
 
+async def test_who_sends_a_key_may_leave_a_stream(online: Api, upstream: FakeHuggingFace) -> None:
+    slow = chat_answer("Once ", "upon")
+    upstream.answer(type(slow)(slow.status, slow.headers, slow.pieces, pause_s=0.1))
+    async with streamed(online, headers=KEY) as response:
+        await response.content.readuntil(b"Once")
+    request = await ended(online)
+    assert (request["status"], request["output_data"]["output"]) == ("completed", "Once upon")
+
+
 async def test_who_sends_a_key_may_leave_and_come_back(online: Api, upstream: FakeHuggingFace) -> None:
     slow = chat_answer("one ", "two")
     upstream.answer(type(slow)(slow.status, slow.headers, slow.pieces, pause_s=0.1))
@@ -294,6 +303,7 @@ async def test_a_server_that_stops_says_so_in_a_stream(online: Api, upstream: Fa
         assert await online.app[keys.ENGINE].drain(timeout_s=0, hurry=asyncio.Event())
         *_, last = await lines_of(response)
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
+    assert (await newest(online))["status"] == "pending", "it goes on elsewhere"
 
 
 @pytest.mark.parametrize("stream", [False, True])

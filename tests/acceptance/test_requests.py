@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from server import keys
+from server.errors import Unavailable
 from server.model_request import UserId, mint_id
 from server.routes import auth
 from server.schemas import MAX_BODY_BYTES
@@ -49,6 +50,17 @@ async def test_a_wait_is_capped_and_the_cap_is_told(start: Start) -> None:
     api = await (await start(max_wait_s=0.2, default_wait_s=0.1)).sign_up()
     reply = await api.create(headers={"Prefer": "wait=60"}, model="offline/slow-20s")
     assert (reply.status, reply.headers["Preference-Applied"]) == (202, "wait=0.2")
+
+
+async def test_what_was_accepted_is_answered_though_the_database_went_away(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("away", retry_after_s=1)
+
+    monkeypatch.setattr("server.routes.requests.current", away)
+    reply = await api.create(headers={"Prefer": "wait=1"}, model="offline/slow-20s")
+    assert (reply.status, reply.json["status"]) == (202, "processing")
 
 
 async def test_without_a_preference_the_default_wait_holds(start: Start) -> None:

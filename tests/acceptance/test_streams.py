@@ -1,6 +1,7 @@
 """Streams over HTTP: one request as it goes on, cut and resumed anywhere, and exactly one end."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator
 
@@ -237,6 +238,9 @@ async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
     waiting = api.app[keys.SWITCHBOARD]
     async with asyncio.timeout(10):
         while len(waiting):  # noqa: ASYNC110 - the handler ends a moment after the connection
+            await asyncio.sleep(0.01)
+        while any(isinstance(kept, sse.EventStream) for kept in gc.get_objects()):
+            gc.collect()
             await asyncio.sleep(0.01)
     final = await api.get(f"/api/requests/{heard[0].data['id']}?wait=20")
     assert final.json["status"] == "completed"

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from server import keys
+from server.admission import Admission, Admitted, Draft
+from server.errors import Unavailable
 from server.storage.objects import create_objects
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.media import PNG, SAMPLES, WAV
@@ -375,6 +377,21 @@ async def test_a_create_that_is_refused_keeps_no_file(start: Start, tmp_path: Pa
         await api.create_async(model="offline/slow-20s")
     assert (await api.post("/api/requests", _look_at(mine))).status == 429
     assert (await api.send("DELETE", f"/api/files/{mine}")).status == 204
+
+
+async def test_a_create_whose_reply_is_lost_keeps_its_file(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be stored all the same, and later than the answer was given up."""
+    original, late = Admission.admit, list[Coroutine[Any, Any, Admitted]]()
+
+    async def lose(self: Admission, draft: Draft, **options: Any) -> Admitted:
+        late.append(original(self, draft, **options))
+        raise Unavailable("away", retry_after_s=1)
+
+    monkeypatch.setattr(Admission, "admit", lose)
+    mine = (await send(api, PNG, "image/png")).json["id"]
+    assert (await api.post("/api/requests", _look_at(mine) | {"model": "offline/slow-20s"})).status == 503
+    await late[0]
+    assert (await api.send("DELETE", f"/api/files/{mine}")).status == 409
 
 
 async def test_a_store_that_is_away_is_said_and_leaves_nothing(api: Api, tmp_path: Path, database: str) -> None:

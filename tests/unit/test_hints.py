@@ -52,6 +52,16 @@ def hints_on(line: FakeLine, *, others: int = 1) -> tuple[Hints, Lease]:
     return Hints(cast("Line", line), {"notify_instances": "notify"}, lease=lease), lease
 
 
+async def test_many_short_messages_are_no_more_than_postgres_takes() -> None:
+    line = FakeLine()
+    hints, _ = hints_on(line)
+    for _ in range(2000):
+        hints.tell_everyone("a")
+    await hints._flush()
+    assert line.heard(EVERYONE) == [["a"]] * 2000
+    assert max(len(text.encode()) for _, text in line.payloads) <= POSTGRES_TAKES_BYTES
+
+
 @given(_said)
 def test_every_message_arrives_in_its_order_in_payloads_that_postgres_takes(
     said: list[tuple[InstanceId | None, str]],

@@ -55,6 +55,13 @@ async def _waiting(watch: Watch) -> "asyncio.Task[View | None]":
     return task
 
 
+async def test_who_comes_after_everyone_was_sent_home_does_not_wait(switchboard: Switchboard) -> None:
+    switchboard.close()
+    with switchboard.watch(mint_id()) as watch:
+        async with asyncio.timeout(5):
+            assert await watch.wait(LONG_S) is None
+
+
 async def test_news_wake_everyone_who_waits_for_that_request(switchboard: Switchboard) -> None:
     request_id = mint_id()
     with (
