@@ -298,6 +298,15 @@ async def test_twenty_uploads_at_once_never_pass_the_quota(start: Start, tmp_pat
     assert (await send(await one.sign_up(), content, "image/png")).status == 201, "the quota is each user's own"
 
 
+async def test_an_upload_of_unknown_length_is_refused_where_it_passes_the_quota(
+    start: Start, tmp_path: Path, database: str
+) -> None:
+    api = await (await start(data_dir=tmp_path, upload_quota_mb=2)).sign_up()
+    reply = await send(api, pieces(PNG, *[bytes(MIB // 2)] * 6), "image/png")
+    assert (reply.status, "2 MB that you can keep" in reply.json["detail"]) == (429, True)
+    assert (await rows(database), await objects_of(api)) == ([], [])
+
+
 async def test_an_upload_counts_as_a_create(start: Start, tmp_path: Path) -> None:
     api = await (await start(data_dir=tmp_path, rate_limit_per_minute=2)).sign_up()
     assert (await send(api, PNG, "image/png")).status == 201
