@@ -61,7 +61,8 @@ def ec_signer(kid: str) -> Signer:
         r, s = decode_dss_signature(key.sign(content, ec.ECDSA(SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
-    jwk = {"kty": "EC", "crv": "P-256", "x": _number(numbers.x), "y": _number(numbers.y)}
+    x, y = (encode(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))  # RFC 7518, 6.2.1.2: never shorter
+    jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
     return Signer("ES256", sign, kid, _published(jwk, kid, "ES256"), _pem(key.public_key()))
 
 
