@@ -87,6 +87,7 @@ def create_app(
     engine = Engine(
         settings,
         database=database,
+        reader=reader,
         queries=queries,
         upstream=upstream,
         catalog=catalog,

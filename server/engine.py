@@ -36,6 +36,7 @@ from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify
 from server.storage.objects import Objects
+from server.storage.reader import Reader
 from server.transcript import Transcript
 
 _PREPARE_BACKOFF_CAP_S = 2.0
@@ -60,6 +61,7 @@ class Engine:
         settings: Settings,
         *,
         database: Database,
+        reader: Reader,
         queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
@@ -71,6 +73,7 @@ class Engine:
         listening: Database | None = None,
     ) -> None:
         self._lifecycle = lifecycle
+        self._reader = reader
         self._queries = queries
         self._prepare = prepare
         self._predecessors = predecessors
@@ -92,7 +95,7 @@ class Engine:
         is_short = database.pooling is Pooling.SESSION
         self._lines = {name: shared if is_short and name != "journal" else Line(database.connect) for name in _LINES}
         self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
-        self.journal = Journal(self._lines["journal"], queries)
+        self.journal = Journal(self._lines["journal"], queries, lease=self.lease)
         notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
         self._hints = Hints(self._lines["hints"], queries, lease=self.lease)
         on_news = self._hints.changed if notifier is None else _both(self._hints.changed, notifier.tell)
@@ -168,6 +171,7 @@ class Engine:
             "relay-table": relay_table,
             "sweeper": self._sweeper,
             "reaper": self.reaper,
+            "reader": reader,
             **generators,
         }
         if notifier is not None:
@@ -220,13 +224,24 @@ class Engine:
                 group.create_task(self._check_upstream(), name="upstream-check")
 
     async def _begin(self) -> None:
-        """The schema, then our place among the instances; what the dead left here need not wait for their leases."""
+        """The schema, our place among the instances, and the connections without which no create would succeed.
+
+        What the dead left here need not wait for their leases.
+        """
         await self._prepare()
         for predecessor in self._predecessors:
             await self._heartbeat.bury(predecessor)
             self._sweeper.expect_orphans_of(predecessor)
             self.reaper.expect_orphans_of(predecessor)
         await self._heartbeat.register()
+        await self._lines["sweeper"].open()
+        await self._reader.check()
+        await self.journal.check()
+
+    @property
+    def has_database(self) -> bool:
+        """Whether a create would be stored and started now: the last write succeeded, and the backlog can be seen."""
+        return self.journal.is_ready and not self._sweeper.is_away
 
     async def _begin_patiently(self) -> None:
         tries = 0
@@ -239,9 +254,10 @@ class Engine:
                     raise CannotStart(refusal) from error
                 if not isinstance(error, (DatabaseAway, Unavailable)) and classify(error) is not Fault.AWAY:
                     raise
-                reason, remedy = f"{type(error).__name__}: {error}", remedy_for(error)
+                cause = error.__cause__ or error
+                reason, remedy = f"{type(cause).__name__}: {cause}", remedy_for(cause)
             tries += 1
-            self._lifecycle.reason = "the database cannot be reached yet"
+            self._lifecycle.reason = "the database cannot be used yet"
             log.warning("database_not_ready", reason=reason, tries=tries, fix=remedy)
             await asyncio.sleep(random.uniform(0.5, 1) * min(_PREPARE_BACKOFF_CAP_S, 0.1 * 2**tries))  # noqa: S311
 

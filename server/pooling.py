@@ -41,10 +41,23 @@ def default_sslmode(url: str) -> str | None:
 
 
 _FULL = "The pooler has no place left: lower WORKERS, run fewer instances, or raise its pool size."
+_NO_CONNECTION_LEFT = (
+    "The database has no connection left for this user: lower WORKERS, run fewer instances, "
+    "or raise the CONNECTION LIMIT of the role or the database, or max_connections."
+)
+_READ_ONLY = "The database takes no writes (a standby, or a full disk): DATABASE_URL must lead to the primary."
+_NO_ANSWER = "Nothing answers: check DATABASE_URL's host, firewalls, and whether a pooler there has a place left."
 _REMEDIES = (
     ("max clients reached", _FULL),
     ("max client connections", _FULL),
     ("no more connections allowed", _FULL),
+    ("query_wait_timeout", _FULL),
+    ("too many connections", _NO_CONNECTION_LEFT),
+    ("too many clients already", _NO_CONNECTION_LEFT),
+    ("remaining connection slots", _NO_CONNECTION_LEFT),
+    ("read-only transaction", _READ_ONLY),
+    ("timeouterror", _NO_ANSWER),
+    ("no answer within", _NO_ANSWER),
     ("tenant or user not found", "The project is paused, or the user in DATABASE_URL is not postgres.<project>."),
     ("unsupported startup parameter", "DATABASE_URL leads to a pooler: set DATABASE_POOLER to session or transaction."),
     ("prepared statement", "DATABASE_URL leads to a transaction pooler: set DATABASE_POOLER=transaction."),
@@ -54,5 +67,5 @@ _REMEDIES = (
 
 def remedy_for(error: BaseException) -> str | None:
     """What an operator can do about an error on the way in; None where its words say nothing that we know."""
-    words = str(error).lower()
+    words = f"{type(error).__name__}: {error}".lower()
     return next((remedy for part, remedy in _REMEDIES if part in words), None)

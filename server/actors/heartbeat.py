@@ -12,6 +12,7 @@ import structlog
 
 from server.actors.workload import StopReason, Workload
 from server.model_request import InstanceId, RequestId
+from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, Line
 
 RENEW_INTERVAL_S = 5.0
@@ -99,13 +100,17 @@ class Heartbeat:
         self._lease.renewed(sent_at)
 
     async def run(self) -> None:
+        is_failing = False
         while not self.has_resigned:
             try:
                 await self.beat()
             except DatabaseAway as error:
-                log.debug("lease_renewal_failed", reason=str(error))
+                if not is_failing:
+                    log.warning("lease_renewal_failed", reason=str(error), fix=remedy_for(error))
+                is_failing = True
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
+                is_failing = False
                 is_deaf = not self._lease.is_alone and not self._is_heard()
                 await asyncio.sleep(DEAF_INTERVAL_S if is_deaf else RENEW_INTERVAL_S)
         await asyncio.Event().wait()  # until cancelled

@@ -2,10 +2,12 @@
 
 While one flush is in flight the next batch collects; an idle journal writes at once. A write whose reply did not arrive
 is sent again with the same ids, so every statement here is safe to repeat.
+
+The connection is open before this instance is ready, and is opened again as soon as it is lost: `is_ready` follows the
+last write, be it of a row or of the check that a journal without work makes.
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,9 +18,11 @@ import asyncpg
 import structlog
 
 from server.actors.entries import Accepted, Fate, FinalRow, NewRequest, Recorded, ReleasedRow, Replayed
+from server.actors.heartbeat import Lease
 from server.actors.lanes import Entry, Lane
 from server.errors import Unavailable
 from server.model_request import RequestId, UserId
+from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, Line
 from server.storage.faults import Fault, classify
 
@@ -28,6 +32,8 @@ ACCEPT_TIMEOUT_S = 10.0
 PATIENCE_S = 2.0
 """A restart of the database is waited for; once it is away for longer, newcomers are told so at once."""
 RETRY_PARKED_S = 5.0
+CHECK_INTERVAL_S = 30.0
+"""A journal without work writes this often, so that a way to the database that is silently gone is noticed."""
 _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
@@ -49,9 +55,10 @@ class _Next(Enum):
 class Journal:
     """The only writer of accepts, outcomes and releases of this instance."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease) -> None:
         self._line = line
         self._queries = queries
+        self._lease = lease
         self._finals = Lane[FinalRow, Recorded](is_patient=True)
         self._releases = Lane[ReleasedRow, Recorded](is_patient=True)
         self._accepts = Lane[NewRequest, Accepted | Replayed](is_patient=False)
@@ -59,11 +66,19 @@ class Journal:
         self._settled = asyncio.Event()
         self._settled.set()
         self._away_since: float | None = None
+        self._failed_checks = 0
+        self.is_ready = False
+        """Whether the last write succeeded, on a connection that still stands."""
+        line.watch(self._connection_lost)
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the last flush found no database."""
-        return self._away_since is not None
+    async def check(self) -> None:
+        """Write something that changes nothing, as rows are written. Raises `DatabaseAway` and asyncpg's errors."""
+        await self._line.fetch(self._queries["check_writes"], self._lease.instance_id)
+        self._note_back()
+
+    def _connection_lost(self) -> None:
+        self.is_ready = False
+        self._work.set()
 
     async def accept(self, row: NewRequest) -> Accepted | Replayed:
         """Insert a row; returns once it is committed.
@@ -109,19 +124,30 @@ class Journal:
             self._line.terminate()
 
     async def _rest(self) -> None:
-        """Wait for more to write, or for the time to try again what was set aside."""
+        """Wait for more to write, or for the time to try again what was set aside, or to check the connection."""
         self._work.clear()
         lanes: tuple[Lane[Any, Any], ...] = (self._finals, self._releases)
-        if not any(lane.has_parked for lane in lanes):
+        has_parked = any(lane.has_parked for lane in lanes)
+        if not has_parked:
             self._settled.set()
-            self._away_since = None  # everyone gave up: the next to come finds out how things stand
-            await self._work.wait()
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RETRY_PARKED_S):
+        pause_s = RETRY_PARKED_S if has_parked else CHECK_INTERVAL_S
+        if not self.is_ready:
+            pause_s = min(pause_s, _backoff_s(self._failed_checks) if self._failed_checks else 0.0)
+        try:
+            async with asyncio.timeout(pause_s):
                 await self._work.wait()
+        except TimeoutError:
+            await self._check_idle()
         for lane in lanes:
             lane.unpark()
+
+    async def _check_idle(self) -> None:
+        """Find out by ourselves that the database is away, or back: perhaps no write comes that would tell."""
+        try:
+            await self.check()
+        except (DatabaseAway, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self._failed_checks += 1
+            self._note_away(error, len(self._accepts))
 
     def _wake(self) -> None:
         self._settled.clear()
@@ -174,6 +200,8 @@ class Journal:
             self._note_away(error, count)
             return _Next.HALVE if error.is_slow and count > 1 else _Next.REPEAT  # too much for a slow line, perhaps
         fault = classify(error)
+        if fault is Fault.BROKEN:
+            self.is_ready = False  # until a write has succeeded again
         if fault is Fault.CONTENTION and (lane.is_patient or tries < _CONTENTION_TRIES):
             if tries >= _CONTENTION_TRIES:
                 self._note_away(error, count)
@@ -261,11 +289,15 @@ class Journal:
             entry.resolve(replies[entry.row.id, entry.row.epoch])
 
     def _note_away(self, error: Exception, waiting: int) -> None:
+        self.is_ready = False
         if self._away_since is None:
             self._away_since = time.monotonic()
-            log.warning("database_away", reason=f"{type(error).__name__}: {error}", waiting=waiting)
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("database_away", reason=reason, fix=remedy_for(error), waiting=waiting)
 
     def _note_back(self) -> None:
+        self.is_ready = True
+        self._failed_checks = 0
         if self._away_since is not None:
             log.info("database_back", seconds=round(time.monotonic() - self._away_since, 1))
         self._away_since = None
@@ -278,6 +310,10 @@ def _give_up(entry: Entry[Any, Any]) -> None:
 def _pause_s(error: Exception, tries: int) -> float:
     if not isinstance(error, DatabaseAway) and tries < _CONTENTION_TRIES:
         return _CONTENTION_PAUSE_S
+    return _backoff_s(tries)
+
+
+def _backoff_s(tries: int) -> float:
     cap_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * float(2 ** min(tries, 10)))
     return random.uniform(0.5, 1) * cap_s  # noqa: S311
 

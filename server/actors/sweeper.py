@@ -17,6 +17,7 @@ from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, Suspects
 from server.actors.workload import Workload
 from server.model_request import InstanceId, ModelRequest, RequestId, Status
+from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, Line
 
 CLAIM_INTERVAL_S = 1.0
@@ -66,6 +67,8 @@ class Sweeper:
         self._due: dict[str, float] = {}
         self._last_user = _BEFORE_ALL_USERS
         self.is_stopped = False
+        self.is_away = False
+        """Whether the last look at the backlog got no answer: what waits is not taken up here."""
         self._suspects = Suspects(line, queries, queue=queue, lease=lease, slots=slots, workload=workload)
         slots.watch(self._slot_came_free)
         backlog.watch(self.wake)
@@ -83,8 +86,12 @@ class Sweeper:
             try:
                 await self.tick()
             except DatabaseAway as error:
+                if not self.is_away:
+                    log.warning("sweep_skipped", reason=str(error), fix=remedy_for(error))
+                self.is_away = True
                 self._backlog.is_empty = False
-                log.debug("sweep_skipped", reason=str(error))
+            else:
+                self.is_away = False
             try:
                 async with asyncio.timeout(CLAIM_INTERVAL_S * random.uniform(0.8, 1.2)):  # noqa: S311
                     await self._news.wait()

@@ -61,5 +61,5 @@ def _checks(app: web.Application) -> dict[str, bool]:
     return {
         "accepting": app[keys.LIFECYCLE].phase is Phase.READY,
         "lease": engine.lease.is_trusted,
-        "database": not engine.journal.is_away,
+        "database": engine.has_database,
     }

@@ -145,8 +145,18 @@ class Line:
         self._connect = connect
         self._timeout_s = timeout_s
         self._on_silence = on_silence
+        self._on_lost: Callable[[], None] = lambda: None
         self._connection: asyncpg.Connection[Any] | None = None
         self._turn = asyncio.Lock()
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call `on_lost` when the other end closes the connection between two statements."""
+        self._on_lost = on_lost
+
+    async def open(self) -> None:
+        """Connect now, if there is no connection yet. Raises `DatabaseAway`."""
+        async with self._turn:
+            await self._open()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run one autocommit statement. Raises `DatabaseAway` when no answer came, asyncpg's errors when one did."""
@@ -168,7 +178,7 @@ class Line:
             self.terminate()
             call.add_done_callback(_swallow)
             if isinstance(error, Exception) and classify(error) is Fault.AWAY:
-                raise DatabaseAway(type(error).__name__) from error
+                raise DatabaseAway(f"{type(error).__name__}: {error}") from error
             raise
 
     async def _open(self) -> "asyncpg.Connection[Any]":
@@ -177,8 +187,13 @@ class Line:
                 self._connection = await self._connect()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 # Whatever refuses the connection (a rotated password, say), a person can mend it while we wait.
-                raise DatabaseAway(type(error).__name__) from error
+                raise DatabaseAway(f"{type(error).__name__}: {error}") from error
+            self._connection.add_termination_listener(self._lost)
         return self._connection
+
+    def _lost(self, _connection: Any) -> None:
+        if self._connection is not None and self._connection.is_closed():
+            self._on_lost()
 
     def terminate(self) -> None:
         """Close at once, without a word to the server."""

@@ -11,6 +11,8 @@ from server.errors import Unavailable
 from server.storage.database import ACQUIRE_TIMEOUT_S, Database
 from server.storage.faults import Fault, classify
 
+KEEP_INTERVAL_S = 60.0
+"""Less than the time after which the pool closes an idle connection."""
 _TRIES = 3
 _PAUSE_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0
@@ -37,6 +39,17 @@ class Reader:
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await pool.close()
             pool.terminate()
+
+    async def check(self) -> None:
+        """Have a connection open. Raises `Unavailable` while there is none to be had."""
+        await self.fetch("check_reads")
+
+    async def run(self) -> None:
+        """Keep one connection open: the pool closes those that are idle, and the place may be taken by then."""
+        while True:
+            await asyncio.sleep(KEEP_INTERVAL_S)
+            with contextlib.suppress(Unavailable):
+                await self.check()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """All rows. Raises `Unavailable` when the database is away; deadlocks are tried again."""

@@ -123,3 +123,15 @@ SELECT
     END AS fate
 FROM unnest($1::uuid[], $2::uuid[], $3::integer[]) AS held (id, owner, epoch)
 LEFT JOIN public.model_requests AS row ON row.id = held.id;
+
+-- name: check_writes
+-- Whether rows can be written now: a commit that changes nothing. The empty insert fails where no row may be inserted.
+WITH nothing AS (
+    INSERT INTO public.model_requests (id)
+    SELECT NULL::uuid
+    WHERE false
+)
+UPDATE public.instances
+SET lease_until = lease_until
+WHERE id = $1
+RETURNING id;

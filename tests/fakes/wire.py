@@ -108,5 +108,8 @@ class _Tap:
     def is_closed(self) -> bool:
         return self._connection.is_closed()
 
+    def add_termination_listener(self, callback: Callable[[Any], None]) -> None:
+        self._connection.add_termination_listener(callback)
+
     def terminate(self) -> None:
         self._connection.terminate()

@@ -11,6 +11,7 @@ from uuid import uuid4
 import asyncpg
 
 from server.actors.entries import FinalRow, NewRequest, ReleasedRow
+from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
 from server.model_request import InstanceId, RequestId, UserId, mint_id
 from server.storage.database import Line
@@ -83,7 +84,10 @@ async def open_desk(url: str) -> AsyncIterator[Desk]:
     """A journal that nobody runs yet."""
     wire = Wire(url)
     async with connected(url) as connection:
-        yield Desk(Journal(Line(wire.connect), queries()), wire, connection, await add_user(connection))
+        journal = Journal(Line(wire.connect), queries(), lease=Lease(ME))
+        await journal.check()  # as before readiness
+        wire.sent.clear()
+        yield Desk(journal, wire, connection, await add_user(connection))
         wire.let_go()
 
 

@@ -11,6 +11,7 @@ import pytest
 from server.actors import journal as journal_module
 from server.actors import lanes
 from server.actors.entries import Accepted, Fate, NewRequest, Replayed
+from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
 from server.errors import Unavailable
 from server.storage.database import Database, Line
@@ -162,7 +163,7 @@ async def test_a_refused_row_leaves_its_key_free(desk: Desk) -> None:
 
 
 async def test_two_instances_race_for_a_key_and_one_wins(database: str, desk: Desk) -> None:
-    rival = Journal(Line(Database(database).connect), queries())
+    rival = Journal(Line(Database(database).connect), queries(), lease=Lease())
     async with run_journal(rival):
         for number in range(20):
             key = {"key": f"race-{number}", "fingerprint": b"same"}

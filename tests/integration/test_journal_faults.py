@@ -103,7 +103,57 @@ async def test_accepts_are_taken_again_after_an_outage_in_which_everyone_gave_up
             await desk.journal.accept(desk.new())
     desk.wire.is_cut = False
     await _accept_within(desk, 5.0)
-    assert not desk.journal.is_away
+    assert desk.journal.is_ready
+
+
+async def test_a_journal_without_work_notices_that_its_connection_is_lost_and_opens_another(desk: Desk) -> None:
+    assert desk.journal.is_ready
+    desk.wire.is_cut = True
+    [pid] = await _backends(desk)
+    await desk.connection.fetch("SELECT pg_terminate_backend($1)", pid)
+    await desk.wire.wait_refused(3)
+    assert not desk.journal.is_ready
+    desk.wire.is_cut = False
+    async with asyncio.timeout(5):
+        await desk.wire.wait_sent(1)
+    assert desk.wire.batches("check_writes") == [0]
+    assert await _backends(desk) != [pid]
+    assert desk.journal.is_ready
+
+
+async def _backends(desk: Desk) -> list[int]:
+    """The journal's connections, seen from the database."""
+    rows = await desk.connection.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return [row["pid"] for row in rows]
+
+
+async def test_a_journal_without_work_writes_now_and_then(idle: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "CHECK_INTERVAL_S", 0.01)
+    async with run_journal(idle.journal):
+        await idle.wire.wait_sent(2)
+    assert {sent.query for sent in idle.wire.sent} == {"check_writes"}
+
+
+@pytest.mark.parametrize("obstacle", ["REVOKE", "read only"])
+async def test_readiness_follows_the_last_write(desk: Desk, obstacle: str) -> None:
+    """The heartbeat may still write; what counts is whether a row can be inserted."""
+    lock = "CREATE TRIGGER no BEFORE INSERT ON model_requests EXECUTE FUNCTION nothing_is_inserted()"
+    failing = "RAISE SQLSTATE '25006'" if obstacle == "read only" else "RAISE SQLSTATE '42501'"
+    await desk.connection.execute(
+        f"CREATE FUNCTION nothing_is_inserted() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {failing}; END$$; {lock}"
+    )
+    accept = asyncio.create_task(desk.journal.accept(desk.new()))
+    async with asyncio.timeout(5):
+        while desk.journal.is_ready:  # noqa: ASYNC110 - the journal has no event for it
+            await asyncio.sleep(0.005)
+    await desk.connection.execute("DROP TRIGGER no ON model_requests")
+    [reply] = await asyncio.gather(accept, return_exceptions=True)
+    assert isinstance(reply, Accepted if obstacle == "read only" else asyncpg.InsufficientPrivilegeError)
+    async with asyncio.timeout(5):
+        while not desk.journal.is_ready:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.005)
 
 
 async def _accept_within(desk: Desk, seconds: float) -> None:
@@ -152,12 +202,12 @@ async def test_outcomes_wait_for_the_database_however_long_it_is_away(desk: Desk
     outcome = asyncio.create_task(desk.journal.record(final(ended)))
     release = asyncio.create_task(desk.journal.release(released(given_back)))
     await desk.wire.wait_refused(10)
-    assert desk.journal.is_away
+    assert not desk.journal.is_ready
     assert not outcome.done()
     assert not release.done()
     desk.wire.is_cut = False
     assert [(await outcome).fate, (await release).fate] == [Fate.WRITTEN, Fate.WRITTEN]
-    assert not desk.journal.is_away
+    assert desk.journal.is_ready
     assert (await desk.status(ended), await desk.status(given_back)) == ("completed", "pending")
 
 
