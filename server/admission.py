@@ -29,6 +29,10 @@ _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0
 _FULL_FOR_S = 0.2
 """A backlog that was found full is not counted again for so long: refusing must stay cheap while many come."""
+_MAX_REFUSED_USERS = 1000
+PUT_OFF_SHARE = 10
+"""Requests that are put off may be a tenth of what may wait: they take room in the database, and no slot will be free
+for them sooner than they are due."""
 
 log = structlog.get_logger(__name__)
 
@@ -98,12 +102,17 @@ class Admission:
         self._max_backlog_per_user = max_backlog_per_user
         self._on_waiting = on_waiting
         self._full_until = 0.0
+        self._share = 0
+        """Of a user, while the backlog is full."""
+        self._refused_until: dict[UserId, float] = {}
 
-    def require_chance(self) -> None:
-        """Raise `Unavailable` where a newcomer has no chance anyway: before its body is read, if it is not a retry."""
+    def require_chance(self, user_id: UserId) -> None:
+        """Raise `Unavailable` where this user has no chance anyway: before the body is read, if it is not a retry."""
         if not self._lifecycle.accepts_work:
             raise Unavailable(f"Not accepting requests: {self._lifecycle.reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
-        if time.monotonic() < self._full_until and not (self._backlog.is_empty and self._slots.free):
+        if time.monotonic() < self._refused_until.get(user_id, 0.0) and not (
+            self._backlog.is_empty and self._slots.free
+        ):
             raise _backlog_full()
 
     async def find_earlier(self, user_id: UserId, key: str, fingerprint: bytes) -> Admitted | None:
@@ -120,7 +129,7 @@ class Admission:
         Raises `Unavailable` (stopping, overloaded, database away), `RateLimited` (the user's backlog is full),
         `KeyReused`, and `Unauthenticated` when the account is gone.
         """
-        self.require_chance()
+        self.require_chance(draft.user_id)
         starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
         return await (self._start(draft) if starts_now else self._line_up(draft, delay_s))
 
@@ -142,7 +151,10 @@ class Admission:
                 self._slots.release()
 
     async def _line_up(self, draft: Draft, delay_s: float) -> Admitted:
-        ahead = await self._require_room(draft.user_id)
+        """The limits are counted in the database, so that they hold over all instances; creates in flight may exceed
+        them.
+        """
+        ahead = await (self._find_place(draft.user_id) if delay_s <= 0 else self._find_later_place(draft.user_id))
         accepted = await self._accept(draft, delay_s=max(0.0, delay_s))
         if isinstance(accepted, Replayed):
             return _replay(accepted)
@@ -154,22 +166,46 @@ class Admission:
         self._feeds.tell(draft.user_id, draft.id, view)
         return Admitted(draft.id, view)
 
-    async def _require_room(self, user_id: UserId) -> int:
-        """How many wait already. They are counted in the database, so that the limits hold over all instances; creates
-        in flight may exceed them.
-        """
+    async def _find_place(self, user_id: UserId) -> int:
+        """How many wait already. In a full backlog whoever holds less than an even share of it is still admitted."""
+        is_known_full = time.monotonic() < self._full_until
         [waiting] = await self._reader.fetch(
-            "count_backlog", user_id, self._max_backlog + 1, self._max_backlog_per_user + 1
+            "count_waiting", user_id, 0 if is_known_full else self._max_backlog, self._max_backlog_per_user
         )
-        if waiting["own"] >= self._max_backlog_per_user:
+        own = int(waiting["own"])
+        if own >= self._max_backlog_per_user:
             raise RateLimited(
-                f"{waiting['own']} of your requests are waiting already; let some of them finish.",
+                f"{own} of your requests are waiting already; let some of them finish.", retry_after_s=_BACKLOG_RETRY_S
+            )
+        if not is_known_full:
+            if waiting["everyone"] < self._max_backlog:
+                return int(waiting["everyone"])
+            [counted] = await self._reader.fetch("count_waiting_users")
+            self._share = _even_share(self._max_backlog, counted["users"])
+            self._full_until = time.monotonic() + _FULL_FOR_S
+        if own >= self._share:
+            self._note_refusal(user_id)
+            raise _backlog_full()
+        return self._max_backlog
+
+    async def _find_later_place(self, user_id: UserId) -> int:
+        """The same for a request that is put off: those have a smaller limit of their own, and take no other places."""
+        [put_off] = await self._reader.fetch("count_put_off", user_id, self._max_backlog)
+        limit = max(1, self._max_backlog_per_user // PUT_OFF_SHARE)
+        if put_off["everyone"] >= self._max_backlog // PUT_OFF_SHARE:
+            limit = min(limit, _even_share(self._max_backlog // PUT_OFF_SHARE, put_off["users"]))
+        if put_off["own"] >= limit:
+            raise RateLimited(
+                f"Too many requests: {put_off['own']} of yours are beyond your rate and wait for their time already.",
                 retry_after_s=_BACKLOG_RETRY_S,
             )
-        if waiting["everyone"] >= self._max_backlog:
-            self._full_until = time.monotonic() + _FULL_FOR_S
-            raise _backlog_full()
-        return int(waiting["everyone"])
+        return int(put_off["ahead"])
+
+    def _note_refusal(self, user_id: UserId) -> None:
+        now = time.monotonic()
+        if len(self._refused_until) >= _MAX_REFUSED_USERS:
+            self._refused_until = {user: until for user, until in self._refused_until.items() if until > now}
+        self._refused_until[user_id] = now + _FULL_FOR_S
 
     async def _accept(
         self, draft: Draft, *, owner: InstanceId | None = None, delay_s: float = 0.0
@@ -199,6 +235,11 @@ class Admission:
 
 def _backlog_full() -> Unavailable:
     return Unavailable("The backlog is full; nothing was accepted.", retry_after_s=_BACKLOG_RETRY_S)
+
+
+def _even_share(places: int, users: int) -> int:
+    """What each of these users may hold: at least one, so that who holds nothing is always admitted."""
+    return max(1, places // max(1, users))
 
 
 def _replay(replayed: Replayed) -> Admitted:

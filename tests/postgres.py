@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from server.storage.database import Database
 from server.storage.migrations import load_migrations, migrate
 from server.storage.postgres_binaries import Binaries, choose_account
 from server.storage.queries import load_queries, sql_directory
@@ -92,17 +93,21 @@ class Cluster:
     def create_template(self) -> str:
         """A database with all migrations of this program, to make others from."""
         self.execute("CREATE DATABASE migrated STRATEGY FILE_COPY")
-        run(_migrate(self.url("migrated")))
+        run(bring_forward(self.url("migrated")))
         return "migrated"
 
 
-async def _migrate(url: str) -> None:
-    connection = await asyncpg.connect(url)
+async def bring_forward(url: str) -> list[str]:
+    """Apply every migration of this program that is missing, as a server does at its start; their names."""
+    sql, database = sql_directory(), Database(url)
+    connection = await database.connect()
     try:
-        sql = sql_directory()
-        await migrate(connection, load_migrations(sql / "migrations"), load_queries(sql / "queries"))
+        applied = await migrate(
+            connection, load_migrations(sql / "migrations"), load_queries(sql / "queries"), connect=database.connect
+        )
     finally:
-        await connection.close()
+        connection.terminate()
+    return [migration.name for migration in applied]
 
 
 @contextmanager

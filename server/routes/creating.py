@@ -19,9 +19,10 @@ from server.schemas import MAX_BODY_BYTES
 
 def require_chance(request: web.Request) -> None:
     """Show what is left of the limit, and refuse early what would be refused later, unless it may be a retry."""
-    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(request[keys.PRINCIPAL].user_id))
+    user_id = request[keys.PRINCIPAL].user_id
+    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(user_id))
     if "Idempotency-Key" not in request.headers:
-        request.app[keys.ADMISSION].require_chance()
+        request.app[keys.ADMISSION].require_chance(user_id)
 
 
 async def read_draft(request: web.Request) -> Draft:

@@ -48,15 +48,50 @@ WHERE row.id IS NULL
     OR row.status IN ('completed', 'failed', 'cancelled')
     OR (seen.status IS NOT NULL AND (row.status <> seen.status OR row.epoch <> seen.epoch));
 
--- name: count_backlog
--- How many requests wait: all of them, and this user's, each counted no further than its limit needs.
+-- name: count_waiting
+-- How many requests wait for a slot: all of them, and this user's, each counted no further than its limit needs. A request that was
+-- put off does not wait before it is due.
 SELECT
     (SELECT count(*) FROM (
-        SELECT FROM public.model_requests WHERE status = 'pending' LIMIT $2
+        SELECT FROM public.model_requests
+        WHERE status = 'pending' AND NOT (epoch = 0 AND run_at > clock_timestamp())
+        LIMIT $2
     ) AS waiting) AS everyone,
     (SELECT count(*) FROM (
-        SELECT FROM public.model_requests WHERE status = 'pending' AND user_id = $1 LIMIT $3
+        SELECT FROM public.model_requests
+        WHERE status = 'pending' AND user_id = $1 AND NOT (epoch = 0 AND run_at > clock_timestamp())
+        LIMIT $3
     ) AS waiting) AS own;
+
+-- name: count_waiting_users
+-- How many users have something in the backlog: a skip scan, one step for each of them.
+WITH RECURSIVE holder AS (
+    (SELECT user_id FROM public.model_requests WHERE status = 'pending' ORDER BY user_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT row.user_id
+        FROM public.model_requests AS row
+        WHERE row.status = 'pending' AND row.user_id > holder.user_id
+        ORDER BY row.user_id
+        LIMIT 1
+    )
+    FROM holder
+    WHERE holder.user_id IS NOT NULL
+)
+SELECT count(user_id) AS users FROM holder;
+
+-- name: count_put_off
+-- How many requests are put off (not due yet, never started): all of them, this user's, and of how many users. `ahead` is how many
+-- wait in all, counted up to $2.
+SELECT
+    count(*) AS everyone,
+    count(*) FILTER (WHERE user_id = $1) AS own,
+    count(DISTINCT user_id) AS users,
+    (SELECT count(*) FROM (
+        SELECT FROM public.model_requests WHERE status = 'pending' LIMIT $2
+    ) AS waiting) AS ahead
+FROM public.model_requests
+WHERE status = 'pending' AND epoch = 0 AND run_at > created_at AND run_at > clock_timestamp();
 
 -- name: running_requests_of_user
 -- What of a user's is in work, to be stopped when the account goes.

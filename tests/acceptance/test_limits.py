@@ -10,6 +10,7 @@ import pytest
 
 from server import http_server, keys
 from server.errors import Unavailable
+from server.model_request import UserId
 from tests.acceptance.conftest import PASSWORD, Api, Start
 
 
@@ -73,13 +74,29 @@ async def test_a_full_backlog_of_a_user_answers_429_and_inserts_nothing(start: S
     assert len((await api.get("/api/requests")).json) == 3
 
 
-async def test_a_full_backlog_of_everyone_answers_503(start: Start) -> None:
-    api = await (await start(concurrency=1, max_backlog=1)).sign_up()
+async def test_a_full_backlog_answers_503_to_whoever_holds_most_and_admits_who_holds_nothing(start: Start) -> None:
+    api = await (await start(concurrency=1, max_backlog=4)).sign_up()
     other = await api.sign_up()
-    assert [(await api.create_async(model="offline/slow-20s")).status for _ in range(2)] == [202, 202]
-    reply = await other.create_async()
-    assert (reply.status, reply.json["code"]) == (503, "SERVER_ERROR")
-    assert int(reply.headers["Retry-After"]) >= 1
+    replies = [await api.create_async(model="offline/slow-20s") for _ in range(6)]
+    assert [reply.status for reply in replies] == [202] * 5 + [503]
+    assert replies[-1].json["code"] == "SERVER_ERROR"
+    assert int(replies[-1].headers["Retry-After"]) >= 1
+    statuses = [(await other.create_async()).status for _ in range(6)]
+    assert (statuses[0], statuses[-1]) == (202, 503)
+    assert len((await api.get("/api/requests")).json) == 5
+
+
+async def test_requests_that_are_put_off_have_a_limit_of_their_own_and_take_no_place(start: Start) -> None:
+    api = await start(concurrency=1, max_backlog=30, max_backlog_per_user=20, rate_limit_per_minute=1)
+    many = [await api.sign_up() for _ in range(3)]
+    for user in many:
+        replies = [await user.create_async(model="offline/slow-20s") for _ in range(4)]
+        assert [reply.status for reply in replies[:2]] == [202, 202]
+    assert {reply.status for reply in replies[2:]} == {429}
+    assert int(replies[-1].headers["Retry-After"]) >= 1
+    assert "beyond your rate" in replies[-1].json["detail"]
+    late = await api.sign_up()
+    assert [(await late.create_async()).status for _ in range(3)] == [202, 202, 429]
 
 
 async def test_sign_ins_are_limited_by_address_before_any_hash(start: Start) -> None:
@@ -140,7 +157,7 @@ async def test_a_start_that_was_put_off_says_when_to_look(start: Start) -> None:
     assert int(replies[-1].headers["Retry-After"]) > 20
 
 
-async def test_while_the_backlog_is_full_newcomers_are_refused_without_a_look_and_retries_are_answered(
+async def test_while_the_backlog_is_full_who_was_refused_is_refused_without_a_look_and_retries_are_answered(
     start: Start,
 ) -> None:
     api = await (await start(concurrency=1, max_backlog=1)).sign_up()
@@ -150,7 +167,8 @@ async def test_while_the_backlog_is_full_newcomers_are_refused_without_a_look_an
     refused = await api.create_async("third")
     assert (refused.status, refused.headers["Retry-After"]) == (503, "15")
     with pytest.raises(Unavailable):
-        api.app[keys.ADMISSION].require_chance()
+        api.app[keys.ADMISSION].require_chance(UserId(UUID(api.user_id)))
+    api.app[keys.ADMISSION].require_chance(UserId(UUID(int=1)))
     refused = await api.send("POST", "/api/requests", data=b"not looked at")
     assert refused.status == 503
     again = await api.create("first", headers=key, model="offline/slow-2s")

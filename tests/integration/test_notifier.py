@@ -13,7 +13,7 @@ from server.actors import notifier as module
 from server.actors.notifier import Notifier
 from server.model_request import RequestId, mint_id
 from server.storage.database import Database, Line
-from tests.migrations.test_supabase import bring_forward
+from tests.postgres import bring_forward
 from tests.rows import queries
 from tests.supabase import Project
 
@@ -65,7 +65,7 @@ async def heard(project: Project, count: int) -> list[dict[str, object]]:
 
 
 async def test_a_change_is_told_to_its_user_on_a_private_topic(any_project: Project) -> None:
-    await bring_forward(any_project)
+    await bring_forward(any_project.url)
     user_id = await any_project.add_user()
     [request_id] = await add_requests(any_project, user_id, 1)
     async with running(any_project.url) as (notifier, _):
@@ -77,7 +77,7 @@ async def test_a_change_is_told_to_its_user_on_a_private_topic(any_project: Proj
 
 
 async def test_a_thousand_changes_take_a_few_statements(project: Project) -> None:
-    await bring_forward(project)
+    await bring_forward(project.url)
     ids = await add_requests(project, await project.add_user(), 1000)
     async with running(project.url) as (notifier, line):
         for request_id in ids + ids:
@@ -90,7 +90,7 @@ async def test_what_changes_faster_than_it_can_be_told_is_bounded(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 10)
-    await bring_forward(project)
+    await bring_forward(project.url)
     ids = await add_requests(project, await project.add_user(), 25)
     async with running(project.url) as (notifier, _):
         for request_id in ids:
@@ -100,7 +100,7 @@ async def test_what_changes_faster_than_it_can_be_told_is_bounded(
 
 
 async def test_a_request_that_is_gone_is_not_told(project: Project) -> None:
-    await bring_forward(project)
+    await bring_forward(project.url)
     [request_id] = await add_requests(project, await project.add_user(), 1)
     async with running(project.url) as (notifier, _):
         notifier.tell(mint_id())
@@ -116,7 +116,7 @@ async def test_without_realtime_nothing_is_told_and_nothing_breaks(database: str
 
 
 async def test_a_realtime_that_fails_costs_nobody_anything(project: Project) -> None:
-    await bring_forward(project)
+    await bring_forward(project.url)
     ids = await add_requests(project, await project.add_user(), 2)
     async with running(project.url) as (notifier, line):
         async with project.connected(is_admin=True) as connection:

@@ -15,6 +15,7 @@ BY_STATUS = "idx_model_requests_status"
 BY_USER = "idx_model_requests_user_id"
 BY_ID = "model_requests_pkey"
 SUSPECTS = "idx_model_requests_suspects"
+PUT_OFF = "idx_model_requests_put_off"
 
 USER = UUID(int=7)
 ME = UUID(int=1000)
@@ -132,7 +133,9 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("get_request", (ROW, USER), {BY_STATUS, BY_ID}),
         ("list_requests", (USER, None, None, None, None, None, 20), {BY_USER, BY_STATUS}),
         ("list_requests", (USER, DEEP, None, None, None, None, 20), {BY_USER, BY_STATUS}),
-        ("count_backlog", (USER, 10_000, 100), {BY_STATUS}),
+        ("count_waiting", (USER, 10_000, 100), {BY_STATUS}),
+        ("count_waiting_users", (), {BY_STATUS}),
+        ("count_put_off", (USER, 10_000), {BY_STATUS, PUT_OFF}),
         ("running_requests_of_user", (USER,), {BY_STATUS}),
         ("purge_instances", (3600.0,), {BY_STATUS}),
     ],

@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 
 from server.model_request import mint_id
-from server.storage.migrations import Migration, load_migrations, migrate
+from server.storage.migrations import Migration, load_migrations
 from server.storage.queries import sql_directory
+from tests.postgres import bring_forward
 from tests.rows import add_user, connected, queries
 
 # What Supabase has of its own where the earlier server ran, as far as it matters here.
@@ -64,6 +65,7 @@ _EARLIER_COLUMNS = (
 class Earlier:
     """A database of the earlier server: one row for each status that it wrote, NULL among them."""
 
+    url: str
     connection: "asyncpg.Connection[Any]"
     user_id: UUID
     ids: dict[str | None, UUID]
@@ -81,7 +83,7 @@ class Earlier:
 
     async def bring_forward(self) -> None:
         """Migrate, and learn the new ids."""
-        await migrate(self.connection, migrations(), queries())
+        await bring_forward(self.url)
         for row in await self.connection.fetch("SELECT id, created_at FROM model_requests"):
             for status, old in self.ids.items():
                 if row["id"] == _id_in_order_of_time(old, row["created_at"]):
@@ -105,7 +107,7 @@ async def earlier(empty_database: str) -> AsyncIterator[Earlier]:
         for status in ("pending", "processing", "completed", "failed", None):
             ids[status] = uuid4()
             await connection.execute(_EARLIER_ROW, ids[status], user_id, status)
-        yield Earlier(connection, user_id, ids)
+        yield Earlier(empty_database, connection, user_id, ids)
 
 
 def migrations() -> tuple[Migration, ...]:
@@ -145,22 +147,20 @@ def test_no_file_changes_once_it_is_out() -> None:
 
 
 async def test_migrations_run_once(empty_database: str) -> None:
-    async with connected(empty_database) as connection:
-        assert await migrate(connection, migrations(), queries()) == list(migrations())
-        assert await migrate(connection, migrations(), queries()) == []
+    assert await bring_forward(empty_database) == [migration.name for migration in migrations()]
+    assert await bring_forward(empty_database) == []
 
 
 async def test_a_database_with_the_first_edge_functions_gets_those_of_today(empty_database: str) -> None:
-    migrations = load_migrations(sql_directory() / "migrations")
     body = "SELECT prosrc FROM pg_proc WHERE proname = 'edge_claim'"
+    await bring_forward(empty_database)
     async with connected(empty_database) as connection:
-        await migrate(connection, migrations, queries())
         today = await connection.fetchval(body)
-        [(healed, former)] = migrations[-1].heals
+        [(healed, former)] = [heal for migration in migrations() for heal in migration.heals]
         await connection.execute("UPDATE schema_migrations SET checksum = $1 WHERE name = $2", former, healed)
         await connection.execute("DELETE FROM schema_migrations WHERE number > 9")
         await connection.execute("ALTER FUNCTION edge_claim RENAME TO other_claim")
-        assert (await migrate(connection, migrations, queries()))[-1].name == migrations[-1].name
+        assert (await bring_forward(empty_database))[-1] == migrations()[-1].name
         assert await connection.fetchval(body) == today
 
 

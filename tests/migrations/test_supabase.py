@@ -8,9 +8,7 @@ import asyncpg
 import pytest
 
 from server.model_request import mint_id
-from server.storage.migrations import load_migrations, migrate
-from server.storage.queries import sql_directory
-from tests.rows import queries
+from tests.postgres import bring_forward
 from tests.supabase import Project
 
 _OURS = """
@@ -28,15 +26,9 @@ class Migrated:
     bob: UUID
 
 
-async def bring_forward(project: Project) -> list[str]:
-    async with project.connected() as connection:
-        done = await migrate(connection, load_migrations(sql_directory() / "migrations"), queries())
-        return [migration.name for migration in done]
-
-
 @pytest.fixture
 async def migrated(any_project: Project) -> Migrated:
-    await bring_forward(any_project)
+    await bring_forward(any_project.url)
     made = Migrated(any_project, await any_project.add_user(), await any_project.add_user())
     async with any_project.connected() as connection:
         for user_id in (made.alice, made.bob):
@@ -53,8 +45,8 @@ async def migrated(any_project: Project) -> Migrated:
 
 
 async def test_migrations_run_once_as_a_role_that_is_no_superuser(any_project: Project) -> None:
-    assert len(await bring_forward(any_project)) > 0
-    assert await bring_forward(any_project) == []
+    assert len(await bring_forward(any_project.url)) > 0
+    assert await bring_forward(any_project.url) == []
     async with any_project.connected() as connection:
         assert not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         assert await connection.fetchval("SELECT to_regclass('auth.server_secrets')") is None, "auth is Supabase's"
@@ -115,14 +107,14 @@ async def test_a_publication_of_all_tables_is_left_alone(any_project: Project) -
         await connection.execute(
             "DROP PUBLICATION supabase_realtime; CREATE PUBLICATION supabase_realtime FOR ALL TABLES"
         )
-    assert "0008_publish_requests" in await bring_forward(any_project)
+    assert "0008_publish_requests" in await bring_forward(any_project.url)
 
 
 async def test_a_table_that_is_published_already_is_left_alone(any_project: Project) -> None:
-    await bring_forward(any_project)
+    await bring_forward(any_project.url)
     async with any_project.connected() as connection:
         await connection.execute("DELETE FROM schema_migrations WHERE number >= 8")
-    assert (await bring_forward(any_project))[0] == "0008_publish_requests"
+    assert (await bring_forward(any_project.url))[0] == "0008_publish_requests"
 
 
 @pytest.mark.parametrize("topic", ["requests:{alice}", "requests:{bob}", "requests:", "other"])
@@ -140,7 +132,7 @@ async def test_a_project_that_lets_nobody_touch_realtime_gets_our_tables_all_the
     async with any_project.connected(is_admin=True) as connection:
         await connection.execute("ALTER TABLE realtime.messages OWNER TO supabase_admin")
         await connection.execute("ALTER PUBLICATION supabase_realtime OWNER TO supabase_admin")
-    assert "0008_publish_requests" in await bring_forward(any_project)
+    assert "0008_publish_requests" in await bring_forward(any_project.url)
     async with any_project.connected() as connection:
         assert await connection.fetchval("SELECT to_regclass('public.model_requests')") is not None
         assert await connection.fetchval("SELECT count(*) FROM pg_policies WHERE schemaname = 'realtime'") == 0

@@ -50,6 +50,10 @@ def test_a_connection_to_supabase_is_never_in_the_clear(url: str, mode: str | No
         ("unsupported startup parameter: jit", "DATABASE_POOLER"),
         ('prepared statement "__asyncpg_stmt_1__" does not exist', "DATABASE_POOLER=transaction"),
         ("[Errno -2] Name or service not known", "paused"),
+        ('too many connections for role "app"', "CONNECTION LIMIT"),
+        ("sorry, too many clients already", "max_connections"),
+        ("cannot execute UPDATE in a read-only transaction", "DATABASE_URL"),
+        ("no answer within 10 s", "DATABASE_URL"),
     ],
 )
 def test_an_error_on_the_way_says_what_to_do(words: str, setting: str) -> None:
@@ -59,4 +63,4 @@ def test_an_error_on_the_way_says_what_to_do(words: str, setting: str) -> None:
 
 
 def test_other_errors_have_no_remedy_made_up() -> None:
-    assert remedy_for(TimeoutError()) is None
+    assert remedy_for(OSError("something else")) is None
