@@ -128,6 +128,7 @@ class Engine:
             queries,
             lease=self.lease,
             workload=self.workload,
+            identify_store=objects.identify,
             is_heard=lambda: self._listener.is_heard,
         )
         self._sweeper = Sweeper(

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,6 +23,10 @@ RENEW_TIMEOUT_S = 3.0
 LEASE_TTL_S = 15.0
 _MARGIN_S = 2.0
 _RETRY_INTERVAL_S = 1.0
+_SHARE_FILES = (
+    "Several instances keep files in places of their own, and cannot read each other's: set STORAGE_URL and what "
+    "belongs to it to one bucket for all, or mount one volume at DATA_DIR/files."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,8 @@ class Lease:
         self.instance_id = instance_id or InstanceId(uuid4())
         self.held_since: float | None = None
         self.live_instances = 1
+        self.other_stores = 0
+        """How many instances live that keep files where this one cannot read them."""
         self._trusted_until = 0.0
         self._renewal = asyncio.Event()
 
@@ -81,21 +87,30 @@ class Heartbeat:
         *,
         lease: Lease,
         workload: Workload,
+        identify_store: Callable[[], Awaitable[str]],
         is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._line = line
         self._queries = queries
         self._lease = lease
         self._workload = workload
+        self._identify_store = identify_store
+        self._store = ""
         self._is_heard = is_heard
         self.has_resigned = False
         """Set at an orderly stop: a lease that was given up is not taken again."""
 
     async def register(self) -> None:
         """Take the first lease under the current id."""
+        self._store = await self._identify_store()
         sent_at = time.monotonic()
         await self._line.fetch(
-            self._queries["register_instance"], self._lease.instance_id, LEASE_TTL_S, socket.gethostname(), os.getpid()
+            self._queries["register_instance"],
+            self._lease.instance_id,
+            LEASE_TTL_S,
+            socket.gethostname(),
+            os.getpid(),
+            self._store,
         )
         self._lease.renewed(sent_at)
 
@@ -125,6 +140,7 @@ class Heartbeat:
             LEASE_TTL_S,
             [request_id for request_id, _ in claims],
             [epoch for _, epoch in claims],
+            self._store,
         )
         if not news["is_renewed"] and not self.has_resigned:
             log.warning("lease_lost", instance=str(self._lease.instance_id))
@@ -133,8 +149,17 @@ class Heartbeat:
             return
         self._lease.renewed(sent_at)
         self._lease.live_instances = max(1, news["live_instances"])
+        self._compare_stores(news["other_stores"])
         self._stop(news["cancelled"], StopReason.CANCELLED)
         self._stop(news["lost"], StopReason.LOST)
+
+    def _compare_stores(self, others: int) -> None:
+        """Say it once for each time that it begins: a file that was uploaded here cannot be read there."""
+        if others and not self._lease.other_stores:
+            log.warning("files_not_shared", instances=others, here=self._store, fix=_SHARE_FILES)
+        elif self._lease.other_stores and not others:
+            log.info("files_shared")
+        self._lease.other_stores = others
 
     def _stop(self, ids: list[UUID], reason: StopReason) -> None:
         for request_id in ids:

@@ -67,23 +67,35 @@ class InputLoader:
         references = find_references(model_request.input_data)
         if not references:
             return {}
+        files = await self._find(model_request.user_id, references)
+        if (missing := await self._look(list(files.values()))) is not None:
+            await self._find(model_request.user_id, references)  # perhaps it was deleted since
+            raise self._objects.report_elsewhere(missing.key)
+        return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
+
+    async def _find(self, user_id: UserId, references: Sequence[FileReference]) -> dict[UUID, StoredFile]:
+        """By the id, as the database has them. Raises `FileGone`."""
         ids = list({reference.file_id for reference in references})
-        rows = await self._statements.fetch("find_inputs", model_request.user_id, ids)
+        rows = await self._statements.fetch("find_inputs", user_id, ids)
         files = {row["id"]: stored_file_of(row) for row in rows}
         for reference in references:
             if reference.file_id not in files:
-                raise _gone(reference)
-        await self._look(list(files.values()), references)
-        return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
+                raise FileGone(f"The file {reference.text} was deleted before the model could read it.")
+        return files
 
-    async def _look(self, files: Sequence[StoredFile], references: Sequence[FileReference]) -> None:
-        """A store that is away is found out before a call is made upstream, not in the middle of it."""
+    async def _look(self, files: Sequence[StoredFile]) -> StoredFile | None:
+        """A file whose bytes are not here, if there is one.
+
+        A store that is away is found out before a call is made upstream, not in the middle of it.
+        """
         results = await asyncio.gather(*(self._objects.head(file.key) for file in files), return_exceptions=True)
+        missing = None
         for file, result in zip(files, results, strict=True):
             if isinstance(result, NotFound):
-                raise _gone(next(reference for reference in references if reference.file_id == file.id))
-            if isinstance(result, BaseException):
+                missing = file
+            elif isinstance(result, BaseException):
                 raise result
+        return missing
 
     def _input_file(self, file: StoredFile) -> InputFile:
         async def read() -> AsyncIterator[bytes]:
@@ -102,7 +114,3 @@ def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | 
         return None
     article = "an" if reference.kind[0] in "ai" else "a"
     return FieldError(reference.path, f"must be {article} {reference.kind} file, and this one is {content_type}")
-
-
-def _gone(reference: FileReference) -> FileGone:
-    return FileGone(f"The file {reference.text} was deleted before the model could read it.")

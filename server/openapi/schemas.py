@@ -204,6 +204,7 @@ _HEALTH = _object(
         "running": {"type": "integer", "description": "Generations running here."},
         "capacity": {"type": "integer", "description": "Generations that can run here at once."},
         "instances": {"type": "integer", "description": "Processes alive on this database, as last seen."},
+        "files_shared": {"type": "boolean", "description": "Whether all of them keep files in one place."},
     },
 )
 

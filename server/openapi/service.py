@@ -16,6 +16,7 @@ _HEALTH_EXAMPLE = {
     "running": 0,
     "capacity": 64,
     "instances": 1,
+    "files_shared": True,
 }
 
 SERVICE = (

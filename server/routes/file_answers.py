@@ -74,7 +74,11 @@ def _part(request: web.Request, file: StoredFile, etag: str) -> Part | None:
 
 async def _open(request: web.Request, file: StoredFile, part: Part | None) -> OpenObject:
     start, end = (0, None) if part is None else part
-    opened = await request.app[OBJECTS].get(file.key, start=start, end=end)
+    objects = request.app[OBJECTS]
+    try:
+        opened = await objects.get(file.key, start=start, end=end)
+    except NotFound:  # its row is there
+        raise objects.report_elsewhere(file.key) from None
     if opened.size != file.size:
         log.error("file_of_another_size", key=file.key, size=opened.size, expected=file.size)
         raise NotFound("The file is damaged.")

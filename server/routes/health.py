@@ -50,6 +50,7 @@ async def health(request: web.Request) -> web.Response:
         "running": len(engine.workload),
         "capacity": engine.slots.capacity,
         "instances": engine.lease.live_instances,
+        "files_shared": not engine.lease.other_stores,
     }
     if (state := engine.upstream_state) is not None:
         body["upstream"] = {"ok": state.is_ok, "detail": state.detail}

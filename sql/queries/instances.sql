@@ -1,11 +1,12 @@
 -- name: register_instance
--- Announce this process with its first lease.
-INSERT INTO public.instances (id, lease_until, host, pid)
-VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4)
+-- Announce this process with its first lease, and where it keeps files.
+INSERT INTO public.instances (id, lease_until, host, pid, file_store)
+VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4, $5)
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 
 -- name: renew_lease
--- Renew the lease and learn in the same round trip who else lives and which running rows are cancelled or no longer ours.
+-- Renew the lease and learn in the same round trip who else lives, how many of those keep files elsewhere ($5 says where we do), and
+-- which running rows are cancelled or no longer ours.
 WITH renewed AS (
     UPDATE public.instances
     SET lease_until = clock_timestamp() + make_interval(secs => $2)
@@ -22,6 +23,9 @@ SELECT
     (
         SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp() AND host <> 'edge function'
     ) AS live_instances,
+    (
+        SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp() AND file_store <> $5
+    ) AS other_stores,
     ARRAY(SELECT id FROM held WHERE cancel_requested) AS cancelled,
     ARRAY(SELECT id FROM held WHERE cancel_requested IS NULL) AS lost;
 

@@ -370,13 +370,15 @@ def _look_at(file_id: str) -> dict[str, Any]:
     return {"model_type": "image-classification", "input_data": {"image": file_id}}
 
 
-async def test_a_request_whose_file_is_gone_says_so(api: Api, tmp_path: Path) -> None:
+async def test_a_request_whose_file_is_not_here_waits_for_it_and_says_so(api: Api, tmp_path: Path) -> None:
     mine = (await send(api, PNG, "image/png")).json["id"]
-    [path] = [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+    [path] = (tmp_path / "files").rglob("*.png")
     path.unlink()
-    outcome = (await api.post("/api/requests", _look_at(mine))).json
-    assert (outcome["status"], outcome["error_code"]) == ("failed", "VALIDATION_ERROR")
-    assert f"{mine} was deleted" in outcome["error_msg"]
+    outcome = (await api.post("/api/requests", _look_at(mine) | {"deadline_s": 1})).json
+    assert (outcome["status"], outcome["error_code"]) == ("failed", "SERVER_ERROR")
+    assert outcome["error_msg"].startswith(
+        "Not finished by its deadline. The file is kept at another server, or was moved"
+    )
 
 
 async def test_a_create_that_is_refused_keeps_no_file(start: Start, tmp_path: Path) -> None:
@@ -405,6 +407,7 @@ async def test_a_create_whose_reply_is_lost_keeps_its_file(api: Api, monkeypatch
 
 async def test_a_store_that_is_away_is_said_and_leaves_nothing(api: Api, tmp_path: Path, database: str) -> None:
     folder = tmp_path / "files"
+    folder.rename(tmp_path / "moved")
     folder.write_bytes(b"no folder")
     reply = await send(api, PNG, "image/png")
     assert (reply.status, reply.json["detail"]) == (503, "The storage is not available; try again.")

@@ -88,16 +88,24 @@ async def test_the_model_reads_the_file_as_often_as_it_tries(desk: Desk) -> None
         assert b"".join([chunk async for chunk in file.open()]) == PNG
 
 
-@pytest.mark.parametrize("missing", ["row", "bytes"])
-async def test_a_file_that_was_deleted_meanwhile_is_said(desk: Desk, missing: str) -> None:
+async def test_a_file_that_was_deleted_meanwhile_is_said(desk: Desk) -> None:
     file_id = await desk.upload()
     run = run_of(NEW, desk.user, desk.lease.instance_id, 1, image(file_id))
-    if missing == "row":
-        await desk.uploads.delete(desk.user, file_id)
-    else:
-        (desk.folder / desk.key(file_id)).unlink()
+    await desk.uploads.delete(desk.user, file_id)
     with pytest.raises(FileGone, match=f"file:{file_id} was deleted"):
         await desk.files.inputs(run)
+
+
+async def test_a_file_whose_bytes_are_not_here_is_an_outage(desk: Desk) -> None:
+    file_id = await desk.upload()
+    run = run_of(NEW, desk.user, desk.lease.instance_id, 1, image(file_id))
+    path = desk.folder / desk.key(file_id)
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(Unavailable, match="another server, or was moved"):
+        await desk.files.inputs(run)
+    path.write_bytes(content)
+    assert await desk.files.inputs(run)
 
 
 async def test_a_database_or_a_store_that_is_away_is_no_missing_file(desk: Desk) -> None:

@@ -27,6 +27,8 @@ class Fault(StrEnum):
     BUSY = "busy"
     AWAY = "away"
     DISK = "disk"
+    ELSEWHERE = "elsewhere"
+    """The database has the file, and this store does not."""
     UNEXPECTED = "unexpected"
 
 
@@ -91,6 +93,8 @@ _FIXES = {
     Fault.BUSY: "the store asks for fewer calls.",
     Fault.AWAY: "the store cannot be reached. Is STORAGE_URL right, is it running, does a firewall stand between?",
     Fault.DISK: "the folder cannot be written: is DATA_DIR on a disk with room, and does it belong to this user?",
+    Fault.ELSEWHERE: "a file is not here: it was uploaded at an instance that keeps files elsewhere (set STORAGE_URL "
+    "and what belongs to it to one bucket for all instances), or files were moved away (restore them).",
     Fault.UNEXPECTED: "the answer of the store makes no sense. Does STORAGE_URL lead to its S3 endpoint "
     "(Supabase: https://<ref>.storage.supabase.co/storage/v1/s3)?",
 }
@@ -122,4 +126,9 @@ def problem_for(fault: Fault) -> Problem:
     if fault in _REFUSALS:
         kind, detail = _REFUSALS[fault]
         return kind(detail)
+    if fault is Fault.ELSEWHERE:
+        return Unavailable(
+            "The file is kept at another server, or was moved: it cannot be read here.",
+            retry_after_s=AWAY_RETRY_S,
+        )
     return Unavailable("The storage is not available; try again.", retry_after_s=_RETRY_S.get(fault, LONG_RETRY_S))

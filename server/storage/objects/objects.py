@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from server.errors import NotFound, Unavailable
+from server.errors import NotFound, Problem, Unavailable
 from server.storage.objects.faults import AWAY_RETRY_S, Fault, fix_for, problem_for, read_fault
 from server.storage.objects.names import ObjectKey, content_type_of, is_key, parse_key
 from server.storage.objects.source import Source, UploadStopped
@@ -41,6 +41,10 @@ class Place(Protocol):
     """Where the files are; its text names it without a secret."""
 
     def open(self) -> "LocalStore | S3Store": ...
+
+    def identify(self) -> str:
+        """The same text wherever the same files can be read, and nowhere else. May block."""
+        ...
 
     def settle(self, key: ObjectKey, /) -> None:
         """Make a file that was written survive a power failure. May block."""
@@ -80,6 +84,16 @@ class Objects:
         self._store: LocalStore | S3Store | None = None
         self._uploads: dict[asyncio.Task[None], Source] = {}
         self._logged: dict[Fault, float] = {}
+
+    async def identify(self) -> str:
+        """Which store this is: instances with the same text read each other's files."""
+        return await asyncio.to_thread(self.place.identify)
+
+    def report_elsewhere(self, key: ObjectKey) -> Problem:
+        """What to raise for a file that has a row, and no bytes here. The log says what the operator can do."""
+        self._tell(Fault.ELSEWHERE)
+        log.warning("file_elsewhere", key=key)
+        return problem_for(Fault.ELSEWHERE)
 
     async def put(self, key: ObjectKey, chunks: AsyncIterable[bytes], *, max_bytes: int) -> int:
         """Keep a stream under a key; returns its size. It is there as a whole or not at all, whatever happens.

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from pydantic import SecretStr
 
@@ -29,6 +30,7 @@ READ_TIMEOUT_S = 60
 CALL_TIMEOUT_S = 900
 RETRIES = 3
 RETRY_BUDGET_S = 60
+_ID_FILE = ".store-id"
 _LEFTOVER = re.compile(r".+#\d+")
 
 
@@ -45,9 +47,23 @@ class LocalFolder:
         """Raises OSError where the folder cannot be made."""
         from obstore.store import LocalStore  # noqa: PLC0415 - loaded when the first file comes
 
+        self._make()
+        return LocalStore(self.path.absolute())
+
+    def identify(self) -> str:
+        """By an id that lies in the folder: a volume that several instances mount has one, under whatever path."""
+        path = self.path / _ID_FILE
+        try:
+            self._make()
+            with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
+                file.write(str(uuid4()))
+            return f"folder {path.read_text('ascii')}"
+        except OSError:  # nothing can be kept here, so nothing is shared
+            return f"folder {uuid4()}"
+
+    def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
-        return LocalStore(self.path.absolute())
 
     def settle(self, key: ObjectKey, /) -> None:
         """obstore leaves it to the kernel when a file reaches the disk; the database believes that it is there."""
@@ -106,6 +122,9 @@ class Bucket:
                 },
                 retry_config={"max_retries": self.retries, "retry_timeout": timedelta(seconds=RETRY_BUDGET_S)},
             )
+
+    def identify(self) -> str:
+        return f"bucket {self.name} at {self.url}"
 
     def settle(self, _key: ObjectKey, /) -> None:
         """A bucket answers when it has it."""
