@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from server.storage.postgres_binaries import Binaries, choose_account
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_binaries import Binaries
 
 _CONFIG = """
 [databases]

@@ -13,7 +13,8 @@ import structlog
 
 from server.storage.cluster import ClusterFolder
 from server.storage.data_folder import DataFolder, explained
-from server.storage.postgres_binaries import Account, Binaries, EmbeddedPostgresError, choose_account
+from server.storage.postgres_account import Account, choose_account
+from server.storage.postgres_binaries import Binaries, EmbeddedPostgresError
 from server.storage.postgres_process import spawn, stop, stop_leftovers
 from server.storage.queries import load_queries, sql_directory
 
@@ -117,6 +118,8 @@ class EmbeddedPostgres:
         major = binaries.major_version()
         with explained(self._data_dir):
             self._account = choose_account(self._cluster.home, binaries)
+            if self._account.reason:
+                log.info("embedded_postgres_user", uid=self._account.uid, reason=self._account.reason)
             self._account.admit(self._data_dir)
             await self._cluster.create(binaries, self._account)
             self._account.own_tree(self._cluster.home)
@@ -129,7 +132,7 @@ class EmbeddedPostgres:
             *(f"--{name}={value}" for name, value in _settings(major).items()),
             f"--max_connections={self._max_connections}",
         ]
-        await stop_leftovers(self._cluster.data, locks=self._cluster.locks)
+        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self._account)
         process = await self._start()
         self._watch = asyncio.create_task(self._keep_running(process), name="embedded-postgres")
 
@@ -158,7 +161,11 @@ class EmbeddedPostgres:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             await stop(process)
-        raise self._cluster.failure("does not start", self._cluster.log_since(log_size))
+            raise EmbeddedPostgresError(
+                f"The embedded Postgres in {self._cluster.home} was not ready within {START_TIMEOUT_S:g} s: "
+                f"{self._cluster.log} says how far it came."
+            ) from None
+        raise self._cluster.failure("does not start", process.returncode, self._cluster.log_since(log_size))
 
     async def _answers(self) -> bool:
         """Whether the database can be used now; the first time, it is created."""
@@ -195,7 +202,7 @@ class EmbeddedPostgres:
             await self._sleep(pause_s)
             pause_s = min(_RESTART_PAUSE_CAP_S, 2 * pause_s or 0.5)
             try:
-                await stop_leftovers(self._cluster.data, locks=self._cluster.locks)
+                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self._account)
                 process = await self._start()
             except (EmbeddedPostgresError, OSError) as error:
                 log.error("embedded_postgres_not_started", reason=str(error))  # noqa: TRY400 - the line says it all

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from server.storage.postgres_binaries import Account, Binaries, choose_account
+from server.storage.postgres_account import Account, choose_account
+from server.storage.postgres_binaries import Binaries
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
 _TIMEOUT_S = 30.0

@@ -19,7 +19,7 @@ import asyncpg
 import psutil
 import pytest
 
-from server.storage import postgres_binaries
+from server.storage import postgres_account, postgres_binaries
 from server.storage.embedded_postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
 from tests.postgres import DEBIAN_15, run
 
@@ -417,7 +417,13 @@ def _namespace(uid: int) -> tuple[str, ...]:
     return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--")
 
 
+in_namespace = pytest.mark.skipif(
+    IS_ROOT and postgres_account._in_namespace() is None, reason="this machine allows no user namespaces"
+)
+
+
 @as_root
+@in_namespace
 @pytest.mark.parametrize("uid", [65534, UNNAMED_UID])
 async def test_an_ordinary_user_needs_no_name_and_no_rights(data_dir: Path, uid: int) -> None:
     """In a user namespace this process is not root, while its files stay its own."""
@@ -430,9 +436,9 @@ async def test_an_ordinary_user_needs_no_name_and_no_rights(data_dir: Path, uid:
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o500)
     yield tmp_path
-    tmp_path.chmod(0o700)
 
 
+@in_namespace
 async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path) -> None:
     prefix = _namespace(65534) if IS_ROOT else ()
     process = await start_holder(closed_folder / "data", *prefix)
@@ -444,7 +450,7 @@ async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path)
 
 @as_root
 async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         reachable = Path(shutil.copytree(data_dir, folder / "data"))
         async with EmbeddedPostgres(reachable) as postgres:
@@ -458,20 +464,56 @@ async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatc
 
 @as_root
 async def test_root_without_namespaces_makes_a_database_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         async with EmbeddedPostgres(folder / "long" / ("x" * 100)) as postgres:
             assert await query(postgres.url, "SELECT 1") == 1
 
 
 @as_root
-async def test_root_without_namespaces_and_with_an_unreachable_folder_is_told(
+async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_folder(
+    own_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /root (`tmp_path` has mode 0700, too). The data was made in a namespace, where that is possible."""
+    programs = tmp_path / "bin"
+    programs.symlink_to(Binaries.find().directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_account, "_in_namespace", lambda: None)
+        for data_dir in (own_data_dir, tmp_path / "new"):
+            async with EmbeddedPostgres(data_dir, binaries=Binaries.at(programs)) as postgres:
+                assert psutil.Process(postgres.pid).uids().real == 65534
+                assert await query(postgres.url, "SELECT 1") == 1
+    async with EmbeddedPostgres(own_data_dir, binaries=Binaries.at(programs)) as postgres:
+        assert await recall(postgres.url) == 42
+
+
+@as_root
+async def test_root_without_namespaces_and_without_the_capability_is_told_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
-    message = await refusal(tmp_path / "data")
-    assert "user 65534 cannot reach" in message
-    assert "Set DATA_DIR to a folder that every user can get to" in message
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_REACH_ALL", ("--ambient-caps=+all",))  # more than setpriv can give
+    programs = tmp_path / "bin"
+    programs.symlink_to(Binaries.find().directory)
+    message = await refusal(tmp_path / "data", binaries=Binaries.at(programs))
+    assert f"user 65534 cannot reach {programs / 'postgres'}" in message
+    assert "CAP_DAC_OVERRIDE" in message
+    assert "such as /srv" in message
+
+
+@pytest.mark.parametrize(
+    ("ending", "explained"),
+    [
+        ("exit 3", "it said nothing and ended with exit code 3. Set DATABASE_URL"),
+        ("kill -9 $$", "it said nothing and ended with SIGKILL, as when the memory is full. Set DATABASE_URL"),
+        ("echo 'a library is missing' >&2; exit 127", ": a library is missing"),
+    ],
+)
+async def test_an_initdb_that_ends_without_a_reason_is_explained(tmp_path: Path, ending: str, explained: str) -> None:
+    for name, script in (("postgres", "echo 'postgres (PostgreSQL) 18.1'"), ("initdb", ending)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    assert explained in await refusal(tmp_path / "data", binaries=Binaries.at(tmp_path))
 
 
 @contextmanager
