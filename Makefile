@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-poolers soak check image bench bench-waiters bench-streams bench-overload lock
+.PHONY: help setup run demo test test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose no
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
+
+test-tools: $(DEV) ## install what some tests need: PgBouncer, Chromium, strace, PostgreSQL 15 (Debian 12, root)
+	@exec $(PY) -m tests.tools
 
 test-poolers: $(DEV) ## run the acceptance tests through PgBouncer, in session and in transaction mode (10 min)
 	$(PY) -m pytest -n 4 --maxschedchunk=1 tests/acceptance --pooler=session $(PYTEST_ARGS)

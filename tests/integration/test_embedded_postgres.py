@@ -21,7 +21,8 @@ import pytest
 
 from server.storage import postgres_account, postgres_binaries
 from server.storage.embedded_postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
-from tests.postgres import DEBIAN_15, run
+from tests import tools
+from tests.postgres import run
 
 IS_ROOT = os.geteuid() == 0
 UNNAMED_UID = 54321
@@ -362,11 +363,9 @@ async def test_data_of_another_major_version_is_explained(own_data_dir: Path) ->
     assert "`python -m server backup FILE`" in message
 
 
-@pytest.mark.skipif(
-    not DEBIAN_15.exists(), reason="Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)"
-)
+@tools.needs(tools.POSTGRES_15)
 async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path, binaries=Binaries.at(DEBIAN_15)) as postgres:
+    async with EmbeddedPostgres(tmp_path, binaries=Binaries.at(tools.POSTGRES_15.require().parent)) as postgres:
         assert (await query(postgres.url, "SHOW server_version")).startswith("15.")
     assert "written by Postgres 15" in await refusal(tmp_path)
 
@@ -436,6 +435,7 @@ async def test_an_ordinary_user_needs_no_name_and_no_rights(data_dir: Path, uid:
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o500)
     yield tmp_path
+    tmp_path.chmod(0o700)
 
 
 @in_namespace
