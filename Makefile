@@ -8,6 +8,7 @@ DEV := $(VENV)/.dev
 DENO := DENO_DIR=$(VENV)/deno NO_COLOR=1 $(VENV)/bin/deno
 FUNCTION := supabase/functions/hf-inference
 PYTEST_ARGS ?=
+CACHE ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
@@ -48,7 +49,10 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 
 image: $(DEV) ## execute the Dockerfile's steps in a clean root and serve from it (2 min; root, debootstrap)
-	@exec $(PY) -m scripts.image
+	@exec $(PY) -m scripts.image $(CACHE:%=--cache %)
+
+bare: $(DEV) ## run the last commit on a Debian with only what the README asks for (5 min; root, debootstrap)
+	@exec $(PY) -m scripts.bare $(CACHE:%=--cache %)
 
 bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 	@exec $(PY) -m bench.run
