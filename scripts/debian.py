@@ -1,6 +1,7 @@
 """A Debian machine without a container engine: made by debootstrap, entered by mounts in a namespace of its own."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,10 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 def require_tools(name: str) -> None:
     """Exits with one line where this machine cannot make such a root."""
-    if shutil.which("debootstrap") is None:
-        sys.exit(f"{name}: debootstrap is missing: apt-get install debootstrap")
     if os.geteuid() != 0:
         sys.exit(f"{name}: chroot and mounts need root: sudo make {name}")
+    if shutil.which("debootstrap") is None:
+        sys.exit(f"{name}: debootstrap is missing: apt-get install debootstrap")
 
 
 def make_base(base: Path) -> None:
@@ -39,7 +40,7 @@ def copy_base(base: Path, root: Path) -> None:
 
 def download_wheels(requirements: Path, wheels: Path) -> None:
     """What pip will install, fetched here, where the package index and its certificates are set up."""
-    target = ["--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]
+    target = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]  # all are listed
     run([sys.executable, "-m", "pip", "download", "-q", *target, "-r", str(requirements), "-d", str(wheels)])
 
 
@@ -68,4 +69,6 @@ def ids(root: Path, user: str) -> str:
 
 
 def run(command: list[str]) -> None:
-    subprocess.run(command, check=True, timeout=STEP_TIMEOUT_S)
+    """One step; exits with one line, after what the command printed, when it fails."""
+    if (code := subprocess.run(command, check=False, timeout=STEP_TIMEOUT_S).returncode) != 0:
+        sys.exit(f"{shlex.join(command)[:200]}: exit code {code}")

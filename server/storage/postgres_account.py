@@ -63,7 +63,7 @@ def choose_account(data: Path, binaries: Binaries) -> Account:
         return Account() if _has_name(os.geteuid()) else _named()
     owner = data.stat().st_uid if data.exists() else 0
     if owner:
-        return _switched(owner, data, binaries, why="the data belongs to it")
+        return _switched(owner, data, binaries, why=f"the data belongs to user {owner}")
     return _in_namespace() or _switched(_NOBODY, data, binaries, why="this machine allows no user namespaces")
 
 
