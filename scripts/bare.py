@@ -34,9 +34,8 @@ TEST_TIMEOUT_S = 400.0
 TESTS = (
     "tests/integration/test_embedded_postgres.py",
     "tests/acceptance/test_readme.py",
-    "tests/acceptance/test_poolers.py",
     "tests/acceptance/test_requests.py",
-    "tests/faults/test_stops.py",
+    "tests/faults/test_doctor.py",
 )
 """What depends most on the machine, and tests that are skipped here."""
 

@@ -41,7 +41,7 @@ def copy_base(base: Path, root: Path) -> None:
 def download_wheels(requirements: Path, wheels: Path) -> None:
     """What pip will install, fetched here, where the package index and its certificates are set up."""
     target = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]  # all are listed
-    run([sys.executable, "-m", "pip", "download", "-q", *target, "-r", str(requirements), "-d", str(wheels)])
+    run([sys.executable, "-m", "pip", "download", "-qq", *target, "-r", str(requirements), "-d", str(wheels)])
 
 
 def mounts(root: Path, *, wheels: Path | None = None) -> list[str]:
