@@ -39,9 +39,23 @@ def copy_base(base: Path, root: Path) -> None:
 
 
 def download_wheels(requirements: Path, wheels: Path) -> None:
-    """What pip will install, fetched here, where the package index and its certificates are set up."""
-    target = ["--no-deps", "--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]  # all are listed
+    """What pip will install, fetched here, where the package index and its certificates are set up.
+
+    A copy of the requirements beside the wheels says that these are complete.
+    """
+    done = wheels / requirements.name
+    if done.exists() and done.read_bytes() == requirements.read_bytes():
+        return
+    target = [
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        "3.11",
+        "--require-hashes",
+        "--no-deps",
+    ]  # the pins name all
     run([sys.executable, "-m", "pip", "download", "-qq", *target, "-r", str(requirements), "-d", str(wheels)])
+    shutil.copyfile(requirements, done)
 
 
 def mounts(root: Path, *, wheels: Path | None = None) -> list[str]:

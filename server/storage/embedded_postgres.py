@@ -80,7 +80,8 @@ class EmbeddedPostgres:
         self._sleep = sleep
         self._password = ""
         self._command: list[str] = []
-        self._account = Account()
+        self.account = Account()
+        """As whom Postgres runs, once it does."""
         self._folder: DataFolder | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -117,22 +118,20 @@ class EmbeddedPostgres:
     async def _open(self, binaries: Binaries) -> None:
         major = binaries.major_version()
         with explained(self._data_dir):
-            self._account = choose_account(self._cluster.home, binaries)
-            if self._account.reason:
-                log.info("embedded_postgres_user", uid=self._account.uid, reason=self._account.reason)
-            self._account.admit(self._data_dir)
-            await self._cluster.create(binaries, self._account)
-            self._account.own_tree(self._cluster.home)
+            self.account = choose_account(self._cluster.home, binaries)
+            self.account.admit(self._data_dir)
+            await self._cluster.create(binaries, self.account)
+            self.account.own_tree(self._cluster.home)
             self._password = self._cluster.read_password()
             self._cluster.require_version(major)
-            self._sockets = self._cluster.choose_sockets(self._account)
+            self._sockets = self._cluster.choose_sockets(self.account)
         self._command = [
-            *self._account.prefix,
+            *self.account.prefix,
             *(binaries.path("postgres"), "-D", str(self._cluster.data), "-k", str(self._sockets)),
             *(f"--{name}={value}" for name, value in _settings(major).items()),
             f"--max_connections={self._max_connections}",
         ]
-        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self._account)
+        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
         process = await self._start()
         self._watch = asyncio.create_task(self._keep_running(process), name="embedded-postgres")
 
@@ -152,7 +151,7 @@ class EmbeddedPostgres:
         with explained(self._data_dir):
             log_size = self._cluster.prepare_log()
             self._process = process = await spawn(self._command, self._cluster.log)
-            self._account.own(self._cluster.log)
+            self.account.own(self._cluster.log)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while process.returncode is None:
@@ -202,7 +201,7 @@ class EmbeddedPostgres:
             await self._sleep(pause_s)
             pause_s = min(_RESTART_PAUSE_CAP_S, 2 * pause_s or 0.5)
             try:
-                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self._account)
+                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
                 process = await self._start()
             except (EmbeddedPostgresError, OSError) as error:
                 log.error("embedded_postgres_not_started", reason=str(error))  # noqa: TRY400 - the line says it all
