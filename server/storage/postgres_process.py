@@ -63,7 +63,7 @@ async def stop_leftovers(data: Path, *, locks: Sequence[Path], account: Account)
     postmaster that was killed as long as they are busy, and Postgres refuses to start beside them. The lock files go
     because in a container their number soon belongs to another process, for which Postgres would refuse as well.
     """
-    if not (found := _processes_on(data, account)):
+    if not (found := processes_on(data, account)):
         _remove(locks)
         return
     postmaster = _pid_in_file(data)
@@ -76,7 +76,7 @@ async def stop_leftovers(data: Path, *, locks: Sequence[Path], account: Account)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)
         for _ in range(int(patience_s / _POLL_S)):
-            if not (found := _processes_on(data, account)):
+            if not (found := processes_on(data, account)):
                 _remove(locks)
                 return
             await asyncio.sleep(_POLL_S)
@@ -96,7 +96,7 @@ def _pid_in_file(data: Path) -> int | None:
     return None
 
 
-def _processes_on(data: Path, account: Account) -> list[int]:
+def processes_on(data: Path, account: Account) -> list[int]:
     """Postgres processes of this folder: all of them work in it, as their current directory.
 
     The account of Postgres is asked as well: in a container root may not see where another user's processes work.

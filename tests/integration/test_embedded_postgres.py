@@ -21,6 +21,8 @@ import pytest
 
 from server.storage import postgres_account, postgres_binaries
 from server.storage.embedded_postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_process import processes_on
 from tests import tools
 from tests.postgres import run
 
@@ -46,15 +48,10 @@ async def recall(url: str) -> Any:
     return await query(url, "SELECT answer FROM kept")
 
 
-def processes_in(data_dir: Path) -> list[psutil.Process]:
-    """The Postgres processes that work on this folder."""
-    data = str(data_dir.resolve() / "postgres" / "data")
-    running = psutil.process_iter(["name", "cwd"])
-    return [process for process in running if (process.info["name"], process.info["cwd"]) == ("postgres", data)]
-
-
 def pids_in(data_dir: Path) -> set[int]:
-    return {process.pid for process in processes_in(data_dir)}
+    """The Postgres processes that work on this folder."""
+    home = data_dir.resolve() / "postgres"
+    return set(processes_on(home / "data", choose_account(home, Binaries.find()))) if home.exists() else set()
 
 
 def names_in(folder: Path) -> set[str]:
@@ -175,8 +172,8 @@ async def test_the_first_start_makes_a_private_durable_database(tmp_path: Path) 
 async def test_stopping_leaves_no_process_and_the_next_start_finds_the_data(data_dir: Path) -> None:
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
-        assert processes_in(data_dir)
-    assert processes_in(data_dir) == []
+        assert pids_in(data_dir)
+    assert pids_in(data_dir) == set()
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
 
@@ -189,7 +186,7 @@ async def test_stopping_does_not_wait_for_clients(data_dir: Path) -> None:
             await transaction.start()
             await connection.execute("UPDATE kept SET answer = 0")
     connection.terminate()
-    assert processes_in(data_dir) == []
+    assert pids_in(data_dir) == set()
 
 
 async def test_a_wrong_password_is_not_let_in(data_dir: Path) -> None:
@@ -215,7 +212,19 @@ async def test_postgres_sees_nothing_of_our_environment(data_dir: Path, monkeypa
     monkeypatch.setenv("HF_API_TOKEN", "hf_secret")
     monkeypatch.setenv("PGPORT", "1")
     async with EmbeddedPostgres(data_dir) as postgres:
-        assert psutil.Process(postgres.pid).environ().keys() <= {"PATH", "LC_ALL", "TZ"} | _SET_BY_POSTGRES
+        asked = postgres.account.prefix if postgres.account.uid is not None else ()  # root of a container may not look
+        environ = await _output_of(*asked, "cat", f"/proc/{postgres.pid}/environ")
+        assert {line.partition("=")[0] for line in environ.strip("\0").split("\0")} <= {
+            "PATH",
+            "LC_ALL",
+            "TZ",
+        } | _SET_BY_POSTGRES
+
+
+async def _output_of(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    said, _ = await process.communicate()
+    return said.decode()
 
 
 _SET_BY_POSTGRES = {
@@ -330,11 +339,11 @@ async def test_a_kill_in_the_middle_of_initdb_leaves_nothing_half_made(tmp_path:
 
 async def test_a_cancelled_start_leaves_no_process_and_no_lock(data_dir: Path) -> None:
     starting = asyncio.create_task(EmbeddedPostgres(data_dir).__aenter__())
-    await until(lambda: processes_in(data_dir) != [])
+    await until(lambda: pids_in(data_dir) != set())
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert processes_in(data_dir) == []
+    assert pids_in(data_dir) == set()
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
 
@@ -381,13 +390,13 @@ async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -
 async def test_a_damaged_folder_is_explained(own_data_dir: Path, damage: str, complaint: str) -> None:
     (own_data_dir / "postgres" / damage).unlink()
     assert complaint in await refusal(own_data_dir)
-    assert processes_in(own_data_dir) == []
+    assert pids_in(own_data_dir) == set()
 
 
 async def test_a_password_file_of_another_database_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "password").write_text("other")
     assert "is not the password of the database beside it" in await refusal(own_data_dir)
-    assert processes_in(own_data_dir) == []
+    assert pids_in(own_data_dir) == set()
 
 
 async def test_a_file_in_the_place_of_the_folder_is_explained(tmp_path: Path) -> None:
