@@ -35,7 +35,7 @@ TESTS = (
     "tests/integration/test_embedded_postgres.py",
     "tests/acceptance/test_readme.py",
     "tests/acceptance/test_requests.py",
-    "tests/faults/test_doctor.py",
+    "tests/faults/test_set_password.py",
 )
 """What depends most on the machine, and tests that are skipped here."""
 
