@@ -8,10 +8,11 @@ DEV := $(VENV)/.dev
 DENO := DENO_DIR=$(VENV)/deno NO_COLOR=1 $(VENV)/bin/deno
 FUNCTION := supabase/functions/hf-inference
 PYTEST_ARGS ?=
+CACHE ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-poolers soak check image bench bench-waiters bench-streams bench-overload lock
+.PHONY: help setup run demo test test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,9 @@ demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose no
 
 test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
+
+test-tools: $(DEV) ## install what some tests need: PgBouncer, Chromium, strace, PostgreSQL 15 (Debian 12, root)
+	@exec $(PY) -m tests.tools
 
 test-poolers: $(DEV) ## run the acceptance tests through PgBouncer, in session and in transaction mode (10 min)
 	$(PY) -m pytest -n 4 --maxschedchunk=1 tests/acceptance --pooler=session $(PYTEST_ARGS)
@@ -45,7 +49,10 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 
 image: $(DEV) ## execute the Dockerfile's steps in a clean root and serve from it (2 min; root, debootstrap)
-	@exec $(PY) -m scripts.image
+	@exec $(PY) -m scripts.image $(CACHE:%=--cache %)
+
+bare: $(DEV) ## run the last commit on a Debian with only what the README asks for (5 min; root, debootstrap)
+	@exec $(PY) -m scripts.bare $(CACHE:%=--cache %)
 
 bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 	@exec $(PY) -m bench.run

@@ -199,6 +199,8 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
         log.warning("data_will_be_lost", data_dir=str(settings.data_dir), fix=_EPHEMERAL_FIX)
     max_connections = max(_MIN_CONNECTIONS, _SPARE_CONNECTIONS + _CONNECTIONS_PER_WORKER * settings.workers)
     async with EmbeddedPostgres(settings.data_dir, max_connections=max_connections) as postgres:
+        if reason := postgres.account.reason:
+            log.info("embedded_postgres_user", uid=postgres.account.uid, reason=reason)
         yield postgres.url
 
 

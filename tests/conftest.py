@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from server.storage.postgres_binaries import Binaries
+from tests import skips, tools
 from tests.pgbouncer import PgBouncer, running_pgbouncer
-from tests.postgres import DEBIAN_15, Cluster, running_cluster
+from tests.postgres import Cluster, running_cluster
 from tests.supabase import Project, new_project, running_supabase
 
 
@@ -21,9 +22,7 @@ def cluster_18() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def cluster_15() -> Iterator[Cluster]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)")
-    with running_cluster(Binaries.at(DEBIAN_15)) as cluster:
+    with running_cluster(Binaries.at(tools.POSTGRES_15.require().parent)) as cluster:
         yield cluster
 
 
@@ -95,6 +94,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak", action="store_true", help="only the tests that have a long form, at full length (make soak)"
     )
+    parser.addoption("--no-skips", action="store_true", help="a skipped test fails the run, as in CI")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if skips.forbidden(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """What was left out comes last."""
+    yield
+    if lines := list(skips.summary(terminalreporter.config)):
+        terminalreporter.section("left out")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +159,7 @@ def supabase_18() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def supabase_15() -> Iterator[Cluster]:
-    if not (DEBIAN_15 / "postgres").exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)")
-    with running_supabase(Binaries.at(DEBIAN_15)) as cluster:
+    with running_supabase(Binaries.at(tools.POSTGRES_15.require().parent)) as cluster:
         yield cluster
 
 

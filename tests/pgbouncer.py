@@ -1,6 +1,5 @@
 """PgBouncer before a test's Postgres, as the poolers of hosted databases are: no named statements, few connections."""
 
-import os
 import secrets
 import shutil
 import signal
@@ -14,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from server.storage.postgres_binaries import Binaries, choose_account
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_binaries import Binaries
+from tests import tools
 
 _CONFIG = """
 [databases]
@@ -70,10 +71,11 @@ class PgBouncer:
         (self.folder / "users").write_text(f'"{parts.username}" "{parts.password}"\n')
         account = choose_account(self.folder / "data", Binaries.find())
         account.own_tree(self.folder)
-        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program is not None
+        program = tools.PGBOUNCER.require()
         self._process = subprocess.Popen(
-            [*account.prefix, program, "-q", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [*account.prefix, program, "-q", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _TIMEOUT_S
         while not self._answers():

@@ -22,10 +22,10 @@ import asyncpg
 
 from server.storage.database import Database
 from server.storage.migrations import load_migrations, migrate
-from server.storage.postgres_binaries import Binaries, choose_account
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_binaries import Binaries
 from server.storage.queries import load_queries, sql_directory
 
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 _TIMEOUT_S = 20
 _ROOM_BYTES = 2 * 1024**3
 

@@ -18,7 +18,8 @@ from server.storage.cluster import ClusterFolder
 from server.storage.data_folder import DataFolder, explained
 from server.storage.embedded_postgres import EmbeddedPostgres
 from server.storage.objects import Objects, create_objects, parse_key
-from server.storage.postgres_binaries import Binaries, choose_account
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_binaries import Binaries
 from server.storage.postgres_process import clean_environment, stop_leftovers
 
 _DUMP = "database.dump"
@@ -105,12 +106,13 @@ async def _draft(data_dir: Path) -> AsyncIterator[Path]:
     """A folder beside the database-to-be. What a killed restore left in it is ended and removed first."""
     draft = data_dir / "restore.draft"
     leftover = ClusterFolder(draft / "postgres")
+    account = choose_account(leftover.home, Binaries.find())
     if draft.exists():
-        await stop_leftovers(leftover.data, locks=leftover.locks)
+        await stop_leftovers(leftover.data, locks=leftover.locks, account=account)
         shutil.rmtree(draft)
     with explained(data_dir):
         draft.mkdir(mode=0o700)
-    choose_account(leftover.home, Binaries.find()).admit(data_dir)
+    account.admit(data_dir)
     try:
         yield draft
     finally:

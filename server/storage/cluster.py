@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from server.storage.data_folder import disk_full, is_full, not_writable
 from server.storage.disk import sync
-from server.storage.postgres_binaries import Account, Binaries, EmbeddedPostgresError
+from server.storage.postgres_account import Account
+from server.storage.postgres_binaries import OWN_DATABASE, Binaries, EmbeddedPostgresError
 from server.storage.postgres_process import clean_environment, stop
 
 INITDB_TIMEOUT_S = 60.0
@@ -76,6 +78,7 @@ class ClusterFolder:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=clean_environment(),
+            cwd="/",  # which every user can get to
             start_new_session=True,
         )
         try:
@@ -89,7 +92,7 @@ class ClusterFolder:
         finally:
             await stop(process)
         if process.returncode != 0:
-            raise self.failure("could not be made", said.decode("utf-8", "replace"))
+            raise self.failure("could not be made", process.returncode, said.decode("utf-8", "replace"))
 
     def read_password(self) -> str:
         """The superuser's password, which only this file and, hashed, the cluster itself hold."""
@@ -142,16 +145,25 @@ class ClusterFolder:
             file.seek(max(offset, size - _TAIL_BYTES) if offset <= size else 0)
             return file.read(_TAIL_BYTES).decode("utf-8", "replace")
 
-    def failure(self, what: str, said: str) -> EmbeddedPostgresError:
-        """The error to raise, out of what initdb or postgres said at its end."""
+    def failure(self, what: str, code: int | None, said: str) -> EmbeddedPostgresError:
+        """The error to raise, out of the exit code of initdb or postgres and what it said at its end."""
         data_dir = self.home.parent
         if "No space left on device" in said or is_full(data_dir):
             return EmbeddedPostgresError(disk_full(data_dir))
-        if "Permission denied" in said or "Read-only file system" in said:
+        if "Read-only file system" in said or ("Permission denied" in said and os.geteuid() != 0):
             return EmbeddedPostgresError(not_writable(data_dir))
-        reasons = [line.strip() for line in said.splitlines() if any(word in line for word in _REASONS)]
-        reason = reasons[-1] if reasons else f"it gave no reason in {self.log}"
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        reasons = [line for line in lines if any(word in line for word in _REASONS)] or lines
+        reason = reasons[-1] if reasons else f"it said nothing and ended with {_ending(code)}. {OWN_DATABASE}"
         return EmbeddedPostgresError(f"The embedded Postgres {what} in {self.home}: {reason}")
+
+
+def _ending(code: int | None) -> str:
+    """An exit code as a person reads it; negative for a signal, as in asyncio."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    memory = ", as when the memory is full" if code == -signal.SIGKILL else ""
+    return f"{signal.Signals(-code).name}{memory}"
 
 
 _REASONS = ("FATAL:", "PANIC:", "error:")

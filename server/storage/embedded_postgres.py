@@ -13,7 +13,8 @@ import structlog
 
 from server.storage.cluster import ClusterFolder
 from server.storage.data_folder import DataFolder, explained
-from server.storage.postgres_binaries import Account, Binaries, EmbeddedPostgresError, choose_account
+from server.storage.postgres_account import Account, choose_account
+from server.storage.postgres_binaries import Binaries, EmbeddedPostgresError
 from server.storage.postgres_process import spawn, stop, stop_leftovers
 from server.storage.queries import load_queries, sql_directory
 
@@ -79,7 +80,8 @@ class EmbeddedPostgres:
         self._sleep = sleep
         self._password = ""
         self._command: list[str] = []
-        self._account = Account()
+        self.account = Account()
+        """As whom Postgres runs, once it does."""
         self._folder: DataFolder | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -116,20 +118,20 @@ class EmbeddedPostgres:
     async def _open(self, binaries: Binaries) -> None:
         major = binaries.major_version()
         with explained(self._data_dir):
-            self._account = choose_account(self._cluster.home, binaries)
-            self._account.admit(self._data_dir)
-            await self._cluster.create(binaries, self._account)
-            self._account.own_tree(self._cluster.home)
+            self.account = choose_account(self._cluster.home, binaries)
+            self.account.admit(self._data_dir)
+            await self._cluster.create(binaries, self.account)
+            self.account.own_tree(self._cluster.home)
             self._password = self._cluster.read_password()
             self._cluster.require_version(major)
-            self._sockets = self._cluster.choose_sockets(self._account)
+            self._sockets = self._cluster.choose_sockets(self.account)
         self._command = [
-            *self._account.prefix,
+            *self.account.prefix,
             *(binaries.path("postgres"), "-D", str(self._cluster.data), "-k", str(self._sockets)),
             *(f"--{name}={value}" for name, value in _settings(major).items()),
             f"--max_connections={self._max_connections}",
         ]
-        await stop_leftovers(self._cluster.data, locks=self._cluster.locks)
+        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
         process = await self._start()
         self._watch = asyncio.create_task(self._keep_running(process), name="embedded-postgres")
 
@@ -149,7 +151,7 @@ class EmbeddedPostgres:
         with explained(self._data_dir):
             log_size = self._cluster.prepare_log()
             self._process = process = await spawn(self._command, self._cluster.log)
-            self._account.own(self._cluster.log)
+            self.account.own(self._cluster.log)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while process.returncode is None:
@@ -158,7 +160,11 @@ class EmbeddedPostgres:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             await stop(process)
-        raise self._cluster.failure("does not start", self._cluster.log_since(log_size))
+            raise EmbeddedPostgresError(
+                f"The embedded Postgres in {self._cluster.home} was not ready within {START_TIMEOUT_S:g} s: "
+                f"{self._cluster.log} says how far it came."
+            ) from None
+        raise self._cluster.failure("does not start", process.returncode, self._cluster.log_since(log_size))
 
     async def _answers(self) -> bool:
         """Whether the database can be used now; the first time, it is created."""
@@ -195,7 +201,7 @@ class EmbeddedPostgres:
             await self._sleep(pause_s)
             pause_s = min(_RESTART_PAUSE_CAP_S, 2 * pause_s or 0.5)
             try:
-                await stop_leftovers(self._cluster.data, locks=self._cluster.locks)
+                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
                 process = await self._start()
             except (EmbeddedPostgresError, OSError) as error:
                 log.error("embedded_postgres_not_started", reason=str(error))  # noqa: TRY400 - the line says it all

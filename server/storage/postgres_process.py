@@ -10,12 +10,15 @@ from pathlib import Path
 
 import structlog
 
+from server.storage.postgres_account import Account
+
 _POLL_S = 0.02
 _PATIENCE_S = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 """Fast shutdown (clients are disconnected, a checkpoint is written), immediate shutdown, and the last resort."""
 
 _PROC = Path("/proc")
 _PS_TIMEOUT_S = 5
+_FIND = 'for process in /proc/[0-9]*; do [ "$process/cwd" -ef "$0" ] && echo "${process#/proc/}"; done'
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +37,7 @@ async def spawn(command: Sequence[str], log_file: Path) -> asyncio.subprocess.Pr
             stdout=output,
             stderr=output,
             env=clean_environment(),
+            cwd="/",  # which every user can get to
             start_new_session=True,
         )
 
@@ -51,7 +55,7 @@ async def stop(process: asyncio.subprocess.Process) -> None:
     log.error("embedded_postgres_not_stopped", pid=process.pid)
 
 
-async def stop_leftovers(data: Path, *, locks: Sequence[Path]) -> None:
+async def stop_leftovers(data: Path, *, locks: Sequence[Path], account: Account) -> None:
     """End every process that still works on this folder, which is ours alone, and remove the lock files of the dead.
 
     A postmaster outlives a server that was killed. It is stopped rather than adopted: that costs a tenth of a second,
@@ -59,7 +63,7 @@ async def stop_leftovers(data: Path, *, locks: Sequence[Path]) -> None:
     postmaster that was killed as long as they are busy, and Postgres refuses to start beside them. The lock files go
     because in a container their number soon belongs to another process, for which Postgres would refuse as well.
     """
-    if not (found := _processes_on(data)):
+    if not (found := processes_on(data, account)):
         _remove(locks)
         return
     postmaster = _pid_in_file(data)
@@ -72,7 +76,7 @@ async def stop_leftovers(data: Path, *, locks: Sequence[Path]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)
         for _ in range(int(patience_s / _POLL_S)):
-            if not (found := _processes_on(data)):
+            if not (found := processes_on(data, account)):
                 _remove(locks)
                 return
             await asyncio.sleep(_POLL_S)
@@ -92,23 +96,37 @@ def _pid_in_file(data: Path) -> int | None:
     return None
 
 
-def _processes_on(data: Path) -> list[int]:
-    """Postgres processes of this folder: all of them work in it, as their current directory."""
+def processes_on(data: Path, account: Account) -> list[int]:
+    """Postgres processes of this folder: all of them work in it, as their current directory.
+
+    The account of Postgres is asked as well: in a container root may not see where another user's processes work.
+    """
     if not _PROC.joinpath("self").exists():
         pid = _pid_in_file(data)
         return [pid] if pid is not None and str(data) in _command_of(pid) else []
-    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit() and _works_on(data, entry)]
+    others = "" if account.uid is None else _output_of([*account.prefix, "sh", "-c", _FIND, str(data)])
+    seen = {int(line) for line in others.split()}
+    running = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    return [pid for pid in running if _is_postgres(pid) and (pid in seen or _works_on(data, pid))]
 
 
-def _works_on(data: Path, process: Path) -> bool:
-    try:
-        return (process / "comm").read_text("utf-8").strip() == "postgres" and (process / "cwd").samefile(data)
-    except OSError:
-        return False  # gone, or another user's, which cannot be ours
+def _is_postgres(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid) / "comm").read_text("utf-8").strip() == "postgres"
+    return False
+
+
+def _works_on(data: Path, pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it is gone, or another user's
+        return (_PROC / str(pid) / "cwd").samefile(data)
+    return False
 
 
 def _command_of(pid: int) -> str:
     """The command line where there is no /proc (macOS)."""
-    command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+    return _output_of(["ps", "-ww", "-o", "command=", "-p", str(pid)])
+
+
+def _output_of(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PS_TIMEOUT_S)  # noqa: S603
     return done.stdout

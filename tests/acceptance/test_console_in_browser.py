@@ -9,11 +9,12 @@ import pytest
 
 from server.inference.offline import LONG_STREAM_WORDS
 from server.inference.offline.media import make_png
-from tests.fakes.browser import CHROMIUM, Tab, browser_tab
+from tests import tools
+from tests.fakes.browser import Tab, browser_tab
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event
 from tests.faults.processes import PASSWORD, server_process, serving
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+pytestmark = tools.needs(tools.CHROMIUM)
 
 PROMPT = '<img src="x" onerror="alert(1)">'
 ANSWER = f'Offline model, not AI: you said "{PROMPT}"'

@@ -27,8 +27,6 @@ VARYING = {
     r'(?<="processing_time": )\d+\.\d+': "SECONDS",
 }
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed (apt-get install curl)")
-
 
 def fences(page: str) -> list[tuple[str, str]]:
     """Every fenced block of a page, in order: language and content."""

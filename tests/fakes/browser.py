@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
+from tests import tools
+
 START_TIMEOUT_S = 20.0
 CALL_TIMEOUT_S = 20.0
-CHROMIUM = shutil.which("chromium")
 FLAGS = (
     "--headless",
     "--no-sandbox",  # tests run as root in CI; the pages are ours
@@ -126,9 +126,8 @@ def _complaint(event: dict[str, Any]) -> str | None:
 @contextlib.asynccontextmanager
 async def browser_tab(profile: Path) -> AsyncIterator[Tab]:
     """An empty tab of a new Chromium with a profile of its own; both are gone at the end."""
-    assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
+        tools.CHROMIUM.require(),
         *FLAGS,
         f"--user-data-dir={profile}",
         "about:blank",

@@ -15,7 +15,9 @@ from urllib.parse import quote
 
 import asyncpg
 
-from server.storage.postgres_binaries import Account, Binaries, choose_account
+from server.storage.postgres_account import Account, choose_account
+from server.storage.postgres_binaries import Binaries
+from server.storage.postgres_process import processes_on
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
 _TIMEOUT_S = 30.0
@@ -95,12 +97,7 @@ class OwnPostgres:
 
     def _is_in_use(self) -> bool:
         """Whether a backend lives on after its postmaster: Postgres would refuse to start beside it."""
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if (entry / "cwd").readlink() == self.folder / "data":
-                        return True
-        return False
+        return bool(processes_on(self.folder / "data", self.account))
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import http.client
 import itertools
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests import tools
 from tests.faults.audit import Audit, audit, settle
 from tests.faults.clients import GONE, Clients, Told
 from tests.faults.processes import ServerProcess, serving
@@ -27,7 +27,7 @@ AT_START, AT_WORK = 1, 6
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)")
+@tools.needs(tools.STRACE)
 async def test_no_write_is_one_at_which_a_crash_loses_or_repeats_a_request(
     tmp_path: Path, cluster_18: Cluster, database: str, *, is_soak: bool
 ) -> None:

@@ -14,8 +14,9 @@ import asyncpg
 import pytest
 
 from server.moving.archive import ArchiveWriter
+from tests import tools
 from tests.faults.processes import PASSWORD, PROJECT, ServerProcess, server_process, until
-from tests.postgres import DEBIAN_15, Cluster, run
+from tests.postgres import Cluster, run
 
 ROWS = 3_000
 _SEED = """
@@ -168,7 +169,7 @@ def test_a_backup_of_an_older_postgres_is_restored_into_this_one(
             server.sign_up()
             server.create(prefer="wait=20")
         dump = subprocess.run(
-            [DEBIAN_15 / "pg_dump", "--format=custom", "--compress=0", f"--dbname={old}"],
+            [tools.POSTGRES_15.require().with_name("pg_dump"), "--format=custom", "--compress=0", f"--dbname={old}"],
             capture_output=True,
             check=True,
         ).stdout

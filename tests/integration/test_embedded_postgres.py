@@ -19,9 +19,12 @@ import asyncpg
 import psutil
 import pytest
 
-from server.storage import postgres_binaries
+from server.storage import postgres_account, postgres_binaries
 from server.storage.embedded_postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
-from tests.postgres import DEBIAN_15, run
+from server.storage.postgres_account import choose_account
+from server.storage.postgres_process import processes_on
+from tests import tools
+from tests.postgres import run
 
 IS_ROOT = os.geteuid() == 0
 UNNAMED_UID = 54321
@@ -45,15 +48,10 @@ async def recall(url: str) -> Any:
     return await query(url, "SELECT answer FROM kept")
 
 
-def processes_in(data_dir: Path) -> list[psutil.Process]:
-    """The Postgres processes that work on this folder."""
-    data = str(data_dir.resolve() / "postgres" / "data")
-    running = psutil.process_iter(["name", "cwd"])
-    return [process for process in running if (process.info["name"], process.info["cwd"]) == ("postgres", data)]
-
-
 def pids_in(data_dir: Path) -> set[int]:
-    return {process.pid for process in processes_in(data_dir)}
+    """The Postgres processes that work on this folder."""
+    home = data_dir.resolve() / "postgres"
+    return set(processes_on(home / "data", choose_account(home, Binaries.find()))) if home.exists() else set()
 
 
 def names_in(folder: Path) -> set[str]:
@@ -174,8 +172,8 @@ async def test_the_first_start_makes_a_private_durable_database(tmp_path: Path) 
 async def test_stopping_leaves_no_process_and_the_next_start_finds_the_data(data_dir: Path) -> None:
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
-        assert processes_in(data_dir)
-    assert processes_in(data_dir) == []
+        assert pids_in(data_dir)
+    assert pids_in(data_dir) == set()
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
 
@@ -188,7 +186,7 @@ async def test_stopping_does_not_wait_for_clients(data_dir: Path) -> None:
             await transaction.start()
             await connection.execute("UPDATE kept SET answer = 0")
     connection.terminate()
-    assert processes_in(data_dir) == []
+    assert pids_in(data_dir) == set()
 
 
 async def test_a_wrong_password_is_not_let_in(data_dir: Path) -> None:
@@ -214,7 +212,19 @@ async def test_postgres_sees_nothing_of_our_environment(data_dir: Path, monkeypa
     monkeypatch.setenv("HF_API_TOKEN", "hf_secret")
     monkeypatch.setenv("PGPORT", "1")
     async with EmbeddedPostgres(data_dir) as postgres:
-        assert psutil.Process(postgres.pid).environ().keys() <= {"PATH", "LC_ALL", "TZ"} | _SET_BY_POSTGRES
+        asked = postgres.account.prefix if postgres.account.uid is not None else ()  # root of a container may not look
+        environ = await _output_of(*asked, "cat", f"/proc/{postgres.pid}/environ")
+        assert {line.partition("=")[0] for line in environ.strip("\0").split("\0")} <= {
+            "PATH",
+            "LC_ALL",
+            "TZ",
+        } | _SET_BY_POSTGRES
+
+
+async def _output_of(*command: str) -> str:
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    said, _ = await process.communicate()
+    return said.decode()
 
 
 _SET_BY_POSTGRES = {
@@ -329,11 +339,11 @@ async def test_a_kill_in_the_middle_of_initdb_leaves_nothing_half_made(tmp_path:
 
 async def test_a_cancelled_start_leaves_no_process_and_no_lock(data_dir: Path) -> None:
     starting = asyncio.create_task(EmbeddedPostgres(data_dir).__aenter__())
-    await until(lambda: processes_in(data_dir) != [])
+    await until(lambda: pids_in(data_dir) != set())
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert processes_in(data_dir) == []
+    assert pids_in(data_dir) == set()
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await recall(postgres.url) == 42
 
@@ -362,11 +372,9 @@ async def test_data_of_another_major_version_is_explained(own_data_dir: Path) ->
     assert "`python -m server backup FILE`" in message
 
 
-@pytest.mark.skipif(
-    not DEBIAN_15.exists(), reason="Debian's PostgreSQL 15 is not installed (apt-get install postgresql-15)"
-)
+@tools.needs(tools.POSTGRES_15)
 async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path, binaries=Binaries.at(DEBIAN_15)) as postgres:
+    async with EmbeddedPostgres(tmp_path, binaries=Binaries.at(tools.POSTGRES_15.require().parent)) as postgres:
         assert (await query(postgres.url, "SHOW server_version")).startswith("15.")
     assert "written by Postgres 15" in await refusal(tmp_path)
 
@@ -382,13 +390,13 @@ async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -
 async def test_a_damaged_folder_is_explained(own_data_dir: Path, damage: str, complaint: str) -> None:
     (own_data_dir / "postgres" / damage).unlink()
     assert complaint in await refusal(own_data_dir)
-    assert processes_in(own_data_dir) == []
+    assert pids_in(own_data_dir) == set()
 
 
 async def test_a_password_file_of_another_database_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "password").write_text("other")
     assert "is not the password of the database beside it" in await refusal(own_data_dir)
-    assert processes_in(own_data_dir) == []
+    assert pids_in(own_data_dir) == set()
 
 
 async def test_a_file_in_the_place_of_the_folder_is_explained(tmp_path: Path) -> None:
@@ -417,7 +425,13 @@ def _namespace(uid: int) -> tuple[str, ...]:
     return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--")
 
 
+in_namespace = pytest.mark.skipif(
+    IS_ROOT and postgres_account._in_namespace() is None, reason="this machine allows no user namespaces"
+)
+
+
 @as_root
+@in_namespace
 @pytest.mark.parametrize("uid", [65534, UNNAMED_UID])
 async def test_an_ordinary_user_needs_no_name_and_no_rights(data_dir: Path, uid: int) -> None:
     """In a user namespace this process is not root, while its files stay its own."""
@@ -433,6 +447,7 @@ def closed_folder(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o700)
 
 
+@in_namespace
 async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path) -> None:
     prefix = _namespace(65534) if IS_ROOT else ()
     process = await start_holder(closed_folder / "data", *prefix)
@@ -444,7 +459,7 @@ async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path)
 
 @as_root
 async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         reachable = Path(shutil.copytree(data_dir, folder / "data"))
         async with EmbeddedPostgres(reachable) as postgres:
@@ -458,20 +473,56 @@ async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatc
 
 @as_root
 async def test_root_without_namespaces_makes_a_database_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         async with EmbeddedPostgres(folder / "long" / ("x" * 100)) as postgres:
             assert await query(postgres.url, "SELECT 1") == 1
 
 
 @as_root
-async def test_root_without_namespaces_and_with_an_unreachable_folder_is_told(
+async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_folder(
+    own_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /root (`tmp_path` has mode 0700, too). The data was made in a namespace, where that is possible."""
+    programs = tmp_path / "bin"
+    programs.symlink_to(Binaries.find().directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_account, "_in_namespace", lambda: None)
+        for data_dir in (own_data_dir, tmp_path / "new"):
+            async with EmbeddedPostgres(data_dir, binaries=Binaries.at(programs)) as postgres:
+                assert psutil.Process(postgres.pid).uids().real == 65534
+                assert await query(postgres.url, "SELECT 1") == 1
+    async with EmbeddedPostgres(own_data_dir, binaries=Binaries.at(programs)) as postgres:
+        assert await recall(postgres.url) == 42
+
+
+@as_root
+async def test_root_without_namespaces_and_without_the_capability_is_told_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_binaries, "_in_namespace", lambda: None)
-    message = await refusal(tmp_path / "data")
-    assert "user 65534 cannot reach" in message
-    assert "Set DATA_DIR to a folder that every user can get to" in message
+    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(postgres_account, "_REACH_ALL", ("--ambient-caps=+all",))  # more than setpriv can give
+    programs = tmp_path / "bin"
+    programs.symlink_to(Binaries.find().directory)
+    message = await refusal(tmp_path / "data", binaries=Binaries.at(programs))
+    assert f"user 65534 cannot reach {programs / 'postgres'}" in message
+    assert "CAP_DAC_OVERRIDE" in message
+    assert "such as /srv" in message
+
+
+@pytest.mark.parametrize(
+    ("ending", "explained"),
+    [
+        ("exit 3", "it said nothing and ended with exit code 3. Set DATABASE_URL"),
+        ("kill -9 $$", "it said nothing and ended with SIGKILL, as when the memory is full. Set DATABASE_URL"),
+        ("echo 'a library is missing' >&2; exit 127", ": a library is missing"),
+    ],
+)
+async def test_an_initdb_that_ends_without_a_reason_is_explained(tmp_path: Path, ending: str, explained: str) -> None:
+    for name, script in (("postgres", "echo 'postgres (PostgreSQL) 18.1'"), ("initdb", ending)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    assert explained in await refusal(tmp_path / "data", binaries=Binaries.at(tmp_path))
 
 
 @contextmanager
