@@ -22,6 +22,7 @@ from server.banner import banner
 from server.catalog import Catalog
 from server.engine import Engine
 from server.http_server import Runner
+from server.log_writer import LogWriter
 from server.model_request import InstanceId
 from server.predecessor import InstanceFile
 from server.refusal import CannotStart
@@ -49,8 +50,11 @@ _EPHEMERAL_FIX = (
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database."""
+async def serve(settings: Settings, output: LogWriter) -> int:
+    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database.
+
+    The banner goes to `output`, as the log does: a print would wait for whatever reads stdout.
+    """
     require_safe_aiohttp()
     signals = StopSignals()
     with contextlib.closing(listen(settings)) as listener:
@@ -58,7 +62,7 @@ async def serve(settings: Settings) -> int:
         log_choices(settings)
 
         def announce() -> None:
-            print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
+            output.write(banner(settings, Catalog(settings), port=port) + "\n")
 
         async with open_unless_stopped(settings, signals) as url:
             if url is None:
