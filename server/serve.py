@@ -20,6 +20,8 @@ from server.app import create_app
 from server.auth.supabase import NO_SERVICE_KEY_FIX, auth_host
 from server.banner import banner
 from server.catalog import Catalog
+from server.connections import Connections
+from server.descriptors import connections_within, raise_limit, reporting_exhaustion
 from server.engine import Engine
 from server.http_server import Runner
 from server.log_writer import LogWriter
@@ -80,10 +82,14 @@ async def serve_database(
     number: int = 0,
 ) -> int:
     """One instance on a database that is there, from open socket to last flush; `number` tells workers apart."""
-    with _instance(settings, number) as (instance_id, predecessors):
+    with contextlib.ExitStack() as stack:
+        instance_id, predecessors = stack.enter_context(_instance(settings, number))
         app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessors=predecessors)
         engine = app[keys.ENGINE]
-        runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S)
+        limit = connections_within(raise_limit(), upstream=settings.concurrency)
+        places = Connections(limit, proxies=settings.proxy_networks)
+        runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S, places=places)
+        stack.enter_context(reporting_exhaustion())
         await runner.setup()
         try:
             await web.SockSite(runner, listener, backlog=LISTEN_QUEUE).start()
