@@ -34,6 +34,9 @@ class Place(Enum):
     RESERVE = auto()
 
 
+_NONE, _ORDINARY, _RESERVE = Place  # a look into an enum costs as much as all the rest of `begin`
+
+
 class Connection(Protocol):
     """`address` and `place` belong to `Connections`."""
 
@@ -62,7 +65,7 @@ class Connections:
         self._max_idle = max_idle_per_address
         self._reserve = reserve
         self._proxies = tuple(proxies)
-        self._sizes = {Place.ORDINARY: 0, Place.RESERVE: 0}
+        self._sizes = {_ORDINARY: 0, _RESERVE: 0}
         self._idle: dict[str, dict[Connection, None]] = {}  # of each address, the one that is idle longest first
         self._idle_in_reserve: dict[Connection, None] = {}
         self._victims: list[Connection] = []
@@ -77,41 +80,46 @@ class Connections:
         idle = self._idle.get(address, {})
         if len(idle) >= self._max_idle and not self._is_proxy(address):
             self._close(next(iter(idle)), "closed_over_cap")
-        if self._sizes[Place.ORDINARY] >= self._limit and (victim := self._find_victim()) is not None:
+        if self._sizes[_ORDINARY] >= self._limit and (victim := self._find_victim()) is not None:
             self._close(victim, "closed_for_room")
-        if self._sizes[Place.ORDINARY] < self._limit:
-            self._seat(connection, Place.ORDINARY)
+        if self._sizes[_ORDINARY] < self._limit:
+            self._seat(connection, _ORDINARY)
             return
-        if self._sizes[Place.RESERVE] >= self._reserve and self._idle_in_reserve:
+        if self._sizes[_RESERVE] >= self._reserve and self._idle_in_reserve:
             self._close(next(iter(self._idle_in_reserve)), "closed_in_reserve")
-        if self._sizes[Place.RESERVE] < self._reserve:
-            self._seat(connection, Place.RESERVE)
+        if self._sizes[_RESERVE] < self._reserve:
+            self._seat(connection, _RESERVE)
             return
         self._report.count("dropped")
         connection.drop()
 
     def begin(self, connection: Connection) -> None:
         """A whole request head has come: it is busy from now on."""
-        if connection.place is Place.RESERVE:
-            self._idle_in_reserve.pop(connection, None)
-        elif (idle := self._idle.get(connection.address)) is not None:
+        if (idle := self._idle.get(connection.address)) is not None:
             idle.pop(connection, None)
-            if not idle:
-                del self._idle[connection.address]
+        if self._idle_in_reserve:
+            self._idle_in_reserve.pop(connection, None)
 
     def end(self, connection: Connection) -> None:
         """Its last request so far has been answered: it is idle again."""
-        if connection.place is Place.ORDINARY:
-            self._idle.setdefault(connection.address, {})[connection] = None
-        elif connection.place is Place.RESERVE:
+        if connection.place is _ORDINARY:
+            idle = self._idle.get(connection.address)
+            if idle is None:
+                self._idle[connection.address] = {connection: None}
+            else:
+                idle[connection] = None
+        elif connection.place is _RESERVE:
             self._idle_in_reserve[connection] = None
 
     def leave(self, connection: Connection) -> None:
         """It is closed, and nothing works for it any more. May be called twice."""
-        if connection.place is not Place.NONE:
-            self.begin(connection)
-            self._sizes[connection.place] -= 1
-            connection.place = Place.NONE
+        if connection.place is _NONE:
+            return
+        self.begin(connection)
+        if not self._idle.get(connection.address, True):
+            del self._idle[connection.address]
+        self._sizes[connection.place] -= 1
+        connection.place = _NONE
 
     def refuse(self) -> None:
         """Count a request that is refused since only a place in the reserve was left for it."""
@@ -145,7 +153,7 @@ class Connections:
 
     def _choose_victims(self) -> list[Connection]:
         """The next ones to close if nothing changes: looking through all addresses for each would be slow."""
-        heap = [(-len(idle), number, iter(idle)) for number, idle in enumerate(self._idle.values())]
+        heap = [(-len(idle), number, iter(idle)) for number, idle in enumerate(self._idle.values()) if idle]
         heapq.heapify(heap)
         victims: list[Connection] = []
         while heap and len(victims) < _VICTIMS:
@@ -159,7 +167,7 @@ class Connections:
 
     def _log_full(self, counts: "Counter[str]") -> None:
         address, idle = max(self._idle.items(), key=lambda item: len(item[1]), default=("", {}))
-        sizes = {"open": self._sizes[Place.ORDINARY], "in_reserve": self._sizes[Place.RESERVE], "limit": self._limit}
+        sizes = {"open": self._sizes[_ORDINARY], "in_reserve": self._sizes[_RESERVE], "limit": self._limit}
         log.warning("connections_full", **counts, **sizes, most_idle_from=address, most_idle=len(idle))
 
 

@@ -74,9 +74,7 @@ def test_idle_connections_keep_nobody_out(tmp_path: Path, *, is_soak: bool) -> N
                 slowest_s = max(slowest_s, (time.monotonic() - began) / 3)
             if number % 100 == 0:
                 creates.append(_ask(server, "/api/requests", source="127.0.0.2", body=CREATE))
-        print(
-            f"beside {count + 400} idle: health {Counter(health)}, creates {Counter(creates)}, slowest {slowest_s:.3f} s"
-        )
+        print(f"beside {count + 400} idle connections, within {slowest_s:.3f} s: {Counter(health)}, {Counter(creates)}")
         assert set(health) == {200}
         assert set(creates) <= {200, 202}
         until(lambda: '"event":"connections_full"' in server.log.read_text())
