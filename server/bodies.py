@@ -81,7 +81,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
                 _bounded(body, max_bytes)
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, ConnectionError):
         raise BadSyntax("The body ended early or is not framed as its headers say.") from None
     return bytes(body)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server import __version__
+from server.log_writer import LogWriter
 from server.refusal import CannotStart
 from server.serve import EXIT_CANNOT_WORK, serve
 from server.settings import Settings
-from server.telemetry import configure_logging
+from server.telemetry import logging_to_stdout
 
 EXIT_FAILED = 1
 _MOVES = {
@@ -26,16 +27,17 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
-        configure_logging(settings)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_command(options, settings))
+        with logging_to_stdout(settings) as output, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_command(options, settings, output))
     except CannotStart as error:
         return _refuse(*error.faults)
     except KeyboardInterrupt:
         return EXIT_FAILED
 
 
-async def _command(options: argparse.Namespace, settings: Settings) -> int:  # noqa: PLR0911 - a table
+async def _command(  # noqa: PLR0911 - a table
+    options: argparse.Namespace, settings: Settings, output: LogWriter
+) -> int:
     match options.command:
         case "migrate":
             from server.migrate import run_migrate  # noqa: PLC0415 - what serving does not need is not loaded
@@ -72,9 +74,9 @@ async def _command(options: argparse.Namespace, settings: Settings) -> int:  # n
         case _ if settings.workers > 1:
             from server.workers import serve_with_workers  # noqa: PLC0415 - as above
 
-            return await serve_with_workers(settings)
+            return await serve_with_workers(settings, output)
         case _:
-            return await serve(settings)
+            return await serve(settings, output)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,8 +20,11 @@ from server.app import create_app
 from server.auth.supabase import NO_SERVICE_KEY_FIX, auth_host
 from server.banner import banner
 from server.catalog import Catalog
+from server.connections import Connections
+from server.descriptors import connections_within, raise_limit, reporting_exhaustion
 from server.engine import Engine
 from server.http_server import Runner
+from server.log_writer import LogWriter
 from server.model_request import InstanceId
 from server.predecessor import InstanceFile
 from server.refusal import CannotStart
@@ -49,8 +52,11 @@ _EPHEMERAL_FIX = (
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database."""
+async def serve(settings: Settings, output: LogWriter) -> int:
+    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database.
+
+    The banner goes to `output`, as the log does: a print would wait for whatever reads stdout.
+    """
     require_safe_aiohttp()
     signals = StopSignals()
     with contextlib.closing(listen(settings)) as listener:
@@ -58,7 +64,7 @@ async def serve(settings: Settings) -> int:
         log_choices(settings)
 
         def announce() -> None:
-            print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
+            output.write(banner(settings, Catalog(settings), port=port) + "\n")
 
         async with open_unless_stopped(settings, signals) as url:
             if url is None:
@@ -76,10 +82,14 @@ async def serve_database(
     number: int = 0,
 ) -> int:
     """One instance on a database that is there, from open socket to last flush; `number` tells workers apart."""
-    with _instance(settings, number) as (instance_id, predecessors):
+    with contextlib.ExitStack() as stack:
+        instance_id, predecessors = stack.enter_context(_instance(settings, number))
         app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessors=predecessors)
         engine = app[keys.ENGINE]
-        runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S)
+        limit = connections_within(raise_limit(), upstream=settings.concurrency)
+        places = Connections(limit, proxies=settings.proxy_networks)
+        runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S, places=places)
+        stack.enter_context(reporting_exhaustion())
         await runner.setup()
         try:
             await web.SockSite(runner, listener, backlog=LISTEN_QUEUE).start()

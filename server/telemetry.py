@@ -1,14 +1,16 @@
 """Structured logs: one line for each HTTP request and each change of state, with ids, without prompts or secrets."""
 
+import contextlib
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Iterator, MutableMapping
+from typing import Any, TextIO, cast
 
 import structlog
 
 from server.encoding import dumps
+from server.log_writer import LogWriter
 from server.settings import LogFormat, Settings
 
 _SECRETS = re.compile(
@@ -31,8 +33,12 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
     return event
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send everything, libraries' own messages included, to stdout in one format. Called once, by the command line."""
+@contextlib.contextmanager
+def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
+    """Send everything, libraries' own messages included, to stdout in one format; used once, by the command line.
+
+    No log call waits for stdout. At the end of the block what is left is written, within `CLOSE_TIMEOUT_S`.
+    """
     log_format = settings.log_format or (LogFormat.CONSOLE if sys.stdout.isatty() else LogFormat.JSON)
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -45,14 +51,28 @@ def configure_logging(settings: Settings) -> None:
         renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: dumps(event).decode())
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+
+    def describe_drop(count: int) -> str:
+        event: Any = {"event": "log_lines_dropped", "count": count}
+        for processor in (*shared, renderer):
+            event = processor(None, "warning", event)
+        return f"{event}\n"
+
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    with contextlib.closing(LogWriter(sys.stdout.fileno(), describe_drop=describe_drop)) as output:
+        _configure(output, [*shared, renderer], level)
+        yield output
+
+
+def _configure(output: LogWriter, processors: list[Any], level: int) -> None:
+    *shared, renderer = processors
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", output)),  # it uses write and flush alone
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],

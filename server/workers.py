@@ -13,6 +13,7 @@ import structlog
 
 from server.banner import banner
 from server.catalog import Catalog
+from server.log_writer import LogWriter
 from server.serve import (
     EXIT_CANNOT_WORK,
     StopSignals,
@@ -103,7 +104,7 @@ class Workers:
             _send(child, sign)
 
 
-async def serve_with_workers(settings: Settings) -> int:
+async def serve_with_workers(settings: Settings, output: LogWriter) -> int:
     """Serve from several processes; returns 0 only if each of them ended well, 2 if one cannot work as configured."""
     require_safe_aiohttp()
     signals = StopSignals()
@@ -113,17 +114,17 @@ async def serve_with_workers(settings: Settings) -> int:
         async with open_unless_stopped(settings, signals) as url:
             if url is None:
                 return 0
-            return await _run(Workers(settings, url, port=port), settings, signals, port=port)
+            return await _run(Workers(settings, url, port=port), settings, signals, output, port=port)
 
 
-async def _run(workers: Workers, settings: Settings, signals: StopSignals, *, port: int) -> int:
+async def _run(workers: Workers, settings: Settings, signals: StopSignals, output: LogWriter, *, port: int) -> int:
     keepers = {asyncio.create_task(workers.keep(number), name=f"worker-{number}") for number in range(settings.workers)}
     stopping = asyncio.create_task(signals.wait(), name="stop-signal")
     ready = asyncio.create_task(workers.wait_ready(), name="workers-ready")
     try:
         await asyncio.wait({ready, stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            print(banner(settings, Catalog(settings), port=port), flush=True)  # noqa: T201 - for a person
+            output.write(banner(settings, Catalog(settings), port=port) + "\n")
         await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
         is_failed = not stopping.done()
     finally:

@@ -8,8 +8,10 @@ from uuid import UUID
 import orjson
 import pytest
 
-from server import http_server, keys
+from server import keys
+from server.connections import Connections
 from server.errors import Unavailable
+from server.http_server import Runner
 from server.model_request import UserId
 from tests.acceptance.conftest import PASSWORD, Api, Start
 
@@ -175,18 +177,58 @@ async def test_while_the_backlog_is_full_who_was_refused_is_refused_without_a_lo
     assert (again.status, again.json["id"]) == (202, first.json["id"])
 
 
-async def test_one_connection_too_many_is_told_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert api.client.port is not None
-    port = api.client.port
-    async with AsyncExitStack() as stack:
-        monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
-        streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
-        for _, writer in streams:
-            stack.callback(writer.close)
-        reader, _ = streams[-1]
+def _places(api: Api, limit: int) -> Connections:
+    """Those of the server, of which so many are left for ordinary connections; the test's own client has one."""
+    runner = api.client.server.runner
+    assert isinstance(runner, Runner)
+    runner.places._limit = limit
+    return runner.places
+
+
+async def _answer_to(api: Api, path: str) -> tuple[bytes, bytes]:
+    """Head and body of what a new connection is told, to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, body
+
+
+async def test_one_connection_too_many_is_told_to_come_back_and_health_checks_are_answered(api: Api) -> None:
+    request = await api.create_async(model="offline/slow-2s")
+    places = _places(api, 3)
+    async with asyncio.TaskGroup() as group:
+        path = f"/api/requests/{request.json['id']}"
+        waiters = [group.create_task(api.get(path, params={"wait": "60"})) for _ in range(3)]
         async with asyncio.timeout(10):
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert b"\r\nRetry-After: 2" in head
-    assert orjson.loads(body)["code"] == "SERVER_ERROR"
+            while len(api.app[keys.SWITCHBOARD]) < 3:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        head, body = await _answer_to(api, "/api/requests")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 2" in head
+        assert b"\r\nConnection: close" in head
+        assert orjson.loads(body)["code"] == "SERVER_ERROR"
+        for path in ("/health", "/health/live", "/health/ready"):
+            head, _ = await _answer_to(api, path)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nConnection: close" in head
+    assert {waiter.result().json["status"] for waiter in waiters} == {"completed"}
+    assert len(places) == 3
     assert (await api.get("/health/live")).status == 200  # whoever was connected still is
+
+
+async def test_one_connection_too_many_takes_the_place_of_an_idle_one(api: Api) -> None:
+    assert api.client.port is not None
+    _places(api, 3)
+    async with AsyncExitStack() as stack:
+        streams = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+            stack.callback(writer.close)
+            writer.write(b"GET /api/requests HTTP/1.1\r\n")  # its head never ends
+            streams.append(reader)
+        async with asyncio.timeout(10):
+            assert await streams[0].read() == b""
+        assert (await api.get("/health/live")).status == 200

@@ -146,12 +146,12 @@ class ServerProcess:
         return list(body)
 
 
-def until(condition: Any, *, timeout_s: float = 20.0) -> None:
+def until(condition: Any, *, timeout_s: float = 20.0, step_s: float = 0.05) -> None:
     """Poll another process until something holds; there is no event to await across processes."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.05)
+        time.sleep(step_s)
 
 
 @contextlib.contextmanager

@@ -118,6 +118,8 @@ class Objects:
             raise
         except UploadStopped as error:
             raise Unavailable("The server is stopping; try again.", retry_after_s=AWAY_RETRY_S) from error
+        finally:
+            del upload  # its error holds this frame, and would be held by it
         return source.size
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> OpenObject:
@@ -223,17 +225,20 @@ class Objects:
         is_bucket = isinstance(store, S3Store)
         attributes: Any = {"Content-Type": content_type_of(key)} if is_bucket else None
         part_bytes = PART_BYTES if is_bucket else WRITE_BYTES
-        whole = await source.read_ahead(part_bytes)
-        with self._explained(source):
-            await store.put_async(
-                key,
-                source if whole is None else whole,
-                attributes=attributes,
-                use_multipart=whole is None,
-                chunk_size=part_bytes,
-                max_concurrency=PARTS_AT_ONCE,
-            )
-            await asyncio.to_thread(self.place.settle, key)
+        try:
+            whole = await source.read_ahead(part_bytes)
+            with self._explained(source):
+                await store.put_async(
+                    key,
+                    source if whole is None else whole,
+                    attributes=attributes,
+                    use_multipart=whole is None,
+                    chunk_size=part_bytes,
+                    max_concurrency=PARTS_AT_ONCE,
+                )
+                await asyncio.to_thread(self.place.settle, key)
+        finally:
+            source.failure = None  # it holds this frame, which holds the source
 
     async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         with self._explained():
