@@ -5,7 +5,7 @@ import sys
 
 gc.disable()  # loading makes 100,000 objects that all stay: looking through them again and again is a tenth of a start
 
-from server.command_line import run  # noqa: E402 - after the line above, which is for it
+from server.commands.command_line import run  # noqa: E402 - after the line above, which is for it
 
 
 def main() -> None:

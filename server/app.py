@@ -5,30 +5,30 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from server import keys
-from server.admission import Admission
 from server.auth.embedded import agree_on_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
-from server.boot import database_of, listening_database, prepare_database
 from server.catalog import Catalog
 from server.engine import Engine
-from server.entrance import Entrance
-from server.files.finding import FileFinder
 from server.files.inputs import InputFiles
+from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
-from server.history import History
+from server.http import keys
+from server.http.large_responses import send_large
+from server.http.middlewares import MIDDLEWARES
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
-from server.large_answers import send_large
 from server.lifecycle import Lifecycle
-from server.limits import RateLimiter
-from server.middlewares import MIDDLEWARES
+from server.limits.concurrency import Entrance
+from server.limits.memory import Room
+from server.limits.rates import RateLimiter
 from server.model_request import InstanceId
-from server.room import Room
+from server.requests.admission import Admission
+from server.requests.history import History
 from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
+from server.storage.prepare import database_of, listening_database, prepare_database
 from server.storage.queries import load_queries, sql_directory
 from server.storage.reader import Reader
 

@@ -16,7 +16,6 @@ from server.actors.hints import Hints
 from server.actors.journal import Journal
 from server.actors.listener import Listener
 from server.actors.notifier import Notifier
-from server.actors.reaper import Reaper
 from server.actors.relay import Relay
 from server.actors.relay_table import RelayTable
 from server.actors.supervisor import Actor, Supervisor
@@ -24,14 +23,14 @@ from server.actors.sweeper import Sweeper
 from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
-from server.errors import Unavailable
+from server.errors import CannotStart, Unavailable
+from server.files.collector import Reaper
 from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
-from server.refusal import CannotStart
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, Line, explain_refusal
 from server.storage.faults import Fault, classify

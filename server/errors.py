@@ -19,6 +19,8 @@
     ├── ServerFault          500 SERVER_ERROR       a bug of ours
     └── Unavailable          503 SERVER_ERROR       with Retry-After; try again
 
+    CannotStart              why a server does not start, for its operator
+
 `error` (the title) is fixed per class, `detail` is written for the caller. The middleware in `middlewares.py` is the
 only place that turns a `Problem` into a response.
 """
@@ -186,3 +188,14 @@ class Unavailable(_Delayed):
     status = 503
     code = Code.SERVER_ERROR
     title = "Temporarily unavailable"
+
+
+class CannotStart(Exception):
+    """What is configured cannot work, and waiting will not help.
+
+    Each fault is a line with its remedy, and holds no secret.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.errors import CannotStart
 from server.pooling import Pooling
-from server.refusal import CannotStart
 
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32

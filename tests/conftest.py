@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.storage.postgres_binaries import Binaries
+from server.storage.embedded.binaries import Binaries
 from tests import skips, tools
 from tests.pgbouncer import PgBouncer, running_pgbouncer
 from tests.postgres import Cluster, running_cluster

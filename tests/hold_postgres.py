@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvloop
 
-from server.storage.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from server.storage.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
 
 
 async def _hold(data_dir: Path) -> None:

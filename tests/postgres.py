@@ -21,9 +21,9 @@ from urllib.parse import quote
 import asyncpg
 
 from server.storage.database import Database
+from server.storage.embedded.account import choose_account
+from server.storage.embedded.binaries import Binaries
 from server.storage.migrations import load_migrations, migrate
-from server.storage.postgres_account import choose_account
-from server.storage.postgres_binaries import Binaries
 from server.storage.queries import load_queries, sql_directory
 
 _TIMEOUT_S = 20

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from server.storage.postgres_binaries import Binaries
+from server.storage.embedded.binaries import Binaries
 from tests.postgres import Cluster, running_cluster
 
 _FAKES = Path(__file__).parent / "fakes"

@@ -1,11 +1,17 @@
-"""A file that is in the store, as its row tells of it."""
+"""A file that is in the store, as its row tells of it, and how those that a user may see are found."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 
+from server.errors import NotFound
+from server.model_request import RequestId, UserId
 from server.storage.objects import ObjectKey, key_of
+from server.storage.reader import Reader
+
+NO_UPLOAD = "There is no file of yours with this id."
+NO_OUTPUT = "There is no such file of a completed model request of yours."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +30,24 @@ class StoredFile:
 
 def stored_file_of(row: asyncpg.Record) -> StoredFile:
     return StoredFile(row["id"], row["user_id"], row["content_type"], row["size"])
+
+
+class FileFinder:
+    """Whose a file is, is asked in the statement itself."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def upload(self, user_id: UserId, file_id: UUID) -> StoredFile:
+        """Raises `NotFound` for what is not there, or not theirs."""
+        row = await self._reader.fetch_row("find_upload", file_id, user_id)
+        if row is None:
+            raise NotFound(NO_UPLOAD)
+        return stored_file_of(row)
+
+    async def output(self, user_id: UserId, request_id: RequestId, number: int) -> StoredFile:
+        """File `number` of the run that completed this request. Raises `NotFound`."""
+        row = await self._reader.fetch_row("find_output", request_id, user_id, number)
+        if row is None:
+            raise NotFound(NO_OUTPUT)
+        return stored_file_of(row)

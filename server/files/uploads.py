@@ -8,7 +8,6 @@ from uuid import UUID
 import structlog
 
 from server.actors.heartbeat import Lease
-from server.actors.reaper import Reaper
 from server.errors import (
     BadSyntax,
     BodyTooLarge,
@@ -19,8 +18,9 @@ from server.errors import (
     Unauthenticated,
     Unavailable,
 )
-from server.files.finding import NO_UPLOAD
+from server.files.collector import Reaper
 from server.files.sniffing import HEAD_BYTES, judge
+from server.files.stored import NO_UPLOAD
 from server.model_request import UserId, mint_id
 from server.storage.objects import ObjectKey, Objects, key_of
 from server.storage.reader import Reader

@@ -33,7 +33,7 @@ from server.inference.protocol import (
 from server.inference.questions import Reply, ask
 from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudget, RetryPlan
 from server.inference.transport import Transport, explain
-from server.limits import RateLimiter
+from server.limits.rates import RateLimiter
 
 GAP_S = 60.0
 """Between two chunks of an answer that has begun; the first may take the whole time of a try."""

@@ -11,7 +11,7 @@ from aiohttp import hdrs, http_exceptions
 from server import __version__
 from server.inference.body import SLICE_BYTES, PartsBody
 from server.inference.protocol import UpstreamError, WireRequest
-from server.public_addresses import AddressInfo, NotPublic, open_public_socket
+from server.inference.public_addresses import AddressInfo, NotPublic, open_public_socket
 
 CONNECT_S = 5.0
 RESOLVE_AND_CONNECT_S = 10.0

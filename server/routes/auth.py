@@ -4,16 +4,16 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from server import keys
 from server.actors.workload import StopReason
 from server.auth.accounts import Caller, Session, SignedUp, User
 from server.auth.forms import Credentials, Recovery, Refresh, SignIn, SupabaseCredentials
 from server.auth.tokens import bearer_token
-from server.bodies import read_json
-from server.limits import true_address
-from server.middlewares import limited_by_address
+from server.http import keys
+from server.http.bodies import read_json
+from server.http.middlewares import limited_by_address
+from server.http.responses import json_response
+from server.limits.rates import true_address
 from server.model_request import RequestId, UserId
-from server.responses import json_response
 from server.schemas import parse
 from server.storage.reader import Reader
 

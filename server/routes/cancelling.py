@@ -5,12 +5,12 @@ import time
 import structlog
 from aiohttp import hdrs, web
 
-from server import keys
 from server.actors.watches import View, Watch
 from server.errors import Conflict, NotFound
+from server.http import keys
+from server.http.parameters import read_id
+from server.http.responses import raw_json_response
 from server.model_request import InstanceId, RequestId, Status
-from server.responses import raw_json_response
-from server.routes.parameters import read_id
 from server.routes.views import current, etag, location_of
 
 CANCEL_WAIT_S = 5.0

@@ -7,8 +7,8 @@ from importlib import resources
 from aiohttp import hdrs, web
 
 from server import __version__
-from server.middlewares import Handler, always_up
-from server.responses import json_response
+from server.http.middlewares import Handler, always_up
+from server.http.responses import json_response
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob:; media-src blob:; "

@@ -5,15 +5,15 @@ from typing import Any
 
 from aiohttp import web
 
-from server import keys
-from server.admission import Admitted, Draft, fingerprint_of
-from server.bodies import read_json
 from server.catalog import read_create
 from server.errors import Problem, RateLimited, Unavailable
 from server.files.inputs import InputFiles
+from server.http import keys
+from server.http.bodies import read_json
+from server.http.parameters import read_idempotency_key
+from server.http.preferences import Waiting
 from server.model_request import UserId, mint_id
-from server.preferences import Waiting
-from server.routes.parameters import read_idempotency_key
+from server.requests.admission import Admitted, Draft, fingerprint_of
 from server.schemas import MAX_BODY_BYTES
 
 

@@ -5,7 +5,7 @@ import functools
 from aiohttp import web
 
 from server.encoding import dumps
-from server.middlewares import always_up
+from server.http.middlewares import always_up
 from server.openapi import build_document
 from server.routes.console import Page, make_page, read_page, respond, serve
 

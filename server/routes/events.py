@@ -6,16 +6,16 @@ from typing import Any
 
 from aiohttp import web
 
-from server import keys
 from server.actors.feeds import Change, Feed, change_of, recent_id
 from server.actors.watches import Follower, View
 from server.encoding import dumps
 from server.errors import FieldError
-from server.routes.leaving import may_be_left, while_connected
-from server.routes.parameters import read_id, single
+from server.http import keys
+from server.http.disconnects import may_be_left, while_connected
+from server.http.parameters import read_id, single
+from server.http.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
+from server.requests.stream import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.schemas import invalid
-from server.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
-from server.streams import HEARTBEAT_S, UNKNOWN, Cursor, RequestStream, parse_cursor
 from server.transcript import Transcript
 
 _NO_CONTENT = 204

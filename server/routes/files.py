@@ -4,15 +4,15 @@ import re
 
 from aiohttp import hdrs, web
 
-from server import keys
 from server.errors import NotFound, RateLimited, Unavailable
-from server.files.bodies import open_body
-from server.files.finding import NO_OUTPUT, NO_UPLOAD
-from server.middlewares import refused_under_overload
+from server.files.stored import NO_OUTPUT, NO_UPLOAD
+from server.http import keys
+from server.http.file_responses import answer_file
+from server.http.middlewares import refused_under_overload
+from server.http.parameters import read_uuid
+from server.http.responses import json_response
+from server.http.uploads import open_body
 from server.model_request import RequestId
-from server.responses import json_response
-from server.routes.file_answers import answer_file
-from server.routes.parameters import read_uuid
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0

@@ -10,14 +10,15 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
-from server import __version__, keys
+from server import __version__
 from server.auth.gotrue.refusals import API_VERSION, GoTrueRefusal, word
 from server.auth.principal import Principal
 from server.auth.tokens import bearer_token
-from server.bodies import read_json
 from server.errors import RateLimited, Unauthenticated
-from server.middlewares import limited_by_address, public
-from server.responses import json_response
+from server.http import keys
+from server.http.bodies import read_json
+from server.http.middlewares import limited_by_address, public
+from server.http.responses import json_response
 
 MAX_BODY_BYTES = 16 * 1024
 _KEY = "sb_"

@@ -4,10 +4,11 @@ from typing import Any
 
 from aiohttp import web
 
-from server import __version__, keys
+from server import __version__
+from server.http import keys
+from server.http.middlewares import always_up
+from server.http.responses import json_response
 from server.lifecycle import Phase
-from server.middlewares import always_up
-from server.responses import json_response
 
 
 def add_routes(app: web.Application) -> None:

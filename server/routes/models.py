@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
-from server import keys
 from server.catalog import Catalog
 from server.encoding import dumps
+from server.http import keys
+from server.http.responses import raw_json_response
 from server.inference.events import Listing
-from server.responses import raw_json_response
 
 
 def add_routes(app: web.Application) -> None:

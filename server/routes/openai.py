@@ -14,13 +14,17 @@ import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from server import keys
 from server.actors.watches import Interest, View, Watch
-from server.admission import Draft
-from server.bodies import read_json
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
+from server.http import keys
+from server.http.bodies import read_json
+from server.http.disconnects import LEFT, ClientLeft, while_connected
+from server.http.middlewares import refused_under_overload
+from server.http.parameters import read_idempotency_key
+from server.http.preferences import Waiting
+from server.http.responses import json_response
+from server.http.sse import EventStream
 from server.inference.events import Task
-from server.middlewares import refused_under_overload
 from server.model_request import RequestId, Status
 from server.openai.ask import Ask
 from server.openai.chat import ChatAsk, completion, read_chat
@@ -28,17 +32,13 @@ from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list
 from server.openai.outcome import RETRY_AFTER_S, problem_of
-from server.preferences import Waiting
-from server.responses import json_response
+from server.requests.admission import Draft
+from server.requests.stream import RequestStream
 from server.routes.cancelling import end
 from server.routes.creating import admit, make_draft, require_chance
 from server.routes.events import open_stream
-from server.routes.leaving import LEFT, ClientLeft, while_connected
-from server.routes.parameters import read_idempotency_key
 from server.routes.views import current
 from server.schemas import MAX_BODY_BYTES
-from server.sse import EventStream
-from server.streams import RequestStream
 
 HOLD_S = 10.0
 """A stream that has nothing to say for so long begins all the same: then a failure is no HTTP status any more."""

@@ -5,19 +5,19 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
-from server import keys
 from server.actors.watches import View, Watch
-from server.admission import Draft
 from server.errors import Unavailable
-from server.middlewares import refused_under_overload
+from server.http import keys
+from server.http.disconnects import may_be_left, wait_for
+from server.http.middlewares import refused_under_overload
+from server.http.parameters import accepts_events, read_filters, read_id, single
+from server.http.preferences import Waiting, read_preferences, read_wait_parameter
+from server.http.responses import raw_json_response
 from server.model_request import RequestId
-from server.preferences import Waiting, read_preferences, read_wait_parameter
-from server.responses import raw_json_response
+from server.requests.admission import Draft
 from server.routes.cancelling import delete
 from server.routes.creating import admit, read_draft, require_chance
 from server.routes.events import send_request
-from server.routes.leaving import may_be_left, wait_for
-from server.routes.parameters import accepts_events, read_filters, read_id, single
 from server.routes.views import current, etag, location_of
 
 

@@ -2,9 +2,9 @@
 
 from aiohttp import web
 
-from server import keys
 from server.actors.watches import View
 from server.errors import NotFound
+from server.http import keys
 from server.model_request import RequestId
 
 

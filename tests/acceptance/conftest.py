@@ -13,10 +13,10 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import BaseTestServer, TestClient
 from pytest_aiohttp import AiohttpClient
 
-from server import keys
 from server.app import create_app
 from server.engine import Engine
-from server.http_server import Runner
+from server.http import keys
+from server.http.server import Runner
 from server.settings import Settings
 from tests.fakes.event_source import EventSource
 

@@ -15,8 +15,8 @@ from aiohttp.test_utils import TestClient
 from multidict import CIMultiDict
 from structlog.testing import capture_logs
 
-from server import bodies, keys
 from server.app import create_app
+from server.http import bodies, keys
 from server.settings import Settings
 from tests.acceptance.bad_input.bodies import DEPTH, ENCODING, NUL_AND_SURROGATES, SIZE, SYNTAX_CASES
 from tests.acceptance.bad_input.case import CANARY, TOKEN, Case, create, fetch, text2text

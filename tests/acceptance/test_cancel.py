@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from server import keys
 from server.actors.generator import Generator
 from server.actors.journal import Journal
 from server.actors.workload import Running
 from server.engine import Engine
+from server.http import keys
 from server.model_request import RequestId
 from server.routes import cancelling
 from tests.acceptance.conftest import Api, Reply, Start, created, events_of

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server import keys
+from server.http import keys
 from tests.acceptance.conftest import Api, Reply, Start
 from tests.fakes.edge import Platform, serve_platform
 from tests.fakes.gotrue import ANON, SECRET, SERVICE

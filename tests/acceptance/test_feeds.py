@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from server import keys
 from server.actors import feeds
+from server.http import keys
+from server.requests.stream import HEARTBEAT_S
 from server.routes import events
-from server.streams import HEARTBEAT_S
 from tests.acceptance.conftest import Api, Start, events_of
 from tests.fakes.event_source import EventSource, Told
 

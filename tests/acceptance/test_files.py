@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from server import keys
 from server.errors import Unavailable
+from server.http import keys
 from server.inference.events import FileChunk
 from server.model_request import InstanceId, RequestId, UserId
 from server.storage.objects import create_objects

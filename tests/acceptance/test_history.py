@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from server.history import MAX_PAGE_BYTES
+from server.requests.history import MAX_PAGE_BYTES
 from tests.acceptance.conftest import Api, Reply
 
 

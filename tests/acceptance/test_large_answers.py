@@ -9,10 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from server import keys, large_answers
-from server.history import MAX_PAGE_BYTES
+from server.http import keys
+from server.http import large_responses as large_answers
+from server.limits.memory import Room
 from server.model_request import UserId
-from server.room import Room
+from server.requests.history import MAX_PAGE_BYTES
 from tests.acceptance.conftest import Api
 
 LARGE = "x" * 190_000

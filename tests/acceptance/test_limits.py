@@ -8,10 +8,10 @@ from uuid import UUID
 import orjson
 import pytest
 
-from server import keys
-from server.connections import Connections
 from server.errors import Unavailable
-from server.http_server import Runner
+from server.http import keys
+from server.http.connections import Connections
+from server.http.server import Runner
 from server.model_request import UserId
 from tests.acceptance.conftest import PASSWORD, Api, Start
 

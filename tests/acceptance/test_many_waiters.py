@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server import keys
+from server.http import keys
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.huggingface import chat_answer
 

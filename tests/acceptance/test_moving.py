@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server import keys
+from server.commands.moving.exporter import run_export
+from server.commands.moving.importer import Import, run_import
+from server.errors import CannotStart
+from server.http import keys
 from server.model_request import RequestId, UserId
-from server.moving.exporter import run_export
-from server.moving.importer import Import, run_import
-from server.refusal import CannotStart
 from server.settings import Settings
 from server.storage.objects import ObjectKey, create_objects
 from tests.acceptance.conftest import PASSWORD, Api, Start, settings_for

@@ -11,9 +11,9 @@ from uuid import UUID
 import pytest
 from aiohttp import ClientResponse
 
-from server import keys
 from server.actors.journal import Journal
 from server.actors.watches import View
+from server.http import keys
 from server.model_request import RequestId, Status
 from server.routes import openai
 from tests.acceptance.conftest import Api, Reply, Start

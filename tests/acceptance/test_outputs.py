@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from server import keys
 from server.actors.journal import Journal
+from server.http import keys
 from tests.acceptance.conftest import Api, Reply, Start, events_of
 from tests.acceptance.test_cancel import cancel, online_settings
 from tests.acceptance.test_files import fetch, stored, until_nothing_is_stored

@@ -9,8 +9,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
-from server import keys
 from server.app import create_app
+from server.http import keys
 from tests.acceptance.conftest import Api, ServerUnderTest, settings_for
 from tests.pgbouncer import PgBouncer, running_pgbouncer
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from server import keys
 from server.actors import heartbeat, relay, switchboard
 from server.actors.hints import EVERYONE, channel_of
+from server.http import keys
 from server.routes import cancelling
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined

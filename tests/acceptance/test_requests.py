@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from server import keys
 from server.errors import Unavailable
+from server.http import keys
 from server.model_request import UserId, mint_id
 from server.routes import auth
 from server.schemas import MAX_BODY_BYTES

@@ -9,11 +9,12 @@ import asyncpg
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from server import keys, sse, streams
 from server.actors import feeds, switchboard
 from server.actors.entries import FinalRow, Recorded
 from server.actors.journal import Journal
 from server.actors.watches import Follower
+from server.http import keys, sse
+from server.requests import stream as streams
 from server.routes import events as event_routes
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined

@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 from aiohttp import hdrs
 
-from server import keys
 from server.actors.workload import StopReason
+from server.http import keys
 from server.lifecycle import Phase
 from server.model_request import RequestId
 from tests.acceptance.conftest import Api, Reply, Start

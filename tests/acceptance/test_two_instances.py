@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from server import keys
 from server.actors.heartbeat import LEASE_TTL_S, Lease
+from server.http import keys
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.huggingface import FakeHuggingFace, chat_answer
 

@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from server import keys
-from server.admission import Admission, Admitted, Draft
 from server.errors import Unavailable
+from server.http import keys
+from server.requests.admission import Admission, Admitted, Draft
 from server.storage.objects import create_objects
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.media import PNG, SAMPLES, WAV

@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 import asyncpg
 
-from server.storage.postgres_account import Account, choose_account
-from server.storage.postgres_binaries import Binaries
-from server.storage.postgres_process import processes_on
+from server.storage.embedded.account import Account, choose_account
+from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.process import processes_on
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
 _TIMEOUT_S = 30.0

@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 from asyncpg.types import ServerVersion
 
-from server.boot import require_usable
-from server.refusal import CannotStart
+from server.errors import CannotStart
 from server.settings import Settings
+from server.storage.prepare import require_usable
 from tests.fakes.huggingface import FakeHuggingFace, error_answer
 from tests.faults.processes import PROJECT, server_process
 from tests.pgbouncer import running_pgbouncer

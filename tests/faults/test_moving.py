@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.moving.archive import ArchiveWriter
+from server.commands.moving.archive import ArchiveWriter
 from tests import tools
 from tests.faults.processes import PASSWORD, PROJECT, ServerProcess, server_process, until
 from tests.postgres import Cluster, run

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from server.actors.heartbeat import Lease
-from server.actors.reaper import Reaper
+from server.files.collector import Reaper
 from server.files.inputs import InputFiles
 from server.files.request_files import StoredFiles
 from server.files.uploads import Uploads

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from server.moving.archive import MAX_PAGE_BYTES, VERSION, ArchiveReader, ArchiveWriter
-from server.refusal import CannotStart
+from server.commands.moving.archive import MAX_PAGE_BYTES, VERSION, ArchiveReader, ArchiveWriter
+from server.errors import CannotStart
 
 MANIFEST = {
     "format": "ai-sdk-server",

@@ -19,10 +19,11 @@ import asyncpg
 import psutil
 import pytest
 
-from server.storage import postgres_account, postgres_binaries
-from server.storage.embedded_postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
-from server.storage.postgres_account import choose_account
-from server.storage.postgres_process import processes_on
+from server.storage.embedded import account as postgres_account
+from server.storage.embedded import binaries as postgres_binaries
+from server.storage.embedded.account import choose_account
+from server.storage.embedded.postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
+from server.storage.embedded.process import processes_on
 from tests import tools
 from tests.postgres import run
 

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server.actors import reaper
 from server.errors import Conflict, NotFound, Unavailable
+from server.files import collector as reaper
 from server.inference.events import FileChunk
 from server.model_request import InstanceId
 from server.storage.objects import ObjectKey

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from server.bodies import MAX_DEPTH, MAX_MEMBERS, parse_json
 from server.errors import BadSyntax, Invalid
+from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, parse_json
 
 
 def _lists(depth: int) -> bytes:

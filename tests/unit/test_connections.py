@@ -9,8 +9,8 @@ from ipaddress import ip_network
 import pytest
 from structlog.testing import capture_logs
 
-from server import connections as connections_module
-from server.connections import Connections, Place, RareReport
+from server.http import connections as connections_module
+from server.http.connections import Connections, Place, RareReport
 
 
 @dataclass(eq=False)

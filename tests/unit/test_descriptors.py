@@ -6,9 +6,9 @@ import errno
 import pytest
 from structlog.testing import capture_logs
 
-from server import connections
-from server.connections import MAX_CONNECTIONS
-from server.descriptors import connections_within, raise_limit, reporting_exhaustion
+from server.commands.descriptors import connections_within, raise_limit, reporting_exhaustion
+from server.http import connections
+from server.http.connections import MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from server.entrance import CALM_S, FEW, MANY, TARGET_S, Entrance
 from server.errors import Unavailable
+from server.limits.concurrency import CALM_S, FEW, MANY, TARGET_S, Entrance
 
 
 class Clock:

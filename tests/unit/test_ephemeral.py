@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from server.storage import ephemeral
-from server.storage.ephemeral import is_ephemeral
+from server.storage.embedded import ephemeral
+from server.storage.embedded.ephemeral import is_ephemeral
 
 # As in proc(5): id, parent, device, root, mount point, options, optional fields, "-", type, source, options.
 MOUNTS = """\

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from server import history
 from server.errors import Unavailable
-from server.history import Filters, History
 from server.model_request import UserId
+from server.requests import history
+from server.requests.history import Filters, History
 from server.storage.reader import Reader
 
 USER = UserId(UUID(int=1))

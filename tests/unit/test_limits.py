@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.limits import RateLimiter, Verdict, client_address, rate_limit_headers
+from server.limits.rates import RateLimiter, Verdict, client_address, rate_limit_headers
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 

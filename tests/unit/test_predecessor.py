@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from server.commands.instance_file import KEPT, InstanceFile
 from server.model_request import InstanceId
-from server.predecessor import KEPT, InstanceFile
 
 
 def _live_and_die(path: Path, instance_id: InstanceId) -> list[InstanceId]:

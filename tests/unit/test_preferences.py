@@ -1,7 +1,7 @@
 import pytest
 
 from server.errors import FieldError, Invalid
-from server.preferences import Waiting, read_preferences, read_wait_parameter
+from server.http.preferences import Waiting, read_preferences, read_wait_parameter
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from server.public_addresses import NotPublic, is_public, open_public_socket
+from server.inference.public_addresses import NotPublic, is_public, open_public_socket
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.files.ranges import Part, Unsatisfiable, read_range
+from server.http.ranges import Part, Unsatisfiable, read_range
 
 
 @pytest.mark.parametrize(

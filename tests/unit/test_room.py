@@ -5,8 +5,8 @@ from uuid import UUID
 import pytest
 
 from server.errors import RateLimited, Unavailable
+from server.limits.memory import Room
 from server.model_request import UserId
-from server.room import Room
 
 ALICE, BOB, CAROL = (UserId(UUID(int=number)) for number in range(3))
 TOO_MANY = "Too many uploads at once"

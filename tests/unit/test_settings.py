@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.refusal import CannotStart
+from server.errors import CannotStart
 from server.settings import HUGGING_FACE_ROUTER, Backend, LogFormat, Settings
 from server.storage.objects import place_of
 

@@ -7,15 +7,15 @@ from typing import Self, cast
 
 import pytest
 
-from server import streams
 from server.actors import switchboard
 from server.actors.switchboard import Switchboard
 from server.actors.watches import View
 from server.errors import NotFound, Unavailable
 from server.inference.events import Delta, Segment
 from server.model_request import RequestId, Status, mint_id
+from server.requests import stream as streams
+from server.requests.stream import Cursor, RequestStream, StreamEvent
 from server.storage.database import Line
-from server.streams import Cursor, RequestStream, StreamEvent
 from server.transcript import Transcript
 
 PENDING, RUNNING = Status.PENDING, Status.PROCESSING

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.bodies import MAX_DEPTH, MAX_MEMBERS
+from server.http.bodies import MAX_DEPTH, MAX_MEMBERS
 from server.routes.auth import MAX_BODY_BYTES as MAX_FORM_BYTES
 from server.schemas import MAX_BODY_BYTES
 from tests.acceptance.bad_input.case import (

@@ -1,0 +1,111 @@
+"""The command line: serve, migrate, doctor and the rest, each to an exit code."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from server import __version__
+from server.commands.serve import EXIT_CANNOT_WORK, serve
+from server.errors import CannotStart
+from server.log_writer import LogWriter
+from server.settings import Settings
+from server.telemetry import logging_to_stdout
+
+EXIT_FAILED = 1
+_MOVES = {
+    "export": "write accounts, requests and files to an archive",
+    "import": "take in what `export` wrote, into another database",
+    "backup": "write all of the embedded database, and the files, to an archive",
+    "restore": "make an embedded database of what `backup` wrote",
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code: 0 well, 1 failed, 2 cannot work as it is configured."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
+        with logging_to_stdout(settings) as output, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_command(options, settings, output))
+    except CannotStart as error:
+        return _refuse(*error.faults)
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+
+
+async def _command(  # noqa: PLR0911 - a table
+    options: argparse.Namespace, settings: Settings, output: LogWriter
+) -> int:
+    match options.command:
+        case "migrate":
+            from server.commands.migrate import run_migrate  # noqa: PLC0415 - what serving does not need is not loaded
+
+            return await run_migrate(settings, status_only=options.status)
+        case "doctor":
+            from server.commands.doctor import run_doctor  # noqa: PLC0415 - as above
+
+            return await run_doctor(settings)
+        case "set-password":
+            from server.commands.set_password import run_set_password  # noqa: PLC0415 - as above
+
+            return await run_set_password(settings, options.email)
+        case "export":
+            from server.commands.moving.exporter import run_export  # noqa: PLC0415 - as above
+
+            return await run_export(settings, options.file)
+        case "import":
+            from server.commands.moving.importer import run_import  # noqa: PLC0415 - as above
+
+            return await run_import(settings, options.file)
+        case "backup":
+            from server.commands.moving.backups import run_backup  # noqa: PLC0415 - as above
+
+            return await run_backup(settings, options.file)
+        case "restore":
+            from server.commands.moving.backups import run_restore  # noqa: PLC0415 - as above
+
+            return await run_restore(settings, options.file)
+        case "worker":
+            from server.commands.workers import work  # noqa: PLC0415 - as above
+
+            return await work(settings, number=options.number, ready=options.ready)
+        case _ if settings.workers > 1:
+            from server.commands.workers import serve_with_workers  # noqa: PLC0415 - as above
+
+            return await serve_with_workers(settings, output)
+        case _:
+            return await serve(settings, output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ai-sdk-server", description="The server behind an AI SDK client library.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("serve", help="run the server (the default)")
+    migrate = commands.add_parser("migrate", help="bring the database to the newest schema")
+    migrate.add_argument("--status", action="store_true", help="only show what is applied and what is missing")
+    commands.add_parser("doctor", help="check settings, database and upstream, and say what to do")
+    password = commands.add_parser("set-password", help="give an account a new password, and end its sessions")
+    password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
+    for name, purpose in _MOVES.items():
+        commands.add_parser(name, help=purpose).add_argument("file", type=Path)
+    worker = commands.add_parser("worker")  # started by `serve` when WORKERS is greater than 1; not for people
+    worker.add_argument("number", type=int)
+    worker.add_argument("ready", type=int)
+    return parser
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None  # asyncio's own loop does as well, at two thirds of the speed
+    return uvloop.new_event_loop
+
+
+def _refuse(*lines: str) -> int:
+    for line in lines:
+        print(f"Cannot start: {line}", file=sys.stderr)  # noqa: T201 - for a person, before any log
+    return EXIT_CANNOT_WORK

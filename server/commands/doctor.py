@@ -1,0 +1,144 @@
+"""The command `doctor`: looks at everything the server depends on, and says what to do about what is wrong."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+
+from server.auth.supabase import check_accounts
+from server.errors import CannotStart
+from server.inference.backends import create_upstream
+from server.inference.events import Fault as UpstreamFault
+from server.pooling import remedy_for
+from server.settings import Backend, Settings
+from server.storage.database import explain_refusal
+from server.storage.embedded.binaries import EmbeddedPostgresError
+from server.storage.embedded.data_folder import DataFolderInUse
+from server.storage.embedded.ephemeral import is_ephemeral
+from server.storage.embedded.postgres import EmbeddedPostgres
+from server.storage.migrations import MigrationError, Standing, load_migrations, status
+from server.storage.objects import check_objects
+from server.storage.prepare import database_of, require_usable
+from server.storage.queries import load_queries, sql_directory
+
+_CHECK_TIMEOUT_S = 15.0
+
+
+class Exit(IntEnum):
+    """What a script can tell from the exit code; with several faults, the first of this order."""
+
+    WELL = 0
+    DATA_DIR = 3
+    DATABASE = 4
+    UPSTREAM_UNREACHABLE = 5
+    UPSTREAM_REFUSES = 6
+    ACCOUNTS = 7
+    STORAGE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `exit_code` is `WELL` for what is fine."""
+
+    subject: str
+    text: str
+    exit_code: Exit = Exit.WELL
+
+    def __str__(self) -> str:
+        mark = "ok  " if self.exit_code is Exit.WELL else "FAIL"
+        return f"{mark}  {self.subject:<9} {self.text}"
+
+
+async def run_doctor(settings: Settings) -> int:
+    """Print a line for each subject; the exit code names the first fault."""
+    findings = []
+    subjects = (_examine_data_dir, _examine_database, _examine_upstream)
+    accounts = () if settings.supabase_url is None else (_examine_accounts,)
+    storage = () if settings.storage_url is None else (_examine_storage,)
+    for examine in (*subjects, *accounts, *storage):
+        finding = await examine(settings)
+        print(finding, flush=True)  # noqa: T201 - the command's output
+        findings.append(finding)
+    return next((finding.exit_code for finding in findings if finding.exit_code), Exit.WELL)
+
+
+async def _examine_data_dir(settings: Settings) -> Finding:
+    path = settings.data_dir.absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        return Finding("data", f"{path} cannot be written: set DATA_DIR to a folder of yours.", Exit.DATA_DIR)
+    if settings.database_url is None and is_ephemeral(path):
+        return Finding(
+            "data", f"{path} is a container's own disk and will be LOST: set DATABASE_URL or mount a volume."
+        )
+    return Finding("data", f"{path} can be written.")
+
+
+async def _examine_database(settings: Settings) -> Finding:
+    if settings.database_url is not None:
+        finding = await _examine_url(settings, settings.database_url.get_secret_value(), "DATABASE_URL")
+        if finding.exit_code is not Exit.WELL or settings.listen_database_url is None:
+            return finding
+        direct = await _examine_url(settings, settings.listen_database_url.get_secret_value(), "LISTEN_DATABASE_URL")
+        return finding if direct.exit_code is Exit.WELL else direct
+    try:
+        async with EmbeddedPostgres(settings.data_dir) as postgres:
+            return await _examine_url(settings, postgres.url, "embedded Postgres")
+    except DataFolderInUse:
+        return Finding("database", "embedded Postgres: a running server has it open.")
+    except EmbeddedPostgresError as error:
+        return Finding("database", str(error), Exit.DATABASE)
+
+
+async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
+    database = database_of(settings, url)
+    try:
+        connection = await database.connect()
+    except Exception as error:  # noqa: BLE001 - whatever keeps us out is the finding
+        if advice := explain_refusal(error) or remedy_for(error):
+            return Finding("database", advice.replace("DATABASE_URL", name, 1), Exit.DATABASE)
+        advice = (
+            f"{name}: {database.place} cannot be reached ({type(error).__name__}). "
+            "Is the host right, is it running, does a firewall stand between?"
+        )
+        return Finding("database", advice, Exit.DATABASE)
+    try:
+        version = connection.get_server_version()
+        queries = load_queries(sql_directory() / "queries")
+        await require_usable(connection, settings, queries)
+        entries = await status(connection, load_migrations(sql_directory() / "migrations"), queries)
+    except CannotStart as error:
+        return Finding("database", " ".join(error.faults), Exit.DATABASE)
+    except MigrationError as error:
+        return Finding("database", error.message, Exit.DATABASE)
+    finally:
+        connection.terminate()
+    missing = sum(entry.standing is Standing.PENDING for entry in entries)
+    schema = f"{missing} migrations to apply, which serve does" if missing else "schema is the newest"
+    return Finding("database", f"{name}: Postgres {version.major}.{version.micro}, {schema}.")
+
+
+async def _examine_upstream(settings: Settings) -> Finding:
+    upstream = create_upstream(settings)
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            check = await upstream.check()
+    except TimeoutError:
+        return Finding("model", f"No answer within {_CHECK_TIMEOUT_S:g} s.", Exit.UPSTREAM_UNREACHABLE)
+    finally:
+        await upstream.close()
+    if check.is_ok:
+        where = f"{settings.hf_base_url}: " if settings.backend is Backend.HUGGINGFACE else ""
+        return Finding("model", where + check.detail)
+    unreachable = check.fault in {UpstreamFault.UNREACHABLE, UpstreamFault.UNEXPECTED}
+    return Finding("model", check.detail, Exit.UPSTREAM_UNREACHABLE if unreachable else Exit.UPSTREAM_REFUSES)
+
+
+async def _examine_accounts(settings: Settings) -> Finding:
+    found = await check_accounts(settings)
+    return Finding("accounts", found.text, Exit.WELL if found.is_ok else Exit.ACCOUNTS)
+
+
+async def _examine_storage(settings: Settings) -> Finding:
+    found = await check_objects(settings)
+    return Finding("storage", found.text, Exit.WELL if found.is_ok else Exit.STORAGE)

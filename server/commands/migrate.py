@@ -1,0 +1,45 @@
+"""The command `migrate`: brings the database to the newest schema, or shows where it stands."""
+
+from pathlib import Path
+
+from server.commands.serve import open_database
+from server.errors import CannotStart
+from server.settings import Settings
+from server.storage.database import Database, explain_refusal
+from server.storage.faults import Fault, classify
+from server.storage.migrations import Entry, MigrationError, Standing, load_migrations, status
+from server.storage.prepare import database_of, prepare_database, require_usable
+from server.storage.queries import load_queries, sql_directory
+
+
+async def run_migrate(settings: Settings, *, status_only: bool) -> int:
+    """Exit code 0: the schema is the newest (with `status_only`: nothing is missing); 1: it is not."""
+    async with open_database(settings) as url:
+        database = database_of(settings, url)
+        try:
+            entries = await _bring_forward(settings, database, sql_directory(), status_only=status_only)
+        except MigrationError as error:
+            raise CannotStart(error.message) from error
+        except Exception as error:
+            if (refusal := explain_refusal(error)) is not None:
+                raise CannotStart(refusal) from error
+            if classify(error) is not Fault.AWAY:
+                raise
+            raise CannotStart(f"The database at {database.place} cannot be reached.") from error
+    for entry in entries:
+        when = "" if entry.applied_at is None else f"{entry.applied_at:%Y-%m-%d %H:%M:%S} UTC"
+        print(f"{entry.name:<40} {entry.standing:<9} {when}".rstrip())  # noqa: T201 - the command's output
+    is_settled = all(entry.standing in {Standing.APPLIED, Standing.NEWER} for entry in entries)
+    return 0 if is_settled else 1
+
+
+async def _bring_forward(settings: Settings, database: Database, sql: Path, *, status_only: bool) -> list[Entry]:
+    queries = load_queries(sql / "queries")
+    if not status_only:
+        await prepare_database(settings, database, directory=sql / "migrations", queries=queries)
+    connection = await database.connect()
+    try:
+        await require_usable(connection, settings, queries)
+        return await status(connection, load_migrations(sql / "migrations"), queries)
+    finally:
+        connection.terminate()

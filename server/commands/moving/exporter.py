@@ -1,0 +1,98 @@
+"""The command `export`: accounts, requests, usage and files of one moment, as one archive."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from server.commands.maintenance import open_prepared
+from server.commands.moving.archive import ArchiveWriter
+from server.commands.moving.files import add_files
+from server.settings import Settings
+from server.storage.objects import Objects, create_objects
+
+_NAMES = {
+    "idempotency_keys": "idempotency keys",
+    "usage": "days of usage",
+    "file_rows": "rows of files",
+    "file_uses": "uses of files",
+}
+_PAGE_ROWS = 500
+_PAGE_BYTES = 4 * 1024 * 1024
+_FETCH_ROWS = 25
+_FETCH_TIMEOUT_S = 300.0
+
+
+async def run_export(settings: Settings, path: Path) -> int:
+    """Exit code 0: the file is complete. Works beside a running server; what comes in later is not in the file."""
+    async with open_prepared(settings) as (connection, queries):
+        objects = create_objects(settings)
+        try:
+            counts, unfinished = await _export(connection, queries, objects, settings, path)
+        finally:
+            await objects.close()
+    _report(path, counts, unfinished)
+    return 0
+
+
+async def _export(
+    connection: "asyncpg.Connection[Any]",
+    queries: Mapping[str, str],
+    objects: Objects,
+    settings: Settings,
+    path: Path,
+) -> tuple[Counter[str], asyncpg.Record]:
+    about = {"accounts": "supabase" if settings.supabase_url else "embedded"}
+    async with ArchiveWriter(path, "export", about) as archive:
+        counts = Counter[str]()
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            [unfinished] = await connection.fetch(queries["count_unfinished"])
+            for kind, query in _statements(queries).items():
+                number = counts[kind] = 0
+                async for rows in _pages(connection, query):
+                    number += 1
+                    counts[kind] += len(rows)
+                    await archive.add(f"{kind}/{number:06}.json", f"[{','.join(rows)}]".encode())
+        # After the database: a file that an exported request names was there before it.
+        counts["files"] = await add_files(archive, objects)
+    return counts, unfinished
+
+
+def _statements(queries: Mapping[str, str]) -> dict[str, str]:
+    """What is exported, in the order in which it can be imported."""
+    return {
+        "users": queries["export_users"],
+        "requests": queries["export_requests"],
+        "idempotency_keys": queries["export_idempotency_keys"],
+        "usage": queries["export_usage"],
+        "file_rows": queries["export_file_rows"],
+        "file_uses": queries["export_file_uses"],
+    }
+
+
+async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIterator[list[str]]:
+    """Rows as JSON texts, so many at a time that a page stays small."""
+    rows: list[str] = []
+    size = 0
+    cursor = connection.cursor(query, prefetch=_FETCH_ROWS, timeout=_FETCH_TIMEOUT_S)
+    async for record in cursor:
+        rows.append(record["line"])
+        size += len(record["line"])
+        if len(rows) == _PAGE_ROWS or size >= _PAGE_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _report(path: Path, counts: Mapping[str, int], unfinished: asyncpg.Record) -> None:
+    what = ", ".join(f"{count} {_NAMES.get(kind, kind)}" for kind, count in counts.items())
+    print(f"{path}: {what}.")  # noqa: T201 - the command's output
+    print("It holds prompts, answers and password hashes: keep it as you keep the database.")  # noqa: T201
+    if unfinished["instances"]:
+        print(  # noqa: T201
+            "A server works on this database: what it takes in from now on is not in the file, and "
+            f"{unfinished['requests']} requests that are not final would be run by both. For a move, stop it first."
+        )

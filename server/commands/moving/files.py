@@ -1,0 +1,18 @@
+"""Stored files on their way into an archive."""
+
+import contextlib
+
+from server.commands.moving.archive import ArchiveWriter
+from server.errors import NotFound
+from server.storage.objects import Objects
+
+
+async def add_files(archive: ArchiveWriter, objects: Objects) -> int:
+    """Every file, under `files/`; returns how many. One that is deleted meanwhile is left out."""
+    count = 0
+    async for found in objects.list_files():
+        with contextlib.suppress(NotFound):
+            opened = await objects.get(found.key)
+            await archive.add_stream(f"files/{found.key}", opened.size, opened.chunks)
+            count += 1
+    return count

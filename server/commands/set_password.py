@@ -1,0 +1,56 @@
+"""The command `set-password`: for users who forgot theirs, where no e-mail is sent."""
+
+import getpass
+import sys
+
+from server.auth.emails import normalise_email
+from server.auth.passwords import Passwords, require_acceptable
+from server.commands.maintenance import open_prepared
+from server.errors import CannotStart, Invalid
+from server.settings import Settings
+
+_MAX_LINE = 4096
+
+
+async def run_set_password(settings: Settings, email: str) -> int:
+    """Exit code 0: done, and all sessions of the account are over; 1: nothing was changed, and why is on stderr.
+
+    Works beside a running server, and without one.
+    """
+    if settings.supabase_url:
+        raise CannotStart("The accounts are in Supabase: set the password in the project's dashboard.")
+    try:
+        address = normalise_email(email)
+        password = _read_password()
+        require_acceptable(password)
+    except Invalid as problem:
+        return _fail(problem.detail)
+    passwords = Passwords()
+    try:
+        hashed = await passwords.hash(password)
+    finally:
+        passwords.close()
+    if not await _store(settings, address, hashed):
+        return _fail(f"There is no account with the address {address}.")
+    print(f"{address} has a new password; its sessions have ended.")  # noqa: T201 - the command's output
+    return 0
+
+
+async def _store(settings: Settings, address: str, hashed: str) -> bool:
+    async with open_prepared(settings) as (connection, queries):
+        return await connection.fetchrow(queries["set_password"], address, hashed) is not None
+
+
+def _read_password() -> str:
+    """Asked for twice at a terminal; one line where something is piped in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline(_MAX_LINE).rstrip("\r\n")
+    password = getpass.getpass("New password: ")
+    if getpass.getpass("Once more: ") != password:
+        raise Invalid("The two are not the same; nothing was changed.")
+    return password
+
+
+def _fail(reason: str) -> int:
+    print(reason, file=sys.stderr)  # noqa: T201 - as above
+    return 1

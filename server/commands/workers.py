@@ -1,0 +1,198 @@
+"""One machine, several processes on one port: the parent owns the database and the children, each child serves."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections import deque
+
+import structlog
+
+from server.catalog import Catalog
+from server.commands.banner import banner
+from server.commands.serve import (
+    EXIT_CANNOT_WORK,
+    StopSignals,
+    listen,
+    log_choices,
+    open_unless_stopped,
+    require_safe_aiohttp,
+    serve_database,
+)
+from server.log_writer import LogWriter
+from server.settings import Settings
+
+DATABASE_VARIABLE = "AI_SDK_SERVER_DATABASE_URL"
+"""How a child learns of the parent's embedded database: by its environment, which only its own user can read."""
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 30.0
+_STOP_GRACE_S = 20.0
+_PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger(__name__)
+
+
+class Workers:
+    """Keeps `settings.workers` children alive until told to stop."""
+
+    def __init__(self, settings: Settings, database_url: str, *, port: int) -> None:
+        self._environment = os.environ | {DATABASE_VARIABLE: database_url, "PORT": str(port)}
+        self._crashes: deque[float] = deque(maxlen=MAX_RESTARTS + 1)
+        self._children: dict[int, asyncio.subprocess.Process] = {}
+        self._is_ready = [asyncio.Event() for _ in range(settings.workers)]
+        self._is_stopping = False
+
+    async def wait_ready(self) -> None:
+        """Return once every child has said that it is ready: with a database that is away, that may take long."""
+        for is_ready in self._is_ready:
+            await is_ready.wait()
+
+    async def keep(self, number: int) -> int:
+        """Run one child, and start it anew when it dies.
+
+        Returns its exit code: when stopping, when it refused to start (it has said why), or when restarts do not help.
+        """
+        while not self._is_stopping:
+            ready = await self._spawn(number)
+            is_ready = await _read_byte(ready)
+            if is_ready:
+                self._is_ready[number].set()
+            code = await self._children[number].wait()
+            if self._is_stopping:
+                log.info("worker_ended", worker=number, code=code)
+                return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
+            if code == EXIT_CANNOT_WORK and not is_ready:
+                return code
+            log.error("worker_died", worker=number, code=code)
+            now = time.monotonic()
+            self._crashes.append(now)
+            if len(self._crashes) > MAX_RESTARTS and now - self._crashes[0] <= RESTART_WINDOW_S:
+                return code or 1
+        return 0
+
+    async def _spawn(self, number: int) -> int:
+        """Start one child; returns the end of a pipe where it says that it is ready, and which its death closes."""
+        reading, writing = os.pipe()
+        try:
+            child = self._children[number] = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "server",
+                "worker",
+                str(number),
+                str(writing),
+                env=self._environment,
+                pass_fds=(writing,),
+                start_new_session=True,  # a Ctrl-C reaches the parent alone, which passes it on once
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        if self._is_stopping:  # since it was begun; without handlers as yet, it ends by this one whatever is still sent
+            _send(child, signal.SIGTERM)
+        return reading
+
+    def stop(self, sign: signal.Signals) -> None:
+        """Pass a signal on; whoever ends from now on is not started again."""
+        self._is_stopping = True
+        for child in self._children.values():
+            _send(child, sign)
+
+
+async def serve_with_workers(settings: Settings, output: LogWriter) -> int:
+    """Serve from several processes; returns 0 only if each of them ended well, 2 if one cannot work as configured."""
+    require_safe_aiohttp()
+    signals = StopSignals()
+    with contextlib.closing(listen(settings, shared=True)) as placeholder:  # bound, it keeps the port between restarts
+        port = placeholder.getsockname()[1]
+        log_choices(settings)
+        async with open_unless_stopped(settings, signals) as url:
+            if url is None:
+                return 0
+            return await _run(Workers(settings, url, port=port), settings, signals, output, port=port)
+
+
+async def _run(workers: Workers, settings: Settings, signals: StopSignals, output: LogWriter, *, port: int) -> int:
+    keepers = {asyncio.create_task(workers.keep(number), name=f"worker-{number}") for number in range(settings.workers)}
+    stopping = asyncio.create_task(signals.wait(), name="stop-signal")
+    ready = asyncio.create_task(workers.wait_ready(), name="workers-ready")
+    try:
+        await asyncio.wait({ready, stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            output.write(banner(settings, Catalog(settings), port=port) + "\n")
+        await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        is_failed = not stopping.done()
+    finally:
+        stopping.cancel()
+        ready.cancel()
+        workers.stop(signal.SIGTERM)
+        codes = await _gather(keepers, workers, signals, timeout_s=settings.drain_s + _STOP_GRACE_S)
+    if EXIT_CANNOT_WORK in codes:
+        return EXIT_CANNOT_WORK
+    return 1 if is_failed or any(codes) else 0
+
+
+async def _gather(
+    keepers: "set[asyncio.Task[int]]", workers: Workers, signals: StopSignals, *, timeout_s: float
+) -> list[int]:
+    """The children's exit codes. A second signal is passed on; who takes too long is killed, and loses nothing."""
+    ended = asyncio.create_task(asyncio.wait(keepers), name="workers-ended")
+    hurry = asyncio.create_task(signals.second.wait(), name="hurry")
+    await asyncio.wait({ended, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if hurry.done():
+        workers.stop(signal.SIGINT)  # another SIGTERM would be lost on a child that has the first one still before it
+        await asyncio.wait({ended}, timeout=_STOP_GRACE_S)
+    hurry.cancel()
+    if not ended.done():
+        workers.stop(signal.SIGKILL)
+    await ended
+    return [keeper.result() for keeper in keepers]
+
+
+def _send(child: asyncio.subprocess.Process, sign: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(sign)
+
+
+async def _read_byte(descriptor: int) -> bool:
+    """Wait until the other end writes, or is closed by its process's end; True if it wrote. Then close this end."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    loop.add_reader(descriptor, arrived.set)
+    try:
+        await arrived.wait()
+        return bool(os.read(descriptor, 1))
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def work(settings: Settings, *, number: int, ready: int) -> int:
+    """One child: serves on the shared port, and tells the parent through the pipe `ready` that it does."""
+    die_with_parent()
+
+    def announce() -> None:
+        with contextlib.suppress(OSError):  # the parent is gone, and a signal that says so on its way
+            os.write(ready, b".")
+        os.close(ready)
+
+    with contextlib.closing(listen(settings, shared=True)) as listener:
+        return await serve_database(
+            settings,
+            os.environ[DATABASE_VARIABLE],
+            listener=listener,
+            signals=StopSignals(),
+            on_ready=announce,
+            number=number,
+        )
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent ends, however it ends (prctl(2); Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

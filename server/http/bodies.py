@@ -1,0 +1,136 @@
+"""JSON in: a body is read within limits of time and size, and refused with a clear error if anything is off."""
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import hdrs, web
+
+from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.limits.memory import Room
+from server.model_request import UserId
+
+BODY_TIMEOUT_S = 15.0
+MAX_DEPTH = 32
+MAX_MEMBERS = 10_000
+"""Members of all objects and arrays together: what one body may cost the event loop."""
+MAX_NUMBER = 2**63
+"""orjson reads larger integers as floats, silently: a number beyond this could not be kept as it was sent."""
+_MAX_PATH = 200
+
+Body = TypeVar("Body", bytes, bytearray)
+
+_JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
+
+
+async def read_json(request: web.Request, *, max_bytes: int, room: Room, user_id: UserId | None = None) -> Any:
+    """The request's JSON body.
+
+    Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
+    `BODY_TIMEOUT_S`, `RateLimited` and `Unavailable` while too many arrive, `BadSyntax` for what is not JSON, `Invalid`
+    for JSON that the database could not keep as sent.
+    """
+    _require_plain_json(request)
+    announced = request.content_length
+    if announced is not None and announced > max_bytes:
+        raise _too_large(max_bytes)
+    with room.reserve(user_id, max_bytes if announced is None else announced):
+        body = await _read(request, max_bytes)
+    return parse_json(body)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse strictly (RFC 8259): no NaN, no lone surrogates, no depth beyond `MAX_DEPTH`."""
+    if not body.strip():
+        raise BadSyntax("The request body is empty: send a JSON object.")
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadSyntax(
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    _require_storable(data)
+    return data
+
+
+def _require_plain_json(request: web.Request) -> None:
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise UnsupportedMedia("Send the body without Content-Encoding.")
+    try:
+        media, charset = request.content_type.lower(), request.charset
+    except ValueError:  # the header parser of the standard library chokes on some encoded parameters
+        media, charset = "application/json", "unreadable"
+    if not _JSON_MEDIA.fullmatch(media) or hdrs.CONTENT_TYPE not in request.headers:
+        raise UnsupportedMedia("Send JSON, with the header 'Content-Type: application/json'.")
+    if charset is not None and charset.lower() not in {"utf-8", "utf8", "us-ascii"}:
+        raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    if hdrs.EXPECT in request.headers:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # not yet the response
+    body = bytearray()
+    try:
+        if request.content.is_eof():  # it came with its headers: nothing to wait for
+            return _bounded(request.content.read_nowait(), max_bytes)
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                _bounded(body, max_bytes)
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
+    return bytes(body)
+
+
+def _bounded(body: Body, max_bytes: int) -> Body:
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
+
+
+def _require_storable(data: Any) -> None:
+    """Refuse what orjson accepts and Postgres or a later answer would not: NUL, depth, numbers out of range."""
+    members = 0
+    stack: list[tuple[Any, str, int]] = [(data, "", 1)]
+    while stack:
+        value, path, depth = stack.pop()
+        if isinstance(value, (dict, list)):
+            if depth > MAX_DEPTH:
+                raise BadSyntax(f"The body is nested more than {MAX_DEPTH} levels deep.")
+            members += len(value)
+            if members > MAX_MEMBERS:
+                raise _invalid(path, f"has too many members: a body may have {MAX_MEMBERS} in all")
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in pairs:
+                if isinstance(key, str):
+                    _require_no_nul(key, path)
+                stack.append((item, f"{path}.{key}"[-_MAX_PATH:] if path else str(key)[:_MAX_PATH], depth + 1))
+        elif isinstance(value, str):
+            _require_no_nul(value, path)
+        elif isinstance(value, (int, float)):
+            _require_exact(value, path)
+
+
+def _require_exact(number: float, path: str) -> None:
+    """-2^63 is an integer that fits; as a float it may have been any integer below it."""
+    is_exact = -MAX_NUMBER < number < MAX_NUMBER or (number == -MAX_NUMBER and isinstance(number, int))
+    if not is_exact:
+        raise _invalid(path, "must lie between -2^63 and 2^63")
+
+
+def _require_no_nul(text: str, path: str) -> None:
+    if "\0" in text:
+        raise _invalid(path, "must not contain the NUL character")
+
+
+def _invalid(path: str, message: str) -> Invalid:
+    field = path or "(body)"
+    return Invalid(f"{field}: {message}.", errors=[FieldError(field, message)])

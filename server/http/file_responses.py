@@ -1,0 +1,111 @@
+"""A stored file as an answer: whole, in part, or by its headers only; its bytes go through as the reader takes them.
+
+They always go through this server. A signed URL of the store would outlive the file's deletion, could not say `nosniff`
+or `sandbox`, needs CORS of the bucket, and is refused where a client sends its `Authorization` header along with it.
+"""
+
+import asyncio
+
+import structlog
+from aiohttp import Payload, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from server.errors import NotFound, Problem, RangeNotSatisfiable
+from server.files.stored import StoredFile
+from server.http.keys import OBJECTS
+from server.http.ranges import Part, Unsatisfiable, read_range
+from server.storage.objects import ObjectKey, OpenObject
+
+STALL_S = 60.0
+"""A reader that takes so long for a piece is gone: the store's connection is not held for it."""
+PIECE = 64 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+async def answer_file(request: web.Request, file: StoredFile, *, name: str) -> web.Response:
+    """Raises `RangeNotSatisfiable`, and what the store raises, before anything is sent."""
+    headers = _headers(file, name)
+    etag = headers[hdrs.ETAG]
+    if _names(request.headers.get(hdrs.IF_NONE_MATCH, ""), etag):
+        return web.Response(status=304, headers=headers)
+    headers[hdrs.CONTENT_TYPE] = file.content_type
+    if request.method == hdrs.METH_HEAD:
+        return web.Response(headers=headers | {hdrs.CONTENT_LENGTH: str(file.size)})
+    part = _part(request, file, etag)
+    if part is not None:
+        headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.end - 1}/{file.size}"
+    opened = await _open(request, file, part)
+    return web.Response(status=200 if part is None else 206, headers=headers, body=_FileBody(opened, file.key))
+
+
+def _headers(file: StoredFile, name: str) -> dict[str, str]:
+    """A browser shows the file and runs nothing in it; it may keep it, for its owner alone and for ever."""
+    extension = file.key.rpartition(".")[2]
+    return {
+        hdrs.ETAG: f'"{file.id}"',
+        hdrs.ACCEPT_RANGES: "bytes",
+        hdrs.CACHE_CONTROL: "private, max-age=31536000, immutable",
+        hdrs.CONTENT_DISPOSITION: f'inline; filename="{name}.{extension}"',
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "X-Content-Type-Options": "nosniff",
+        hdrs.VARY: hdrs.AUTHORIZATION,
+    }
+
+
+def _names(header: str, etag: str) -> bool:
+    """Whether a list of tags has this one in it, by weak comparison."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return etag in tags or "*" in tags
+
+
+def _part(request: web.Request, file: StoredFile, etag: str) -> Part | None:
+    """A part of another version than the one that `If-Range` names makes no sense: then all of it is sent."""
+    if request.headers.get(hdrs.IF_RANGE, etag) != etag:
+        return None
+    try:
+        return read_range(request.headers.get(hdrs.RANGE), file.size)
+    except Unsatisfiable:
+        raise RangeNotSatisfiable(
+            f"The file has {file.size} bytes: the range begins beyond its end.",
+            headers={hdrs.CONTENT_RANGE: f"bytes */{file.size}"},
+        ) from None
+
+
+async def _open(request: web.Request, file: StoredFile, part: Part | None) -> OpenObject:
+    start, end = (0, None) if part is None else part
+    objects = request.app[OBJECTS]
+    try:
+        opened = await objects.get(file.key, start=start, end=end)
+    except NotFound:  # its row is there
+        raise objects.report_elsewhere(file.key) from None
+    if opened.size != file.size:
+        log.error("file_of_another_size", key=file.key, size=opened.size, expected=file.size)
+        raise NotFound("The file is damaged.")
+    return opened
+
+
+class _FileBody(Payload):
+    """A body of known length that comes from the store. If that fails in the middle, the connection ends before it."""
+
+    def __init__(self, opened: OpenObject, key: ObjectKey) -> None:
+        super().__init__(opened)
+        self._opened = opened
+        self._key = key
+        self._size = opened.end - opened.start
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        try:
+            async for chunk in self._opened.chunks:
+                for start in range(0, len(chunk), PIECE):
+                    async with asyncio.timeout(STALL_S):
+                        await writer.write(memoryview(chunk)[start : start + PIECE])
+        except (Problem, TimeoutError) as error:
+            log.warning("file_cut_off", key=self._key, reason=type(error).__name__)
+            raise ConnectionResetError("the file could not be sent to its end") from error
+
+    async def close(self) -> None:
+        await self._opened.chunks.aclose()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - as its base has them
+        raise TypeError("a file is not text")

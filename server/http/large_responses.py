@@ -1,0 +1,70 @@
+"""Answers too large for the buffers on their way: sent in pieces, as their reader takes them, and not all at once."""
+
+import asyncio
+from contextlib import AbstractContextManager, nullcontext
+
+import structlog
+from aiohttp import Payload, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from server.http import keys
+from server.http.middlewares import Handler, dress
+
+PIECE = 64 * 1024
+"""What is written at once; aiohttp would hand the transport all of it, which keeps a copy of what the client has not
+taken."""
+STALL_S = 60.0
+"""A reader that takes so long for a piece is gone."""
+
+log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def send_large(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Send what is larger than a piece here, where it has its room. Raises `RateLimited` and `Unavailable`.
+
+    What a POST has done is not answered with a refusal: somebody would do it again. What anybody may read is the same
+    for all, and takes no more room for many.
+    """
+    response = await handler(request)
+    if not isinstance(response, web.Response) or request.method == hdrs.METH_HEAD:
+        return response
+    body = response.body
+    if not isinstance(body, bytes) or len(body) <= PIECE:
+        return response
+    room: AbstractContextManager[None] = nullcontext()
+    principal = request.get(keys.PRINCIPAL)
+    if principal is not None and request.method == hdrs.METH_GET:
+        room = request.app[keys.ANSWER_ROOM].reserve(principal.user_id, len(body))
+    with room:
+        response.body = _Pieces(body)
+        dress(request, response)
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except TimeoutError:
+            log.info("answer_stalled", path=request.path)
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            log.debug("answer_left", path=request.path)
+        finally:
+            response.body = None  # aiohttp keeps the response until the next request on its connection
+    return response
+
+
+class _Pieces(Payload):
+    """A body in memory, written piece by piece. Raises `TimeoutError` when its reader takes none."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._body = memoryview(body)
+        self._size = len(body)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for start in range(0, len(self._body), PIECE):
+            async with asyncio.timeout(STALL_S):
+                await writer.write(self._body[start : start + PIECE])
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._body).decode(encoding, errors)

@@ -1,0 +1,115 @@
+"""What stands in the address and the headers of a request, read strictly."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aiohttp import hdrs, web
+
+from server.errors import BadSyntax, FieldError, NotFound
+from server.model_request import RequestId, Status
+from server.requests.history import Filters
+from server.schemas import invalid
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
+_MAX_PAGE: Final = 1000
+
+
+def read_idempotency_key(request: web.Request) -> str | None:
+    """A structured-field string in quotes, or the bare key that most clients send."""
+    values = request.headers.getall("Idempotency-Key", [])
+    if not values:
+        return None
+    key = values[0]
+    if len(values) == 1 and len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if len(values) > 1 or not _KEY.fullmatch(key):
+        raise BadSyntax(
+            "Idempotency-Key: send it once, 1 to 255 visible ASCII characters.",
+            errors=[FieldError("Idempotency-Key", "must be one value of 1 to 255 visible ASCII characters")],
+        )
+    return key
+
+
+def accepts_events(request: web.Request) -> bool:
+    """Whether the client asks for a stream: `text/event-stream` stands in `Accept`, and is not refused there."""
+    for item in ",".join(request.headers.getall(hdrs.ACCEPT, [])).split(","):
+        media, *parameters = (part.strip().lower() for part in item.split(";"))
+        if media == "text/event-stream":
+            return not any(re.fullmatch(r"q\s*=\s*0(?:\.0*)?", parameter) for parameter in parameters)
+    return False
+
+
+def read_id(text: str) -> RequestId:
+    return RequestId(read_uuid(text, otherwise="There is no model request of yours with this id."))
+
+
+def read_uuid(text: str, *, otherwise: str) -> UUID:
+    """An id that stands in a path. What cannot be one is the id of nothing: `NotFound`, with the words `otherwise`."""
+    if not _UUID.fullmatch(text):
+        raise NotFound(otherwise)
+    return UUID(text)
+
+
+def read_filters(request: web.Request) -> Filters:
+    readers: dict[str, Any] = {
+        "limit": _read_limit,
+        "cursor": _read_cursor,
+        "status": Status,
+        "model_type": _read_model_type,
+        "created_after": _read_time,
+        "created_before": _read_time,
+    }
+    values, errors = {}, []
+    for name in dict.fromkeys(request.query):
+        if name not in readers:
+            errors.append(FieldError(name[:200] or "(empty)", "is not a known parameter"))
+            continue
+        try:
+            values[name] = readers[name](single(request, name))
+        except ValueError as error:
+            message = "must be one of " + ", ".join(Status) if name == "status" else str(error)
+            errors.append(FieldError(name, message))
+    if errors:
+        raise invalid(errors)
+    return Filters(**values)
+
+
+def single(request: web.Request, name: str) -> str:
+    values = request.query.getall(name)
+    if len(values) > 1:
+        raise invalid([FieldError(name, "must be given once")])
+    return values[0]
+
+
+def _read_limit(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII) or not 1 <= int(text) <= _MAX_PAGE:
+        raise ValueError(f"must be a whole number from 1 to {_MAX_PAGE}")
+    return int(text)
+
+
+def _read_cursor(text: str) -> UUID:
+    if not _UUID.fullmatch(text):
+        raise ValueError("must be taken from the Link header of the page before")
+    return UUID(text)
+
+
+def _read_model_type(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", text, re.ASCII):
+        raise ValueError("must be the name of a model type")
+    return text
+
+
+def _read_time(text: str) -> datetime:
+    problem = "must be a time with its offset, such as 2026-11-23T08:00:00Z"
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError:
+        raise ValueError(problem) from None
+    if moment.tzinfo is None:
+        raise ValueError(problem)
+    if not 1970 <= moment.year <= 9000:  # noqa: PLR2004
+        raise ValueError("must be a time of the years 1970 to 9000")
+    return moment

@@ -1,0 +1,91 @@
+"""Server-sent events out (WHATWG HTML, 9.2): formatted, written as fast as the client reads, and kept alive."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+
+from server.http.middlewares import dress
+
+STALL_S = 150.0
+"""How long a client may take for what is on its way to it, before it counts as gone."""
+RETRY_MS = 1000
+"""After which time a client comes back to a server that stopped."""
+FAREWELL = b"retry: %d\n\n" % RETRY_MS
+"""The last words of a server that stops before the end of what it streams."""
+MAX_PIECE = 64 * 1024
+"""What is written at once, so that little lies between us and a client that does not read."""
+HEARTBEAT = b": still here\n\n"
+"""A comment: proxies and clients see that the connection lives, no event handler does."""
+
+log = structlog.get_logger(__name__)
+
+
+def encode(name: str, data: bytes, event_id: str | None = None) -> bytes:
+    """One event; `data` is JSON without line breaks."""
+    head = b"" if event_id is None else b"id: %b\n" % event_id.encode()
+    return head + b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
+def encode_large(name: str, data: bytes, event_id: str) -> Iterator[bytes | memoryview]:
+    """The same in pieces, without a copy of the data."""
+    yield b"id: %b\nevent: %b\ndata: " % (event_id.encode(), name.encode())
+    view = memoryview(data)
+    for start in range(0, len(view), MAX_PIECE):
+        yield view[start : start + MAX_PIECE]
+    yield b"\n\n"
+
+
+class EventStream:
+    """The response to one client. It begins when the first bytes are sent."""
+
+    def __init__(self, request: web.Request, *, headers: dict[str, str] | None = None) -> None:
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._writing_since: float | None = None
+        self._timer: asyncio.TimerHandle
+        self._response = web.StreamResponse(
+            headers={
+                hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+                hdrs.CACHE_CONTROL: "no-store, no-transform",
+                "X-Accel-Buffering": "no",  # a proxy in front must not collect it
+                **(headers or {}),
+            }
+        )
+
+    async def send(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
+        """Write everything, or to HEAD nothing; a client that went away ends it, and is no error."""
+        dress(self._request, self._response)
+        if self._request.version < HttpVersion11:
+            self._response.force_close()  # nothing else tells where it ends
+        self._watch()
+        try:
+            await self._response.prepare(self._request)
+            async with contextlib.aclosing(chunks):
+                if self._request.method != hdrs.METH_HEAD:
+                    await self._write_all(chunks)
+            self._writing_since = self._loop.time()
+            await self._response.write_eof()
+        except ConnectionError:
+            log.debug("stream_left", path=self._request.rel_url.path)
+        finally:
+            self._timer.cancel()
+        return self._response
+
+    async def _write_all(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> None:
+        async for chunk in chunks:
+            self._writing_since = self._loop.time()
+            await self._response.write(chunk)
+            self._writing_since = None
+
+    def _watch(self) -> None:
+        """Look now and then whether a write hangs. One timer for each stream: one for each write would cost as much as
+        the write itself."""
+        self._timer = self._loop.call_later(STALL_S / 10, self._watch)
+        since, transport = self._writing_since, self._request.transport
+        if since is not None and transport is not None and self._loop.time() - since > STALL_S:
+            log.info("stream_stalled", path=self._request.rel_url.path)
+            transport.abort()

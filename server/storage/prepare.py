@@ -1,0 +1,79 @@
+"""Makes a database ready to serve from: the schema, the check that it is the right one, the signing secret."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import structlog
+
+from server.errors import CannotStart
+from server.pooling import Pooling, find_pooling
+from server.settings import Settings
+from server.storage.database import Database
+from server.storage.migrations import MigrationError, load_migrations, migrate
+
+OLDEST_POSTGRES = 15
+
+log = structlog.get_logger(__name__)
+
+
+def database_of(settings: Settings, url: str) -> Database:
+    """The database at this URL, of the settings or embedded, as it has to be spoken to."""
+    if settings.database_url is None:
+        return Database(url)
+    return Database(
+        url, pooling=settings.database_pooler or find_pooling(url), root_cert=settings.database_ssl_root_cert
+    )
+
+
+def listening_database(settings: Settings, database: Database) -> Database | None:
+    """Where this server may LISTEN: a session, by `LISTEN_DATABASE_URL` where there is one.
+
+    What `DATABASE_POOLER` says is said of `DATABASE_URL`. None behind a transaction pooler alone: there the next client
+    of the connection would hear what was meant for us.
+    """
+    if settings.database_url is None or settings.listen_database_url is None:
+        return None if database.pooling is Pooling.TRANSACTION else database
+    url = settings.listen_database_url.get_secret_value()
+    if find_pooling(url) is Pooling.TRANSACTION:
+        return None
+    # A pooler in session mode may stand there, so nothing is asked of it that such a one does not know.
+    return Database(url, pooling=Pooling.SESSION, root_cert=settings.database_ssl_root_cert)
+
+
+async def prepare_database(
+    settings: Settings, database: Database, *, directory: Path, queries: Mapping[str, str]
+) -> None:
+    """Migrate over a connection of its own, a session where there is a way to one.
+
+    Raises `CannotStart` when a person has to do something first.
+    """
+    database = listening_database(settings, database) or database
+    connection = await database.connect()
+    try:
+        await require_usable(connection, settings, queries)
+        for migration in await migrate(connection, load_migrations(directory), queries, connect=database.connect):
+            log.info("migration_applied", name=migration.name)
+    except MigrationError as error:
+        raise CannotStart(f"The database cannot be migrated: {error.message}") from error
+    finally:
+        connection.terminate()
+
+
+async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings, queries: Mapping[str, str]) -> None:
+    """Raises `CannotStart` for a Postgres that is too old, and for one that does not hold the accounts in use."""
+    major = connection.get_server_version().major
+    if major < OLDEST_POSTGRES:
+        raise CannotStart(f"DATABASE_URL: Postgres {major} is too old: {OLDEST_POSTGRES} or newer is needed.")
+    is_supabase = await connection.fetchval(queries["is_supabase"])
+    if is_supabase and not settings.supabase_url:
+        raise CannotStart(
+            "DATABASE_URL is the database of a Supabase project, whose Auth owns the accounts: "
+            "set SUPABASE_URL and SUPABASE_ANON_KEY as well."
+        )
+    if settings.supabase_url and not is_supabase:
+        raise CannotStart(
+            "SUPABASE_URL is set, but DATABASE_URL is not the database of a Supabase project, where its accounts are: "
+            "set it to the project's connection string."
+        )
