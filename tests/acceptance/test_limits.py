@@ -10,6 +10,7 @@ import pytest
 
 from server.errors import Unavailable
 from server.http import keys
+from server.http import server as http_server
 from server.http.connections import Connections
 from server.http.server import Runner
 from server.model_request import UserId
@@ -232,3 +233,22 @@ async def test_one_connection_too_many_takes_the_place_of_an_idle_one(api: Api) 
         async with asyncio.timeout(10):
             assert await streams[0].read() == b""
         assert (await api.get("/health/live")).status == 200
+
+
+async def test_a_first_request_has_less_time_than_a_later_one(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "FIRST_REQUEST_S", 0.3)
+    async with AsyncExitStack() as stack:
+        readers = []
+        for request in (b"", b"GET /health HTTP/1.1\r\nHost:", b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+            stack.callback(writer.close)
+            writer.write(request)
+            readers.append(reader)
+        async with asyncio.timeout(10):
+            assert [await reader.read() for reader in readers[:2]] == [b"", b""]
+            head = await readers[2].readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert not readers[2].at_eof()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await readers[2].readuntil(b"never")
