@@ -6,12 +6,17 @@ from functools import cache
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import settings
 
 from server.storage.embedded.binaries import Binaries
 from tests import skips, tools
 from tests.pgbouncer import PgBouncer, running_pgbouncer
 from tests.postgres import Cluster, running_cluster
 from tests.supabase import Project, new_project, running_supabase
+
+# No example has a time limit: on a busy machine it would fail for nothing.
+settings.register_profile("unhurried", parent=settings(), deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,6 @@ def _search(world: World, *, examples: int, steps: int, shrinks: bool = True) ->
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             derandomize=True,
             database=None,
             report_multiple_bugs=False,

@@ -102,7 +102,7 @@ def test_the_chunking_of_an_answer_changes_nothing(record: dict[str, Any]) -> No
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_split_of_any_answer_gives_the_same_events(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(task_exchanges()), label="record")
     body = body_of(record)
