@@ -25,7 +25,8 @@ from server.limits.rates import RateLimiter
 from server.model_request import InstanceId
 from server.requests.admission import Admission
 from server.requests.history import History
-from server.routes import auth, cancelling, console, docs, events, files, gotrue, health, models, openai, requests
+from server.requests.service import ModelRequests
+from server.routes import auth, console, docs, events, files, gotrue, health, models, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
@@ -106,10 +107,10 @@ def create_app(
     app[keys.VERIFIER] = identity.verifier
     app[keys.ACCOUNTS] = identity.accounts
     app[keys.OBJECTS] = objects
+    _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    _provide_limits(app)
-    for routes in (auth, events, requests, cancelling, files, models, openai, health, docs, console):
+    for routes in (auth, events, requests, files, models, openai, health, docs, console):
         routes.add_routes(app)
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -185,11 +186,8 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
     settings = app[keys.SETTINGS]
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
-    app[keys.SWITCHBOARD] = engine.switchboard
     app[keys.FEEDS] = engine.feeds
-    app[keys.ENTRANCE] = Entrance()
-    app[keys.HISTORY] = History(reader)
-    app[keys.ADMISSION] = Admission(
+    admission = Admission(
         journal=engine.journal,
         reader=reader,
         queue=engine.queue,
@@ -203,13 +201,26 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
         max_backlog_per_user=settings.max_backlog_per_user,
         on_waiting=engine.say_that_work_waits,
     )
+    app[keys.REQUESTS] = ModelRequests(
+        admission=admission,
+        history=History(reader),
+        switchboard=engine.switchboard,
+        feeds=engine.feeds,
+        reader=reader,
+        input_files=InputFiles(reader),
+        catalog=app[keys.CATALOG],
+        rates=app[keys.CREATE_LIMITER],
+        entrance=Entrance(),
+        runs=engine,
+        deadline_s=settings.deadline_s,
+        on_deleted=engine.reaper.wake,
+    )
 
 
 def _provide_files(app: web.Application) -> None:
     """What routes need of files; the parts that generators need are the engine's."""
     settings, engine, reader = app[keys.SETTINGS], app[keys.ENGINE], app[keys.READER]
     app[keys.FILES] = FileFinder(reader)
-    app[keys.INPUT_FILES] = InputFiles(reader)
     app[keys.UPLOAD_ROOM] = Room("uploads", UPLOAD_ROOM_BYTES, retry_after_s=5)
     app[keys.UPLOADS] = Uploads(
         reader,

@@ -8,8 +8,11 @@ import orjson
 from aiohttp import hdrs, web
 
 from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.http import keys
+from server.http.parameters import read_idempotency_key
 from server.limits.memory import Room
 from server.model_request import UserId
+from server.schemas import MAX_BODY_BYTES
 
 BODY_TIMEOUT_S = 15.0
 MAX_DEPTH = 32
@@ -38,6 +41,21 @@ async def read_json(request: web.Request, *, max_bytes: int, room: Room, user_id
     with room.reserve(user_id, max_bytes if announced is None else announced):
         body = await _read(request, max_bytes)
     return parse_json(body)
+
+
+async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
+    """The idempotency key and the JSON body of a create.
+
+    Shows what is left of the rate, and refuses before the body is read what would be refused later, unless it may be a
+    retry. Raises as `read_json` does, and `Unavailable`.
+    """
+    user_id = request[keys.PRINCIPAL].user_id
+    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(user_id))
+    if "Idempotency-Key" not in request.headers:
+        request.app[keys.REQUESTS].require_chance(user_id)
+    key = read_idempotency_key(request)
+    room = request.app[keys.BODY_ROOM]
+    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, room=room, user_id=user_id)
 
 
 def parse_json(body: bytes) -> Any:

@@ -3,23 +3,19 @@
 from aiohttp import web
 
 from server.actors.feeds import Feeds
-from server.actors.switchboard import Switchboard
 from server.auth.accounts import Accounts
 from server.auth.gotrue.accounts import GoTrueAccounts
 from server.auth.principal import Principal
 from server.auth.tokens import TokenVerifier
 from server.catalog import Catalog
 from server.engine import Engine
-from server.files.inputs import InputFiles
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
-from server.limits.concurrency import Entrance
 from server.limits.memory import Room
 from server.limits.rates import RateLimiter, Verdict
-from server.requests.admission import Admission
-from server.requests.history import History
+from server.requests.service import ModelRequests
 from server.settings import Settings
 from server.storage.objects import Objects
 from server.storage.reader import Reader
@@ -28,11 +24,8 @@ SETTINGS = web.AppKey("settings", Settings)
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 READER = web.AppKey("reader", Reader)
 ENGINE = web.AppKey("engine", Engine)
+REQUESTS = web.AppKey("requests", ModelRequests)
 FEEDS = web.AppKey("feeds", Feeds)
-SWITCHBOARD = web.AppKey("switchboard", Switchboard)
-ENTRANCE = web.AppKey("entrance", Entrance)
-ADMISSION = web.AppKey("admission", Admission)
-HISTORY = web.AppKey("history", History)
 CATALOG = web.AppKey("catalog", Catalog)
 UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
@@ -41,7 +34,6 @@ VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)
 UPLOAD_ROOM = web.AppKey("upload_room", Room)
-INPUT_FILES = web.AppKey("input_files", InputFiles)
 FILES = web.AppKey("files", FileFinder)
 ANSWER_ROOM = web.AppKey("answer_room", Room)
 BODY_ROOM = web.AppKey("body_room", Room)

@@ -133,7 +133,7 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
 async def shed(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse new work as cheaply as can be while there is too much of it, so that the rest gets done in time."""
     if hasattr(request.match_info.handler, _SHED):
-        request.app[keys.ENTRANCE].require_room()
+        request.app[keys.REQUESTS].require_capacity()
     return await handler(request)
 
 

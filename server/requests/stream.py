@@ -90,12 +90,12 @@ class RequestStream:
         self.is_over = False
         """Whether the final event was handed out."""
 
-    async def open(self, view: View | None = None) -> bool:
+    async def open(self) -> bool:
         """Read how the request stands, if that is not known; False when nothing follows what the reader has.
 
         Raises `NotFound`.
         """
-        view = view or await self._read_view()
+        view = self._follower.seen or await self._read_view()
         if view is None:
             raise NotFound("There is no model request of yours with this id.")
         self._see(view)

@@ -7,38 +7,32 @@ Only who sends an `Idempotency-Key` may leave: the key says that the client come
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from server.actors.watches import Interest, View, Watch
+from server.actors.watches import Follower, View, Watch
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
 from server.http import keys
-from server.http.bodies import read_json
+from server.http.bodies import read_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.middlewares import refused_under_overload
-from server.http.parameters import read_idempotency_key
-from server.http.preferences import Waiting
 from server.http.responses import json_response
 from server.http.sse import EventStream
 from server.inference.events import Task
 from server.model_request import RequestId, Status
 from server.openai.ask import Ask
-from server.openai.chat import ChatAsk, completion, read_chat
+from server.openai.chat import completion, read_chat
 from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list
 from server.openai.outcome import RETRY_AFTER_S, problem_of
-from server.requests.admission import Draft
+from server.requests.service import Created
 from server.requests.stream import RequestStream
-from server.routes.cancelling import end
-from server.routes.creating import admit, make_draft, require_chance
-from server.routes.events import open_stream
-from server.routes.views import current
-from server.schemas import MAX_BODY_BYTES
 
 HOLD_S = 10.0
 """A stream that has nothing to say for so long begins all the same: then a failure is no HTTP status any more."""
@@ -50,7 +44,6 @@ _REPLAYED = "Idempotent-Replayed"
 log = structlog.get_logger(__name__)
 
 AnyAsk = TypeVar("AnyAsk", bound=Ask)
-AnyInterest = TypeVar("AnyInterest", bound=Interest)
 Render = Callable[[RequestId, Mapping[str, Any]], dict[str, Any]]
 
 
@@ -64,21 +57,22 @@ def add_routes(app: web.Application) -> None:
 @refused_under_overload
 async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, whole or as it is written."""
-    require_chance(request)
-    ask, draft = await _read(request, read_chat)
-    answer = _stream(request, ask, draft) if ask.is_streamed else _reply(request, ask, draft, completion)
-    del ask, draft  # who waits keeps no prompt in memory
-    return await answer
+    ask, created = await _create(request, read_chat)
+    with _named(created) as headers:
+        if isinstance(created.interest, Follower):
+            model = created.model or ask.model
+            chunks = Chunks(created.interest.request_id, model=model, wants_usage=ask.wants_usage)
+            return await _stream(request, created.interest, chunks, headers)
+        return await _reply(request, created, completion, asked=ask.model, headers=headers)
 
 
 @refused_under_overload
 async def embed(request: web.Request) -> web.StreamResponse:
     """The vectors of one text or of several."""
-    require_chance(request)
-    ask, draft = await _read(request, read_embeddings)
-    answer = _reply(request, ask, draft, functools.partial(_render_embeddings, is_base64=ask.is_base64))
-    del ask, draft
-    return await answer
+    ask, created = await _create(request, read_embeddings)
+    render = functools.partial(_render_embeddings, is_base64=ask.is_base64)
+    with _named(created) as headers:
+        return await _reply(request, created, render, asked=ask.model, headers=headers)
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -105,76 +99,92 @@ def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is
     return embedding_list(outcome, is_base64=is_base64)
 
 
-async def _read(request: web.Request, read: Callable[[Any], AnyAsk]) -> tuple[AnyAsk, Draft]:
-    """The body, as it was asked and as it will be stored. What is wrong with it is told by the client's names."""
-    key = read_idempotency_key(request)
-    user_id = request[keys.PRINCIPAL].user_id
-    data = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM], user_id=user_id)
+async def _create(
+    request: web.Request, read: Callable[[Any], AnyAsk]
+) -> tuple[AnyAsk, Created[Watch] | Created[Follower]]:
+    """The stored request, and how its answer is wanted. The prompt ends with this call: who waits holds none.
+
+    What is wrong with the body is told by the client's names.
+    """
+    key, data = await read_create_body(request)
     ask = read(data)
-    deadline_s = None if ask.is_streamed else max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
+    create = functools.partial(
+        request.app[keys.REQUESTS].create,
+        request[keys.PRINCIPAL].user_id,
+        ask.create,
+        sent=data,
+        key=key,
+        on_verdict=functools.partial(request.__setitem__, keys.VERDICT),
+    )
     try:
-        return ask, make_draft(request, ask.create, key=key, sent=data, deadline_s=deadline_s)
+        if ask.is_streamed:
+            created: Created[Watch] | Created[Follower] = await create(interest=Follower)
+        else:
+            deadline_s = max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
+            created = await create(interest=Watch, deadline_s=deadline_s)
     except Invalid as problem:
         raise ask.refusal(problem) from None
+    return replace(ask, create={}), created
 
 
-@contextlib.asynccontextmanager
-async def _admitted(
-    request: web.Request, ask: Ask, draft: Draft, watch: Callable[[RequestId], AnyInterest]
-) -> AsyncIterator[tuple[AnyInterest, dict[str, str]]]:
-    """The draft is stored; who watches it, and headers that name it."""
-    with contextlib.ExitStack() as stack:
-        interest = watch(draft.id)
-        stack.enter_context(interest)
+@contextlib.contextmanager
+def _named(created: Created[Watch] | Created[Follower]) -> Iterator[dict[str, str]]:
+    """Headers that name the request, also on the answer to what goes wrong in the block."""
+    headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.interest.request_id}"}
+    if created.is_replayed:
+        headers[_REPLAYED] = "true"
+    with created:
         try:
-            with request.app[keys.ENTRANCE].passing():
-                admitted, _ = await admit(request, draft, Waiting(draft.deadline_s))
-        except Invalid as problem:  # of the files that it names
-            raise ask.refusal(problem) from None
-        headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{admitted.request_id}"}
-        if admitted.is_replayed:
-            interest = watch(admitted.request_id)
-            stack.enter_context(interest)
-            headers[_REPLAYED] = "true"
-        del ask, draft, admitted
-        try:
-            yield interest, headers
+            yield headers
         except Problem as problem:
             problem.headers.update(headers)
             raise
 
 
-async def _reply(request: web.Request, ask: Ask, draft: Draft, render: Render) -> web.Response:
+async def _reply(
+    request: web.Request,
+    created: Created[Watch] | Created[Follower],
+    render: Render,
+    *,
+    asked: str,
+    headers: dict[str, str],
+) -> web.Response:
     """The whole answer, once it is there."""
-    stays, timeout_s, asked = draft.key is not None, draft.deadline_s + GRACE_S, draft.model or ask.model
-    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].watch) as (watch, headers):
-        del ask, draft
-        try:
-            async with while_connected(request):
-                view = await _last_view(request, watch, timeout_s, is_replayed=_REPLAYED in headers)
-        except ClientLeft:
-            if not stays:
-                await _cancel(request, watch.request_id)
-            return web.Response(status=LEFT)
-        if not view.status.is_final:
-            raise _unfinished(request, view)
-        outcome = orjson.loads(view.body or b"{}")
-        if (problem := problem_of(outcome)) is not None:
-            raise problem
-        outcome["model"] = outcome["model"] or asked  # a server with one model need not tell its name
-        return json_response(render(watch.request_id, outcome), headers=headers)
+    watch = created.interest
+    assert isinstance(watch, Watch), "a stream is not waited for"  # noqa: S101 - tells the type checker
+    try:
+        async with while_connected(request):
+            view = await _last_view(request, watch, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
+    except ClientLeft:
+        if not _may_come_back(request):
+            await _cancel(request, watch.request_id)
+        return web.Response(status=LEFT)
+    if not view.status.is_final:
+        raise _unfinished(request, view)
+    outcome = orjson.loads(view.body or b"{}")
+    if (problem := problem_of(outcome)) is not None:
+        raise problem
+    outcome["model"] = outcome["model"] or created.model or asked  # a server with one model need not tell its name
+    return json_response(render(watch.request_id, outcome), headers=headers)
+
+
+def _may_come_back(request: web.Request) -> bool:
+    """A client with a key can get at the answer by sending the same request again."""
+    return "Idempotency-Key" in request.headers
 
 
 async def _last_view(request: web.Request, watch: Watch, timeout_s: float, *, is_replayed: bool) -> View:
     """The final request; after `timeout_s`, or when the server stops, as it stands then."""
-    view = await current(request, watch.request_id) if is_replayed else None
-    if view is None or not view.status.is_final:
-        view = await watch.wait(timeout_s)
-    return view if view is not None and view.body is not None else await current(request, watch.request_id)
+    user_id, service = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS]
+    if is_replayed:
+        watch.seen = await service.get(user_id, watch.request_id)
+    is_over = is_replayed and watch.seen is not None and watch.seen.status.is_final
+    view = watch.seen if is_over else await watch.wait(timeout_s)
+    return view if view is not None and view.body is not None else await service.get(user_id, watch.request_id)
 
 
 def _unfinished(request: web.Request, view: View) -> Problem:
-    if request.app[keys.SWITCHBOARD].is_closed:
+    if request.app[keys.REQUESTS].switchboard.is_closed:
         return _stopping()
     if view.status is Status.PENDING:
         return Unavailable("The request did not get its turn in time; ask again.", retry_after_s=RETRY_AFTER_S)
@@ -188,23 +198,21 @@ def _stopping() -> Problem:
     )
 
 
-async def _stream(request: web.Request, ask: ChatAsk, draft: Draft) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, follower: Follower, chunks: Chunks, headers: dict[str, str]
+) -> web.StreamResponse:
     """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
-    stays, model, wants_usage = draft.key is not None, draft.model or ask.model, ask.wants_usage
-    async with _admitted(request, ask, draft, request.app[keys.SWITCHBOARD].follow) as (follower, headers):
-        del ask, draft
-        stream = open_stream(request, follower)
-        chunks = Chunks(follower.request_id, model=model, wants_usage=wants_usage)
-        try:
-            async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
-                await stream.open()
-                first = await anext(pieces)
-                return await EventStream(request, headers=headers).send(_from(first, pieces))
-        except ClientLeft:
-            return web.Response(status=LEFT)
-        finally:
-            if not (stream.is_over or follower.is_sent_home or stays):
-                await _cancel(request, follower.request_id)
+    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, follower)
+    try:
+        async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
+            await stream.open()
+            first = await anext(pieces)
+            return await EventStream(request, headers=headers).send(_from(first, pieces))
+    except ClientLeft:
+        return web.Response(status=LEFT)
+    finally:
+        if not (stream.is_over or follower.is_sent_home or _may_come_back(request)):
+            await _cancel(request, follower.request_id)
 
 
 async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
@@ -233,7 +241,7 @@ async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[byte
 async def _cancel(request: web.Request, request_id: RequestId) -> None:
     """The same as `POST /api/requests/{id}/cancel`. If the outcome is there first, that is as good."""
     try:
-        view = await end(request, request_id)
+        view = await request.app[keys.REQUESTS].cancel(request[keys.PRINCIPAL].user_id, request_id)
     except Problem as problem:  # deleted, or the database is away: then it goes on to its deadline
         log.info("left_request_goes_on", id=str(request_id), reason=problem.detail)
     else:

@@ -15,7 +15,7 @@ from server.actors.workload import Running
 from server.engine import Engine
 from server.http import keys
 from server.model_request import RequestId
-from server.routes import cancelling
+from server.requests import service
 from tests.acceptance.conftest import Api, Reply, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer
@@ -157,7 +157,7 @@ async def _until_asked(database: str, request_id: str) -> None:
 async def test_an_owner_that_is_out_of_reach_is_not_waited_for_without_end(
     online: Api, upstream: FakeHuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancelling, "CANCEL_WAIT_S", 0.1)
+    monkeypatch.setattr(service, "CANCEL_WAIT_S", 0.1)
     monkeypatch.setattr(Engine, "cancel", lambda *_: None)
     upstream.answer(STALLED)
     created = await online.create_async()

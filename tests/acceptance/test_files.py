@@ -206,7 +206,7 @@ async def test_files_go_with_their_request_and_at_once(api: Api, database: str) 
     file_id = (await api.post("/api/files", data=PNG, headers={"Content-Type": "image/png"})).json["id"]
     assert api.user_id is not None
     user_id = UserId(UUID(api.user_id))
-    assert await api.app[keys.INPUT_FILES].attach(user_id, RequestId(UUID(request_id)), image(UUID(file_id)))
+    assert await api.app[keys.REQUESTS].input_files.attach(user_id, RequestId(UUID(request_id)), image(UUID(file_id)))
     assert len(await stored(api)) == 3
     await fetch(database, "DELETE FROM public.model_requests WHERE id = $1", UUID(request_id))
     api.app[keys.ENGINE].reaper.wake()

@@ -170,8 +170,8 @@ async def test_while_the_backlog_is_full_who_was_refused_is_refused_without_a_lo
     refused = await api.create_async("third")
     assert (refused.status, refused.headers["Retry-After"]) == (503, "15")
     with pytest.raises(Unavailable):
-        api.app[keys.ADMISSION].require_chance(UserId(UUID(api.user_id)))
-    api.app[keys.ADMISSION].require_chance(UserId(UUID(int=1)))
+        api.app[keys.REQUESTS].admission.require_chance(UserId(UUID(api.user_id)))
+    api.app[keys.REQUESTS].admission.require_chance(UserId(UUID(int=1)))
     refused = await api.send("POST", "/api/requests", data=b"not looked at")
     assert refused.status == 503
     again = await api.create("first", headers=key, model="offline/slow-2s")
@@ -204,7 +204,7 @@ async def test_one_connection_too_many_is_told_to_come_back_and_health_checks_ar
         path = f"/api/requests/{request.json['id']}"
         waiters = [group.create_task(api.get(path, params={"wait": "60"})) for _ in range(3)]
         async with asyncio.timeout(10):
-            while len(api.app[keys.SWITCHBOARD]) < 3:  # noqa: ASYNC110 - it tells nobody
+            while len(api.app[keys.REQUESTS].switchboard) < 3:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         head, body = await _answer_to(api, "/api/requests")
         assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")

@@ -315,7 +315,9 @@ async def test_uploads_outputs_and_uses_move_to_an_account_that_is_called_otherw
         for name in (b"used", b"unused")
     ]
     assert old.user_id is not None
-    await old.app[keys.INPUT_FILES].attach(UserId(UUID(old.user_id)), RequestId(UUID(request_id)), image(UUID(used)))
+    await old.app[keys.REQUESTS].input_files.attach(
+        UserId(UUID(old.user_id)), RequestId(UUID(request_id)), image(UUID(used))
+    )
     archive = tmp_path / "move.tar.gz"
     assert await run_export(before, archive) == 0
     await old.client.close()

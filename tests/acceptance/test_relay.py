@@ -12,7 +12,7 @@ import pytest
 from server.actors import heartbeat, relay, switchboard
 from server.actors.hints import EVERYONE, channel_of
 from server.http import keys
-from server.routes import cancelling
+from server.requests import service
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
 from tests.rows import connected
@@ -102,7 +102,7 @@ async def test_a_cancel_at_another_instance_is_heard_at_once(
 ) -> None:
     """Long before the renewal that finds out without a hint, and before the wait for it is over."""
     here, there = both
-    monkeypatch.setattr(cancelling, "CANCEL_WAIT_S", 60.0)
+    monkeypatch.setattr(service, "CANCEL_WAIT_S", 60.0)
     monkeypatch.setattr(heartbeat, "RENEW_INTERVAL_S", 10.0)
     async with created(here, model="offline/slow-20s") as source:
         request_id = (await source.until("status"))[0].data["id"]

@@ -58,7 +58,7 @@ async def test_what_was_accepted_is_answered_though_the_database_went_away(
     async def away(*_: object) -> None:
         raise Unavailable("away", retry_after_s=1)
 
-    monkeypatch.setattr("server.routes.requests.current", away)
+    monkeypatch.setattr(api.app[keys.REQUESTS].history, "get", away)
     reply = await api.create(headers={"Prefer": "wait=1"}, model="offline/slow-20s")
     assert (reply.status, reply.json["status"]) == (202, "processing")
 
@@ -80,7 +80,7 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
 async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
     """Close the connection of a call once it waits."""
     async with asyncio.timeout(10):
-        watches = api.app[keys.SWITCHBOARD]._watches
+        watches = api.app[keys.REQUESTS].switchboard._watches
         while not any(watch.is_waiting for group in watches.values() for watch in group):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     call.cancel()
@@ -95,7 +95,7 @@ async def test_who_leaves_a_wait_makes_room_for_another(api: Api) -> None:
     [item] = (await api.get("/api/requests")).json
     await _leave(asyncio.create_task(api.get(f"/api/requests/{item['id']}?wait=30")), api)
     async with asyncio.timeout(5):
-        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
     assert (await api.get(f"/api/requests/{item['id']}")).json["status"] == "processing"
 

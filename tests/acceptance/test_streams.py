@@ -236,7 +236,7 @@ async def test_a_server_that_stops_ends_its_streams_without_an_end(start: Start)
 async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
     async with created(api, model=LONG) as source:
         heard = await source.until("delta")
-    waiting = api.app[keys.SWITCHBOARD]
+    waiting = api.app[keys.REQUESTS].switchboard
     async with asyncio.timeout(10):
         while len(waiting):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
@@ -252,7 +252,7 @@ async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -
     async with created(api, model="offline/slow-20s") as source:
         await source.until("status")
     async with asyncio.timeout(streams.HEARTBEAT_S / 3):
-        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
 
 
@@ -286,7 +286,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(api: Api, monkeypatch: pyt
                 await asyncio.sleep(0.01)
             while api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - and ends by itself
                 await asyncio.sleep(0.01)
-        assert len(api.app[keys.SWITCHBOARD]) == 1
+        assert len(api.app[keys.REQUESTS].switchboard) == 1
 
 
 async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
@@ -301,7 +301,7 @@ async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
         async with created(api) as source:
             await source.all()
     async with asyncio.timeout(10):
-        while len(api.app[keys.SWITCHBOARD]):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
 
 

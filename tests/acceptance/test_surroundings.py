@@ -161,7 +161,7 @@ async def test_what_no_middleware_sees_is_as_guarded(api: Api) -> None:
 
 
 async def test_a_bug_is_a_500_without_its_words(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.app[keys.HISTORY], "page", _explode)
+    monkeypatch.setattr(api.app[keys.REQUESTS].history, "page", _explode)
     reply = await api.get("/api/requests")
     assert (reply.status, reply.json["code"]) == (500, "SERVER_ERROR")
     assert b"canary" not in reply.body

@@ -61,7 +61,7 @@ def test_the_chunking_of_an_exchange_changes_nothing(record: dict[str, Any]) -> 
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_split_of_any_exchange_gives_the_same_events(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(all_exchanges()), label="record")
     body = body_of(record)

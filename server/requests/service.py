@@ -1,0 +1,290 @@
+"""The use cases of model requests, for one user and without HTTP: create, get, list, stream, cancel, delete."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import structlog
+
+from server.actors.feeds import Feeds
+from server.actors.switchboard import Switchboard
+from server.actors.watches import Follower, Interest, View, Watch
+from server.catalog import Catalog, read_create
+from server.errors import NotFound, Problem, RateLimited, Unavailable
+from server.files.inputs import InputFiles
+from server.limits.concurrency import Entrance
+from server.limits.rates import RateLimiter, Verdict
+from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
+from server.requests.admission import Admission, Admitted, Draft, fingerprint_of
+from server.requests.history import Filters, History, Page
+from server.requests.stream import Cursor, RequestStream
+from server.storage.reader import Reader
+from server.transcript import Transcript
+
+CANCEL_WAIT_S = 5.0
+"""For the owner to stop and to record what there is; longer only when it is out of reach."""
+_ASK_AGAIN_S = 0.2
+
+AnyInterest = TypeVar("AnyInterest", bound=Interest)
+
+log = structlog.get_logger(__name__)
+
+
+class Runs(Protocol):
+    """What runs, on this instance or on another."""
+
+    def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None: ...
+
+    def cancel(self, request_id: RequestId, owner: InstanceId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Created(Generic[AnyInterest]):
+    """An accepted request that its creator is subscribed to, until the end of a `with` block.
+
+    It holds no prompt: thousands may wait. `delay_s` says by how much a rate puts off the start; `is_replayed`, that
+    the idempotency key stands for this earlier request.
+    """
+
+    interest: AnyInterest
+    is_replayed: bool
+    delay_s: float
+    deadline_s: float
+    model: str | None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.interest.__exit__(kind, error, trace)
+
+
+class ModelRequests:
+    """Every method is for one user: what is not theirs does not exist."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        history: History,
+        switchboard: Switchboard,
+        feeds: Feeds,
+        reader: Reader,
+        input_files: InputFiles,
+        catalog: Catalog,
+        rates: RateLimiter,
+        entrance: Entrance,
+        runs: Runs,
+        deadline_s: float,
+        on_deleted: Callable[[], None],
+    ) -> None:
+        self.admission = admission
+        self.history = history
+        self.switchboard = switchboard
+        self.input_files = input_files
+        self._feeds = feeds
+        self._reader = reader
+        self._catalog = catalog
+        self._rates = rates
+        self._entrance = entrance
+        self._runs = runs
+        self._deadline_s = deadline_s
+        self._on_deleted = on_deleted
+
+    def require_capacity(self) -> None:
+        """Raise `Unavailable` while more creates come than get in quickly."""
+        self._entrance.require_room()
+
+    def require_chance(self, user_id: UserId) -> None:
+        """Raise `Unavailable` where a create of this user has no chance: before its body is read."""
+        self.admission.require_chance(user_id)
+
+    async def create(
+        self,
+        user_id: UserId,
+        body: Any,
+        *,
+        sent: Any,
+        key: str | None,
+        interest: Callable[[Switchboard, RequestId], AnyInterest],
+        may_be_put_off: bool = False,
+        deadline_s: float | None = None,
+        on_verdict: Callable[[Verdict], None] = lambda _: None,
+    ) -> Created[AnyInterest]:
+        """Store a request and start it, or find the earlier one that its key stands for.
+
+        `body` is that of `POST /api/requests`, `sent` what the client sent, which is what its key stands for.
+        `interest` is `Watch` for a caller who waits, `Follower` for one who streams; it begins before the row is
+        there, so that no news is missed. Beyond the rate a request that may be put off is accepted and starts later.
+        `on_verdict` gets the judgement of the rate, also of a refusal.
+
+        Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
+        """
+        draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s)
+        with contextlib.ExitStack() as undo:
+            subscription = interest(self.switchboard, draft.id)
+            undo.enter_context(subscription)
+            with self._entrance.passing():
+                admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_verdict=on_verdict)
+            if admitted.is_replayed:
+                undo.close()
+                subscription = interest(self.switchboard, admitted.request_id)
+                undo.enter_context(subscription)
+            subscription.seen = admitted.view
+            undo.pop_all()
+        return Created(subscription, admitted.is_replayed, delay_s, draft.deadline_s, draft.model)
+
+    def _draft(self, user_id: UserId, body: Any, *, sent: Any, key: str | None, deadline_s: float | None) -> Draft:
+        create, input_data, parameters, model = read_create(self._catalog, body)
+        return Draft(
+            id=mint_id(),
+            user_id=user_id,
+            model_type=create.model_type,
+            model=model,
+            input_data=input_data,
+            parameters=parameters,
+            deadline_s=deadline_s or create.deadline_s or self._deadline_s,
+            key=key,
+            fingerprint=None if key is None else fingerprint_of(sent),
+        )
+
+    async def _admit(
+        self, draft: Draft, *, may_be_put_off: bool, on_verdict: Callable[[Verdict], None]
+    ) -> tuple[Admitted, float]:
+        """Also returns by how many seconds the start was put off. A retry is answered before any limit is asked.
+
+        A start that was put off and then not needed is returned to its user.
+        """
+        if draft.key is not None and draft.fingerprint is not None:
+            earlier = await self.admission.find_earlier(draft.user_id, draft.key, draft.fingerprint)
+            if earlier is not None:
+                return earlier, 0.0
+        delay_s = self._judge_rate(draft.user_id, may_be_put_off=may_be_put_off, on_verdict=on_verdict)
+        is_new = False
+        try:
+            admitted = await self._store(draft, delay_s)
+            is_new = not admitted.is_replayed
+            return admitted, delay_s
+        finally:
+            if delay_s > 0 and not is_new:
+                self._rates.give_back(str(draft.user_id))
+
+    def _judge_rate(self, user_id: UserId, *, may_be_put_off: bool, on_verdict: Callable[[Verdict], None]) -> float:
+        verdict = self._rates.check(str(user_id))
+        if verdict is None:
+            return 0.0
+        on_verdict(verdict)
+        if verdict.allowed:
+            return 0.0
+        if may_be_put_off:
+            return self._rates.put_off(str(user_id))
+        raise RateLimited(
+            "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
+            retry_after_s=verdict.retry_after_s,
+        )
+
+    async def _store(self, draft: Draft, delay_s: float) -> Admitted:
+        """Store it, and that it uses its files: that comes first, so that they cannot go in between."""
+        has_files = await self.input_files.attach(draft.user_id, draft.id, draft.input_data)
+        try:
+            admitted = await self.admission.admit(draft, delay_s=delay_s)
+        except Unavailable:
+            raise  # it may have been stored, with the reply lost: if not, the use runs out by itself
+        except Problem:
+            await self._detach(draft, has_files=has_files)
+            raise
+        if admitted.is_replayed:
+            await self._detach(draft, has_files=has_files)
+        return admitted
+
+    async def _detach(self, draft: Draft, *, has_files: bool) -> None:
+        if has_files:
+            with contextlib.suppress(Unavailable):  # then the use runs out by itself
+                await self.input_files.detach(draft.id)
+
+    async def get(self, user_id: UserId, request_id: RequestId) -> View:
+        """The request as it stands now. Raises `NotFound`."""
+        view = await self.history.get(request_id, user_id)
+        if view is None:
+            raise _not_found()
+        return view
+
+    async def last_known(self, user_id: UserId, watch: Watch) -> View:
+        """As `get`; while the database is away, what was last seen of a request that was accepted in any case."""
+        try:
+            return await self.get(user_id, watch.request_id)
+        except Unavailable:
+            if watch.seen is None or watch.seen.body is None:
+                raise
+            return watch.seen
+
+    async def page(self, user_id: UserId, filters: Filters) -> Page:
+        """Requests of the user, newest first."""
+        return await self.history.page(user_id, filters)
+
+    def watch(self, request_id: RequestId) -> Watch:
+        """To wait for the end of a request, or for a change: enter it, `get` the request, then wait."""
+        return self.switchboard.watch(request_id)
+
+    def follow(self, request_id: RequestId) -> Follower:
+        """To `stream` a request: enter it first."""
+        return self.switchboard.follow(request_id)
+
+    def stream(self, user_id: UserId, follower: Follower, *, after: Cursor | None = None) -> RequestStream:
+        """The events of the request that `follower` follows, from where the reader stands."""
+        request_id = follower.request_id
+
+        async def read_stored() -> Transcript | None:
+            return await self.history.transcript(request_id, user_id)
+
+        return RequestStream(
+            follower,
+            read_view=lambda: self.history.get(request_id, user_id),
+            read_stored=read_stored,
+            find_live=self._runs.find_transcript,
+            after=after,
+        )
+
+    async def cancel(self, user_id: UserId, request_id: RequestId) -> View:
+        """End the request if it has not ended; how it stands afterwards. Raises `NotFound`."""
+        with self.switchboard.watch(request_id) as watch:
+            row = await self._reader.fetch_row("cancel_request", request_id, user_id)
+            if row is not None and row["status"] == Status.CANCELLED:
+                log.info("request_cancelled", id=str(request_id))
+                view = View(Status.CANCELLED, row["epoch"])
+                self.switchboard.publish(request_id, view)
+                self._feeds.tell(user_id, request_id, view)
+            elif row is not None:
+                await self._stop(watch, row["owner"])
+            return await self.get(user_id, request_id)
+
+    async def _stop(self, watch: Watch, owner: InstanceId) -> None:
+        """Have the owner of a run stop it, and wait for its end, for `CANCEL_WAIT_S` at most.
+
+        It is asked more than once: a claim whose reply is on its way is not in the workload yet, and hints get lost.
+        """
+        give_up_at = time.monotonic() + CANCEL_WAIT_S
+        while True:
+            self._runs.cancel(watch.request_id, owner)
+            if await watch.is_told(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
+                return
+
+    async def delete(self, user_id: UserId, request_id: RequestId) -> None:
+        """Remove the request with its files. One that runs is cancelled first, so that its readers see an end.
+
+        Raises `NotFound`.
+        """
+        view = await self.cancel(user_id, request_id)
+        if not await self._reader.fetch("delete_request", request_id, user_id):
+            raise _not_found()
+        self._on_deleted()
+        log.info("request_deleted", id=str(request_id), status=view.status)
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no model request of yours with this id.")
