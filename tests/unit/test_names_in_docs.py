@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 KNOWN = {name.upper() for name in Settings.model_fields} | set(Code)
 OTHERS = {
+    "CAP_DAC_OVERRIDE": "server/storage/postgres_account.py",
     "MAX_ATTEMPTS": "server/actors/suspects.py",
+    "PYTEST_ARGS": "Makefile",
     "RLIMIT_DATA": "bench/overload.py",
 }
 """What is not a setting of the server, and the file that gives it its meaning."""
