@@ -92,6 +92,7 @@ class Machine:
     def make(self, base: Path) -> None:
         """Debian with an ordinary user, and a clone of the project for each user."""
         debian.copy_base(base, self.root)
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # as an installer or a container engine does
         debian.run(["chroot", str(self.root), "useradd", "--create-home", ORDINARY.user])
         for case in (ORDINARY, ROOT):
             home = self.root / case.home
