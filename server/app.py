@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from server.auth.embedded import agree_on_signing_secret
+from server.auth.embedded import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.catalog import Catalog
@@ -19,8 +19,8 @@ from server.http.middlewares import MIDDLEWARES
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
-from server.limits.concurrency import Entrance
-from server.limits.memory import Room
+from server.limits.concurrency import ConcurrencyLimiter
+from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter
 from server.model_request import InstanceId
 from server.requests.admission import Admission
@@ -31,7 +31,7 @@ from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
 from server.storage.queries import load_queries, sql_directory
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 Context = Callable[[web.Application], AsyncIterator[None]]
 
@@ -71,7 +71,7 @@ def create_app(
     """Wire everything; start nothing. `predecessors` are instances that are known to be dead."""
     queries = load_queries(sql_directory() / "queries")
     database = database_of(settings, database_url)
-    reader = Reader(database, queries)
+    reader = PooledQueries(database, queries)
     catalog = Catalog(settings)
     lifecycle = Lifecycle()
     upstream = create_upstream(settings)
@@ -83,7 +83,7 @@ def create_app(
     async def prepare() -> None:
         await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
         if not signing_key.is_known and settings.supabase_url is None:
-            signing_key.learn(await agree_on_signing_secret(reader))
+            signing_key.learn(await get_or_create_signing_secret(reader))
 
     engine = Engine(
         settings,
@@ -131,7 +131,7 @@ async def _say_nothing_yet(_request: web.Request) -> None:
     """A body is only asked for when somebody is going to read it."""
 
 
-def _connections(reader: Reader) -> Context:
+def _connections(reader: PooledQueries) -> Context:
     async def context(_app: web.Application) -> AsyncIterator[None]:
         await reader.open()
         try:
@@ -181,7 +181,7 @@ def _work(engine: Engine) -> Context:
     return context
 
 
-def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> None:
+def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries) -> None:
     """What routes need of the engine, each part under its own key."""
     settings = app[keys.SETTINGS]
     app[keys.ENGINE] = engine
@@ -204,16 +204,16 @@ def _provide_engine(app: web.Application, engine: Engine, reader: Reader) -> Non
     app[keys.REQUESTS] = ModelRequests(
         admission=admission,
         history=History(reader),
-        switchboard=engine.switchboard,
+        subscriptions=engine.subscriptions,
         feeds=engine.feeds,
         reader=reader,
         input_files=InputFiles(reader),
         catalog=app[keys.CATALOG],
         rates=app[keys.CREATE_LIMITER],
-        entrance=Entrance(),
+        entrance=ConcurrencyLimiter(),
         runs=engine,
         deadline_s=settings.deadline_s,
-        on_deleted=engine.reaper.wake,
+        on_deleted=engine.collector.wake,
     )
 
 
@@ -221,11 +221,11 @@ def _provide_files(app: web.Application) -> None:
     """What routes need of files; the parts that generators need are the engine's."""
     settings, engine, reader = app[keys.SETTINGS], app[keys.ENGINE], app[keys.READER]
     app[keys.FILES] = FileFinder(reader)
-    app[keys.UPLOAD_ROOM] = Room("uploads", UPLOAD_ROOM_BYTES, retry_after_s=5)
+    app[keys.UPLOAD_MEMORY] = MemoryBudget("uploads", UPLOAD_ROOM_BYTES, retry_after_s=5)
     app[keys.UPLOADS] = Uploads(
         reader,
         app[keys.OBJECTS],
-        reaper=engine.reaper,
+        collector=engine.collector,
         lease=engine.lease,
         max_bytes=settings.max_upload_mb * MIB,
         quota_bytes=settings.upload_quota_mb * MIB or None,
@@ -234,8 +234,8 @@ def _provide_files(app: web.Application) -> None:
 
 def _provide_limits(app: web.Application) -> None:
     settings = app[keys.SETTINGS]
-    app[keys.ANSWER_ROOM] = Room("large answers", ANSWER_ROOM_BYTES)
-    app[keys.BODY_ROOM] = Room("bodies", BODY_ROOM_BYTES)
+    app[keys.RESPONSE_MEMORY] = MemoryBudget("large answers", ANSWER_ROOM_BYTES)
+    app[keys.BODY_MEMORY] = MemoryBudget("bodies", BODY_ROOM_BYTES)
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)

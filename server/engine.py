@@ -12,19 +12,19 @@ from server.actors.capacity import Backlog, Slots
 from server.actors.feeds import Feeds
 from server.actors.generator import Generator
 from server.actors.heartbeat import RENEW_TIMEOUT_S, Heartbeat, Lease
-from server.actors.hints import Hints
 from server.actors.journal import Journal
 from server.actors.listener import Listener
-from server.actors.notifier import Notifier
-from server.actors.relay import Relay
-from server.actors.relay_table import RelayTable
+from server.actors.peer_notifier import PeerNotifier
+from server.actors.realtime_broadcaster import RealtimeBroadcaster
+from server.actors.stream_relay import StreamRelay
+from server.actors.stream_relay_table import StreamRelayTable
+from server.actors.subscriptions import Subscriptions
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
-from server.actors.switchboard import Switchboard
 from server.actors.workload import StopReason, Workload
 from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
-from server.files.collector import Reaper
+from server.files.collector import FileCollector
 from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream
 from server.inference.events import Fault as UpstreamFault
@@ -32,10 +32,10 @@ from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
 from server.settings import Backend, Settings
-from server.storage.database import Database, DatabaseAway, Line, explain_refusal
+from server.storage.database import Database, DatabaseAway, DedicatedConnection, explain_refusal
 from server.storage.faults import Fault, classify
 from server.storage.objects import Objects
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 from server.transcript import Transcript
 
 _PREPARE_BACKOFF_CAP_S = 2.0
@@ -45,7 +45,7 @@ _STOP_TIMEOUT_S = 5.0
 _MOST_LISTENERS = 2
 """Behind a session pooler: the 15 places of the smallest Supabase project hold two instances that listen, or three that
 do not, which is what there is while a new version takes over."""
-_LINES = ("journal", "sweeper", "switchboard", "notifier", "hints", "files", "resignation")
+_LINES = ("journal", "sweeper", "subscriptions", "notifier", "hints", "files", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Engine:
         settings: Settings,
         *,
         database: Database,
-        reader: Reader,
+        reader: PooledQueries,
         queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
@@ -88,19 +88,23 @@ class Engine:
         self.workload = Workload()
         self.lease = Lease(instance_id)
 
-        # Few share a line: the feeds with the switchboard, the table of the relay with the hints, and all that is done
-        # with files. Behind a session pooler, where connections are few, all share one but journal and heartbeat.
-        shared = Line(database.connect)
+        # Few share a connection: the feeds with the subscriptions, the table of the relay with the hints, and all that
+        # is done with files. Behind a session pooler, which has few places, all share one but journal and heartbeat.
+        shared = DedicatedConnection(database.connect)
         is_short = database.pooling is Pooling.SESSION
-        self._lines = {name: shared if is_short and name != "journal" else Line(database.connect) for name in _LINES}
-        self._lines["heartbeat"] = Line(database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence)
+        self._lines = {
+            name: shared if is_short and name != "journal" else DedicatedConnection(database.connect) for name in _LINES
+        }
+        self._lines["heartbeat"] = DedicatedConnection(
+            database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence
+        )
         self.journal = Journal(self._lines["journal"], queries, lease=self.lease)
-        notifier = Notifier(self._lines["notifier"], queries) if settings.supabase_url else None
-        self._hints = Hints(self._lines["hints"], queries, lease=self.lease)
+        notifier = RealtimeBroadcaster(self._lines["notifier"], queries) if settings.supabase_url else None
+        self._hints = PeerNotifier(self._lines["hints"], queries, lease=self.lease)
         on_news = self._hints.changed if notifier is None else _both(self._hints.changed, notifier.tell)
-        self.switchboard = Switchboard(self._lines["switchboard"], queries, on_news=on_news)
-        self.feeds = Feeds(self._lines["switchboard"], queries)
-        self._relay = Relay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
+        self.subscriptions = Subscriptions(self._lines["subscriptions"], queries, on_news=on_news)
+        self.feeds = Feeds(self._lines["subscriptions"], queries)
+        self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
         self._listener = Listener(
             None if listening is None else listening.connect,
             lease=self.lease,
@@ -114,7 +118,7 @@ class Engine:
                 "text": self._relay.take_text,
             },
         )
-        relay_table = RelayTable(
+        relay_table = StreamRelayTable(
             self._lines["hints"],
             queries,
             lease=self.lease,
@@ -143,15 +147,15 @@ class Engine:
             on_news=on_news,
         )
         upstream.breaker.watch(self._sweeper.wake)
-        self.reaper = Reaper(self._lines["files"], queries, objects=objects, lease=self.lease)
-        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.reaper.wake)
+        self.collector = FileCollector(self._lines["files"], queries, objects=objects, lease=self.lease)
+        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.collector.wake)
         generators = {
             f"generator-{number}": Generator(
                 self.queue,
                 upstream=upstream,
                 catalog=catalog,
                 journal=self.journal,
-                switchboard=self.switchboard,
+                subscriptions=self.subscriptions,
                 feeds=self.feeds,
                 workload=self.workload,
                 slots=self.slots,
@@ -163,14 +167,14 @@ class Engine:
         actors: dict[str, Actor] = {
             "journal": self.journal,
             "heartbeat": self._heartbeat,
-            "switchboard": self.switchboard,
+            "subscriptions": self.subscriptions,
             "feeds": self.feeds,
             "hints": self._hints,
             "listener": self._listener,
             "relay": self._relay,
             "relay-table": relay_table,
             "sweeper": self._sweeper,
-            "reaper": self.reaper,
+            "collector": self.collector,
             "reader": reader,
             **generators,
         }
@@ -192,8 +196,8 @@ class Engine:
         self._hints.tell_everyone("backlog")
 
     def _hear_changes(self, ids: list[str]) -> None:
-        self.switchboard.look(RequestId(UUID(text)) for text in ids)
-        self.feeds.stir()
+        self.subscriptions.look(RequestId(UUID(text)) for text in ids)
+        self.feeds.wake()
 
     def _hear_cancel(self, request_id: str) -> None:
         self.workload.stop(RequestId(UUID(request_id)), StopReason.CANCELLED)
@@ -230,9 +234,9 @@ class Engine:
         """
         await self._prepare()
         for predecessor in self._predecessors:
-            await self._heartbeat.bury(predecessor)
+            await self._heartbeat.forget(predecessor)
             self._sweeper.expect_orphans_of(predecessor)
-            self.reaper.expect_orphans_of(predecessor)
+            self.collector.expect_orphans_of(predecessor)
         await self._heartbeat.register()
         await self._lines["sweeper"].open()
         await self._reader.check()
@@ -288,7 +292,7 @@ class Engine:
         """
         self._lifecycle.drain()
         self._sweeper.is_stopped = True
-        log.info("draining", running=len(self.workload), waiting=len(self.switchboard), timeout_s=timeout_s)
+        log.info("draining", running=len(self.workload), waiting=len(self.subscriptions), timeout_s=timeout_s)
         idle = asyncio.create_task(self.slots.wait_idle(), name="drain-idle")
         hurried = asyncio.create_task(hurry.wait(), name="drain-hurry")
         try:
@@ -296,11 +300,11 @@ class Engine:
         finally:
             idle.cancel()
             hurried.cancel()
-        self.switchboard.close()
+        self.subscriptions.close()
         self.feeds.close()
         if handed_back := self.workload.stop_all(StopReason.SHUTDOWN):
             log.info("handing_back", requests=handed_back)
-        self._sweeper.let_go()
+        self._sweeper.release_waiting()
         try:
             async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 await self.slots.wait_idle()

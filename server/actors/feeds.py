@@ -12,10 +12,10 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from server.actors.watches import View
+from server.actors.subscription import View
 from server.errors import RateLimited, Unavailable
 from server.model_request import RequestId, Status, UserId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 MAX_FEEDS = 5_000
 MAX_FEEDS_PER_USER = 100
@@ -59,7 +59,7 @@ class Feed:
         self._feeds.remove(self)
 
     @property
-    def is_sent_home(self) -> bool:
+    def is_closed(self) -> bool:
         """The server stops."""
         return self._feeds.is_closed
 
@@ -98,7 +98,7 @@ class Feed:
         if (known := self._live.get(request_id)) is not None:
             self.tell(known._replace(status=Status.CANCELLED))
 
-    def send_home(self) -> None:
+    def close(self) -> None:
         self._stirred.set()
 
     async def wait(self, timeout_s: float) -> list[Change]:
@@ -116,7 +116,7 @@ class Feed:
 class Feeds:
     """One query a second for all feeds together; what this process does itself is told without it."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
         self._line = line
         self._queries = queries
         self._by_user: dict[UserId, set[Feed]] = {}
@@ -135,7 +135,7 @@ class Feeds:
         self._by_user.setdefault(feed.user_id, set()).add(feed)
         self._count += 1
         if self.is_closed:
-            feed.send_home()
+            feed.close()
 
     def remove(self, feed: Feed) -> None:
         feeds = self._by_user[feed.user_id]
@@ -154,9 +154,9 @@ class Feeds:
         self.is_closed = True
         for feeds in self._by_user.values():
             for feed in feeds:
-                feed.send_home()
+                feed.close()
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """Something changed elsewhere: look soon."""
         self._stirred.set()
 

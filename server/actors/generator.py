@@ -11,14 +11,14 @@ import asyncpg
 import structlog
 
 from server.actors.capacity import Slots
-from server.actors.entries import FinalRow, Recorded, ReleasedRow
 from server.actors.feeds import Feeds
 from server.actors.files import FileGone, OutputFiles, RequestFiles
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.switchboard import Switchboard
-from server.actors.watches import View
+from server.actors.subscription import View
+from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Running, StopReason, Workload
+from server.actors.writes import FinalRow, ReleasedRow, WriteResult
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.errors import Code, Problem, Unavailable
@@ -49,7 +49,7 @@ class Generator:
         upstream: Upstream,
         catalog: Catalog,
         journal: Journal,
-        switchboard: Switchboard,
+        subscriptions: Subscriptions,
         feeds: Feeds,
         workload: Workload,
         slots: Slots,
@@ -61,7 +61,7 @@ class Generator:
         self._upstream = upstream
         self._catalog = catalog
         self._journal = journal
-        self._switchboard = switchboard
+        self._subscriptions = subscriptions
         self._feeds = feeds
         self._workload = workload
         self._slots = slots
@@ -211,7 +211,9 @@ class Generator:
             running.transcript.is_kept = outcome.output_data is not None or running.transcript.end == START
             self._publish(model_request, outcome, recorded.completed_at, taken)
 
-    async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[Recorded, FinalOutcome]:
+    async def _record(
+        self, running: Running, outcome: FinalOutcome, taken: timedelta
+    ) -> tuple[WriteResult, FinalOutcome]:
         try:
             return await self._journal.record(_final_row(running, outcome, taken)), outcome
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -226,7 +228,7 @@ class Generator:
         self._tell(model_request, View(outcome.status, model_request.epoch, body))
 
     def _tell(self, model_request: ModelRequest, view: View) -> None:
-        self._switchboard.publish(model_request.id, view)
+        self._subscriptions.publish(model_request.id, view)
         self._feeds.tell(model_request.user_id, model_request.id, view)
 
 

@@ -13,7 +13,7 @@ import structlog
 from server.actors.workload import StopReason, Workload
 from server.model_request import InstanceId, RequestId
 from server.pooling import remedy_for
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 RENEW_INTERVAL_S = 5.0
 DEAF_INTERVAL_S = 1.0
@@ -82,7 +82,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        line: Line,
+        line: DedicatedConnection,
         queries: Mapping[str, str],
         *,
         lease: Lease,
@@ -166,6 +166,6 @@ class Heartbeat:
             if self._workload.stop(RequestId(request_id), reason):
                 log.info("generation_stopped", id=str(request_id), reason=reason)
 
-    async def bury(self, instance_id: Any) -> None:
+    async def forget(self, instance_id: Any) -> None:
         """Remove an instance that is known to be dead."""
         await self._line.fetch(self._queries["delete_instance"], instance_id)

@@ -17,13 +17,13 @@ from typing import Any
 import asyncpg
 import structlog
 
-from server.actors.entries import Accepted, Fate, FinalRow, NewRequest, Recorded, ReleasedRow, Replayed
 from server.actors.heartbeat import Lease
-from server.actors.lanes import Entry, Lane
+from server.actors.write_queue import PendingWrite, WriteQueue
+from server.actors.writes import Accepted, FinalRow, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
 from server.errors import Unavailable
 from server.model_request import RequestId, UserId
 from server.pooling import remedy_for
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -55,13 +55,13 @@ class _Next(Enum):
 class Journal:
     """The only writer of accepts, outcomes and releases of this instance."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease) -> None:
+    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str], *, lease: Lease) -> None:
         self._line = line
         self._queries = queries
         self._lease = lease
-        self._finals = Lane[FinalRow, Recorded](is_patient=True)
-        self._releases = Lane[ReleasedRow, Recorded](is_patient=True)
-        self._accepts = Lane[NewRequest, Accepted | Replayed](is_patient=False)
+        self._finals = WriteQueue[FinalRow, WriteResult](is_patient=True)
+        self._releases = WriteQueue[ReleasedRow, WriteResult](is_patient=True)
+        self._accepts = WriteQueue[NewRequest, Accepted | Replayed](is_patient=False)
         self._work = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -98,13 +98,13 @@ class Journal:
         finally:
             timer.cancel()
 
-    async def record(self, row: FinalRow) -> Recorded:
+    async def record(self, row: FinalRow) -> WriteResult:
         """Write a final state; waits as long as it takes. Raises asyncpg's error when the row itself is refused."""
         entry = self._finals.add(row)
         self._wake()
         return await entry.reply
 
-    async def release(self, row: ReleasedRow) -> Recorded:
+    async def release(self, row: ReleasedRow) -> WriteResult:
         """Give a row back to the backlog; waits as long as it takes."""
         entry = self._releases.add(row)
         self._wake()
@@ -126,7 +126,7 @@ class Journal:
     async def _rest(self) -> None:
         """Wait for more to write, or for the time to try again what was set aside, or to check the connection."""
         self._work.clear()
-        lanes: tuple[Lane[Any, Any], ...] = (self._finals, self._releases)
+        lanes: tuple[WriteQueue[Any, Any], ...] = (self._finals, self._releases)
         has_parked = any(lane.has_parked for lane in lanes)
         if not has_parked:
             self._settled.set()
@@ -159,7 +159,7 @@ class Journal:
         await self._write_batch(self._releases, self._write_releases)
         await self._write_batch(self._accepts, self._write_accepts)
 
-    async def _write_batch(self, lane: Lane[Any, Any], write: Write) -> None:
+    async def _write_batch(self, lane: WriteQueue[Any, Any], write: Write) -> None:
         batch = lane.take_batch()
         try:
             await self._persist(batch, lane, write)
@@ -168,7 +168,7 @@ class Journal:
             self._wake()
             raise
 
-    async def _persist(self, entries: Sequence[Any], lane: Lane[Any, Any], write: Write) -> None:
+    async def _persist(self, entries: Sequence[Any], lane: WriteQueue[Any, Any], write: Write) -> None:
         """Write a batch until it is written. What is in doubt is sent again; what is refused is isolated by halving."""
         tries = 0
         while entries := lane.wanted(entries):
@@ -194,7 +194,7 @@ class Journal:
                 self._note_back()
                 return
 
-    def _judge(self, error: Exception, tries: int, count: int, lane: Lane[Any, Any]) -> "_Next":
+    def _judge(self, error: Exception, tries: int, count: int, lane: WriteQueue[Any, Any]) -> "_Next":
         """What to do about a failed write. An outcome is only ever given up for what it holds."""
         if isinstance(error, DatabaseAway):
             self._note_away(error, count)
@@ -212,7 +212,7 @@ class Journal:
             log.error("journal_write_failed", exc_info=error)
         return _Next.SET_ASIDE if lane.is_patient and fault is Fault.BROKEN else _Next.GIVE_UP
 
-    async def _write_accepts(self, entries: Sequence[Entry[NewRequest, Accepted | Replayed]]) -> None:
+    async def _write_accepts(self, entries: Sequence[PendingWrite[NewRequest, Accepted | Replayed]]) -> None:
         rows = [entry.row for entry in entries]
         inserted = await self._line.fetch(
             self._queries["accept_requests"],
@@ -254,7 +254,7 @@ class Journal:
                 replies[row_id] = Accepted(record["created_at"], record["deadline_at"])
         return replies
 
-    async def _write_finals(self, entries: Sequence[Entry[FinalRow, Recorded]]) -> None:
+    async def _write_finals(self, entries: Sequence[PendingWrite[FinalRow, WriteResult]]) -> None:
         await self._write_fenced(
             entries,
             "record_outcomes",
@@ -269,21 +269,22 @@ class Journal:
             "segments",
         )
 
-    async def _write_releases(self, entries: Sequence[Entry[ReleasedRow, Recorded]]) -> None:
+    async def _write_releases(self, entries: Sequence[PendingWrite[ReleasedRow, WriteResult]]) -> None:
         await self._write_fenced(entries, "release_requests", "delay_s", "error_code", "error_msg")
 
-    async def _write_fenced(self, entries: Sequence[Entry[Any, Recorded]], query: str, *names: str) -> None:
+    async def _write_fenced(self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, *names: str) -> None:
         rows = [entry.row for entry in entries]
         written = await self._line.fetch(self._queries[query], *_columns(rows, "id", "owner", "epoch", *names))
         # By id and epoch: a row that was claimed again may stand here twice, and only one of them counts.
         replies = {
-            (record["id"], record["epoch"]): Recorded(Fate.WRITTEN, record["completed_at"]) for record in written
+            (record["id"], record["epoch"]): WriteResult(WriteStatus.WRITTEN, record["completed_at"])
+            for record in written
         }
         if unmatched := [row for row in rows if (row.id, row.epoch) not in replies]:
             for record in await self._line.fetch(
                 self._queries["classify_outcomes"], *_columns(unmatched, "id", "owner", "epoch")
             ):
-                reply = Recorded(Fate(record["fate"]), record["completed_at"])
+                reply = WriteResult(WriteStatus(record["fate"]), record["completed_at"])
                 replies[record["id"], record["epoch"]] = reply
         for entry in entries:
             entry.resolve(replies[entry.row.id, entry.row.epoch])
@@ -303,7 +304,7 @@ class Journal:
         self._away_since = None
 
 
-def _give_up(entry: Entry[Any, Any]) -> None:
+def _give_up(entry: PendingWrite[Any, Any]) -> None:
     entry.reject(Unavailable("The database does not answer; try again.", retry_after_s=2))
 
 

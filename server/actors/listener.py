@@ -8,7 +8,7 @@ import orjson
 import structlog
 
 from server.actors.heartbeat import Lease
-from server.actors.hints import EVERYONE, Hints, channel_of
+from server.actors.peer_notifier import EVERYONE, PeerNotifier, channel_of
 from server.storage.database import Connect
 from server.storage.faults import Fault, classify
 
@@ -34,7 +34,7 @@ class Listener:
         connect: Connect | None,
         *,
         lease: Lease,
-        hints: Hints,
+        hints: PeerNotifier,
         handlers: Mapping[str, Handler],
         most_instances: int | None = None,
     ) -> None:

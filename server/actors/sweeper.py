@@ -14,11 +14,11 @@ import structlog
 from server.actors.capacity import Backlog, Slots
 from server.actors.claims import model_request_of
 from server.actors.heartbeat import LEASE_TTL_S, Lease
-from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, Suspects
+from server.actors.quarantine import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, QuarantineRunner
 from server.actors.workload import Workload
 from server.model_request import InstanceId, ModelRequest, RequestId, Status
 from server.pooling import remedy_for
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 CLAIM_INTERVAL_S = 1.0
 RESCUE_INTERVAL_S = 2.0
@@ -40,7 +40,7 @@ class Sweeper:
 
     def __init__(
         self,
-        line: Line,
+        line: DedicatedConnection,
         queries: Mapping[str, str],
         *,
         queue: "asyncio.Queue[ModelRequest]",
@@ -69,7 +69,7 @@ class Sweeper:
         self.is_stopped = False
         self.is_away = False
         """Whether the last look at the backlog got no answer: what waits is not taken up here."""
-        self._suspects = Suspects(line, queries, queue=queue, lease=lease, slots=slots, workload=workload)
+        self._quarantine = QuarantineRunner(line, queries, queue=queue, lease=lease, slots=slots, workload=workload)
         slots.watch(self._slot_came_free)
         backlog.watch(self.wake)
 
@@ -112,11 +112,11 @@ class Sweeper:
 
     async def claim(self) -> None:
         """Fill the free slots from the backlog, fairly between users, or with nothing but suspects."""
-        if self.is_stopped or not self._lease.is_trusted or await self._suspects.go_on():
+        if self.is_stopped or not self._lease.is_trusted or await self._quarantine.go_on():
             return
         mark = self._backlog.mark()
         [survey] = await self._line.fetch(self._queries["survey_backlog"])
-        if survey["has_suspects"] and await self._suspects.begin(others_wait=survey["has_due"]):
+        if survey["has_suspects"] and await self._quarantine.begin(others_wait=survey["has_due"]):
             self._backlog.is_empty = False
             return
         if not survey["has_due"]:
@@ -146,9 +146,9 @@ class Sweeper:
         finally:
             self._slots.release(reserved - enqueued)
 
-    def let_go(self) -> None:
+    def release_waiting(self) -> None:
         """Hand suspects that wait to the generators, which give them back at a stop."""
-        self._suspects.let_go()
+        self._quarantine.release_waiting()
 
     async def rescue(self) -> None:
         """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""
@@ -187,7 +187,7 @@ class Sweeper:
             return
         held = [request_id for request_id, _ in self._workload.claims()]
         rows = await self._fill(
-            reserved, "adopt_own", self._lease.instance_id, held, _ADOPT_MIN_AGE_S, SUSPECT_ATTEMPTS, reserved
+            reserved, "reclaim_own", self._lease.instance_id, held, _ADOPT_MIN_AGE_S, SUSPECT_ATTEMPTS, reserved
         )
         for row in rows:
             log.warning("request_adopted", id=str(row["id"]))

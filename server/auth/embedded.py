@@ -17,7 +17,7 @@ from server.auth.tokens import ACCESS_TOKEN_S, TokenMinter
 from server.encoding import dumps
 from server.errors import Conflict, Invalid, Unauthenticated
 from server.model_request import UserId
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 REUSE_INTERVAL_S = 10.0
 """How long a refresh token that was traded already is taken again: the answer to the first trade may have been lost."""
@@ -28,7 +28,7 @@ _WRONG_CREDENTIALS = "Invalid e-mail or password."
 class EmbeddedAccounts:
     """Implements `Accounts`. Passwords are argon2id; of refresh tokens only the SHA-256 is stored."""
 
-    def __init__(self, reader: Reader, *, passwords: Passwords, minter: TokenMinter) -> None:
+    def __init__(self, reader: PooledQueries, *, passwords: Passwords, minter: TokenMinter) -> None:
         self._reader = reader
         self._passwords = passwords
         self._minter = minter
@@ -101,7 +101,7 @@ class EmbeddedAccounts:
         return Session(user, token, refresh_token, expires_in=ACCESS_TOKEN_S, expires_at=expires_at)
 
 
-async def agree_on_signing_secret(reader: Reader) -> str:
+async def get_or_create_signing_secret(reader: PooledQueries) -> str:
     """The key that signs tokens where nobody configured one: generated once, kept with the accounts it speaks for."""
     row = await reader.fetch_row("agree_on_secret", "jwt_secret", secrets.token_hex(32))
     if row is None:

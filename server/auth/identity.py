@@ -13,7 +13,7 @@ from server.auth.passwords import Passwords
 from server.auth.supabase import connect_accounts
 from server.auth.tokens import MAX_PROJECT_LIFETIME_S, SigningKey, TokenMinter, TokenVerifier
 from server.settings import Settings
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 Opening = Callable[[], Any]
 
@@ -29,14 +29,14 @@ class Identity:
     """The embedded accounts for clients of Supabase Auth; None where Supabase itself is there for them."""
 
 
-def create_identity(settings: Settings, reader: Reader, signing_key: SigningKey) -> Identity:
+def create_identity(settings: Settings, reader: PooledQueries, signing_key: SigningKey) -> Identity:
     """By what is configured. Connects nowhere yet."""
     if settings.supabase_url is None:
         return _embedded(reader, signing_key)
     return _supabase(settings, f"{settings.supabase_url}/auth/v1", signing_key)
 
 
-def _embedded(reader: Reader, signing_key: SigningKey) -> Identity:
+def _embedded(reader: PooledQueries, signing_key: SigningKey) -> Identity:
     passwords = Passwords()
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from server.errors import Problem
 from server.files.audit import Audit
 from server.files.statements import Statements
 from server.model_request import InstanceId
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 from server.storage.objects import Objects, key_of
 
 INTERVAL_S = 10.0
@@ -28,13 +28,15 @@ MAX_BATCH = 100
 log = structlog.get_logger(__name__)
 
 
-class Reaper:
+class FileCollector:
     """Any instance can do it: rows are taken with SKIP LOCKED, and what one leaves behind is due again soon.
 
     `arriving` are the uploads that this process is receiving now.
     """
 
-    def __init__(self, line: Line, queries: Mapping[str, str], *, objects: Objects, lease: Lease) -> None:
+    def __init__(
+        self, line: DedicatedConnection, queries: Mapping[str, str], *, objects: Objects, lease: Lease
+    ) -> None:
         self._statements = Statements(line, queries)
         self._objects = objects
         self._lease = lease

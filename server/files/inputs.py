@@ -15,7 +15,7 @@ from server.inference.events import InputFile
 from server.model_request import ModelRequest, RequestId, UserId
 from server.schemas import invalid
 from server.storage.objects import Objects
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 MAX_FILES = 16
 """That one request may refer to: a generator opens all of them."""
@@ -26,7 +26,7 @@ _FILMS = frozenset({"video/mp4", "video/webm"})
 class InputFiles:
     """What a create needs of files. A request that refers to none costs nothing here."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
 
     async def attach(self, user_id: UserId, request_id: RequestId, input_data: Mapping[str, Any]) -> bool:

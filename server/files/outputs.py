@@ -110,7 +110,7 @@ class StoredOutputs:
         if self._outputs:
             await asyncio.wait([output.upload for output in self._outputs], timeout=PATIENCE_S)
         if self._ids:
-            with contextlib.suppress(Problem, TimeoutError):  # the reaper looks at them in a minute in any case
+            with contextlib.suppress(Problem, TimeoutError):  # the collector looks at them in a minute in any case
                 rows = await self._statements.fetch("discard_files", self._ids)
                 reaped = {row["id"] for row in rows}
                 async with asyncio.timeout(PATIENCE_S):

@@ -7,7 +7,7 @@ from server.files.outputs import StoredOutputs
 from server.files.statements import Statements
 from server.inference.events import InputFile
 from server.model_request import ModelRequest
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 from server.storage.objects import Objects
 
 
@@ -15,7 +15,12 @@ class StoredFiles:
     """`RequestFiles` of this instance. `wake` is called when something is to be deleted."""
 
     def __init__(
-        self, line: Line, queries: Mapping[str, str], objects: Objects, *, wake: Callable[[], None] = lambda: None
+        self,
+        line: DedicatedConnection,
+        queries: Mapping[str, str],
+        objects: Objects,
+        *,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._statements = Statements(line, queries)
         self._objects = objects

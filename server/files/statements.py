@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from server.errors import Unavailable
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
 
 _RETRY_S = 2.0
@@ -16,7 +16,7 @@ _TRIES = 3
 class Statements:
     """Named queries on one line; a database that is away, or stays busy, is `Unavailable`."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
         self._line = line
         self._queries = queries
 

@@ -8,7 +8,7 @@ import asyncpg
 from server.errors import NotFound
 from server.model_request import RequestId, UserId
 from server.storage.objects import ObjectKey, key_of
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 NO_UPLOAD = "There is no file of yours with this id."
 NO_OUTPUT = "There is no such file of a completed model request of yours."
@@ -35,7 +35,7 @@ def stored_file_of(row: asyncpg.Record) -> StoredFile:
 class FileFinder:
     """Whose a file is, is asked in the statement itself."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
 
     async def upload(self, user_id: UserId, file_id: UUID) -> StoredFile:

@@ -18,12 +18,12 @@ from server.errors import (
     Unauthenticated,
     Unavailable,
 )
-from server.files.collector import Reaper
+from server.files.collector import FileCollector
 from server.files.sniffing import HEAD_BYTES, judge
 from server.files.stored import NO_UPLOAD
 from server.model_request import UserId, mint_id
 from server.storage.objects import ObjectKey, Objects, key_of
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 UNUSED_S = 24 * 3600.0
 """How long an upload waits for a request that uses it."""
@@ -51,17 +51,17 @@ class Uploads:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: PooledQueries,
         objects: Objects,
         *,
-        reaper: Reaper,
+        collector: FileCollector,
         lease: Lease,
         max_bytes: int,
         quota_bytes: int | None,
     ) -> None:
         self._reader = reader
         self._objects = objects
-        self._reaper = reaper
+        self._collector = collector
         self._lease = lease
         self.max_bytes = max_bytes
         self._quota_bytes = quota_bytes
@@ -80,13 +80,13 @@ class Uploads:
             raise BadSyntax("The file is empty.")
         content_type = judge(declared_type, head)
         file_id = mint_id()
-        self._reaper.arriving.add(file_id)
+        self._collector.arriving.add(file_id)
         try:
             reservation = _Reservation(self, file_id, user_id, content_type)
             await reservation.grow(size or min(self.max_bytes, max(len(head), FIRST_STEP_BYTES)))
             return await self._keep(file_id, user_id, content_type, reservation.charge(head, chunks))
         finally:
-            self._reaper.arriving.discard(file_id)
+            self._collector.arriving.discard(file_id)
 
     async def _keep(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
         key = key_of(user_id, file_id, content_type)
@@ -102,13 +102,13 @@ class Uploads:
         return Upload(file_id, content_type, size, row["created_at"])
 
     async def _abandon(self, file_id: UUID, key: ObjectKey) -> None:
-        """While the database or the store is away, it is left to the reaper, who finds a row that nobody awaits."""
+        """While the database or the store is away, it is left to the collector, who finds a row that nobody awaits."""
         try:
             if not await self._reader.fetch("discard_files", [file_id]):
                 await self._objects.delete([key])
         except Problem:
             log.info("upload_left_behind", id=str(file_id))
-        self._reaper.wake()
+        self._collector.wake()
 
     async def reserve(self, file_id: UUID, user_id: UserId, content_type: str, size: int) -> None:
         """Set so many bytes aside for an upload, in place of what was set aside for it before."""
@@ -134,12 +134,12 @@ class Uploads:
             raise NotFound(NO_UPLOAD)
         if not row["is_deleted"]:
             raise Conflict("A request that has not ended uses this file: cancel it, or wait for its end.")
-        self._reaper.wake()
+        self._collector.wake()
 
     async def forget(self, user_id: UserId) -> None:
         """The account is gone: so are all of its files, those of its requests included."""
         await self._reader.fetch("discard_files_of_user", user_id)
-        self._reaper.wake()
+        self._collector.wake()
 
 
 class _Reservation:

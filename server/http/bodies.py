@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
 from server.http import keys
 from server.http.parameters import read_idempotency_key
-from server.limits.memory import Room
+from server.limits.memory import MemoryBudget
 from server.model_request import UserId
 from server.schemas import MAX_BODY_BYTES
 
@@ -27,7 +27,7 @@ Body = TypeVar("Body", bytes, bytearray)
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-async def read_json(request: web.Request, *, max_bytes: int, room: Room, user_id: UserId | None = None) -> Any:
+async def read_json(request: web.Request, *, max_bytes: int, room: MemoryBudget, user_id: UserId | None = None) -> Any:
     """The request's JSON body.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
@@ -50,11 +50,11 @@ async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
     retry. Raises as `read_json` does, and `Unavailable`.
     """
     user_id = request[keys.PRINCIPAL].user_id
-    request[keys.VERDICT] = request.app[keys.CREATE_LIMITER].look(str(user_id))
+    request[keys.RATE_LIMIT] = request.app[keys.CREATE_LIMITER].look(str(user_id))
     if "Idempotency-Key" not in request.headers:
         request.app[keys.REQUESTS].require_chance(user_id)
     key = read_idempotency_key(request)
-    room = request.app[keys.BODY_ROOM]
+    room = request.app[keys.BODY_MEMORY]
     return key, await read_json(request, max_bytes=MAX_BODY_BYTES, room=room, user_id=user_id)
 
 

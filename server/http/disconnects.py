@@ -8,7 +8,7 @@ from typing import cast
 
 from aiohttp import web
 
-from server.actors.watches import View, Watch
+from server.actors.subscription import View, Waiter
 from server.http.server import JsonErrorHandler
 
 LEFT = 499
@@ -34,8 +34,8 @@ def may_be_left(handler: Handler) -> Handler:
     return handle
 
 
-async def wait_for(request: web.Request, watch: Watch, timeout_s: float) -> View | None:
-    """As `Watch.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
+async def wait_for(request: web.Request, watch: Waiter, timeout_s: float) -> View | None:
+    """As `Waiter.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
     lost = _lost(request)
 
     def leave(_: "asyncio.Future[None]") -> None:

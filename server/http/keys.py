@@ -13,16 +13,16 @@ from server.files.stored import FileFinder
 from server.files.uploads import Uploads
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
-from server.limits.memory import Room
-from server.limits.rates import RateLimiter, Verdict
+from server.limits.memory import MemoryBudget
+from server.limits.rates import RateLimiter, RateLimitResult
 from server.requests.service import ModelRequests
 from server.settings import Settings
 from server.storage.objects import Objects
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 SETTINGS = web.AppKey("settings", Settings)
 LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
-READER = web.AppKey("reader", Reader)
+READER = web.AppKey("reader", PooledQueries)
 ENGINE = web.AppKey("engine", Engine)
 REQUESTS = web.AppKey("requests", ModelRequests)
 FEEDS = web.AppKey("feeds", Feeds)
@@ -33,14 +33,14 @@ GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)
-UPLOAD_ROOM = web.AppKey("upload_room", Room)
+UPLOAD_MEMORY = web.AppKey("upload_room", MemoryBudget)
 FILES = web.AppKey("files", FileFinder)
-ANSWER_ROOM = web.AppKey("answer_room", Room)
-BODY_ROOM = web.AppKey("body_room", Room)
+RESPONSE_MEMORY = web.AppKey("answer_room", MemoryBudget)
+BODY_MEMORY = web.AppKey("body_room", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
-VERDICT: web.RequestKey[Verdict | None] = web.RequestKey("verdict")
+RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("verdict")

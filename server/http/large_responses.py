@@ -35,7 +35,7 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
     room: AbstractContextManager[None] = nullcontext()
     principal = request.get(keys.PRINCIPAL)
     if principal is not None and request.method == hdrs.METH_GET:
-        room = request.app[keys.ANSWER_ROOM].reserve(principal.user_id, len(body))
+        room = request.app[keys.RESPONSE_MEMORY].reserve(principal.user_id, len(body))
     with room:
         response.body = _Pieces(body)
         dress(request, response)

@@ -29,7 +29,7 @@ from server.errors import (
 from server.http import keys
 from server.http.responses import json_response
 from server.lifecycle import Phase
-from server.limits.rates import Verdict, client_address, rate_limit_headers
+from server.limits.rates import RateLimitResult, client_address, rate_limit_headers
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openai import refusals as openai
 from server.storage.database import DatabaseAway
@@ -171,7 +171,7 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
         address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, settings.proxy_networks)
         verdict = request.app[keys.AUTH_LIMITER].check(address)
     if verdict is not None:
-        request[keys.VERDICT] = verdict
+        request[keys.RATE_LIMIT] = verdict
         if not verdict.allowed:
             raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
     return await handler(request)
@@ -181,7 +181,7 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def show_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Say on every answer, errors included, what is left of the limit that applies."""
     response = await handler(request)
-    verdict = request.get(keys.VERDICT)
+    verdict = request.get(keys.RATE_LIMIT)
     if verdict is not None and not response.prepared:
         response.headers.update(_limit_headers(request, verdict))
     return response
@@ -193,7 +193,7 @@ def dress(request: web.Request, response: web.StreamResponse) -> None:
     response.headers[hdrs.SERVER] = SERVER_NAME
     for name, value in SECURE_HEADERS.items():
         response.headers.setdefault(name, value)
-    if (verdict := request.get(keys.VERDICT)) is not None:
+    if (verdict := request.get(keys.RATE_LIMIT)) is not None:
         response.headers.update(_limit_headers(request, verdict))
     _vary_by_origin(request, response)
 
@@ -228,7 +228,7 @@ def problem_response(request: web.Request, problem: Problem) -> web.Response:
     return response
 
 
-def _limit_headers(request: web.Request, verdict: Verdict) -> dict[str, str]:
+def _limit_headers(request: web.Request, verdict: RateLimitResult) -> dict[str, str]:
     headers = rate_limit_headers(verdict)
     if request.path.startswith(OPENAI_PREFIX):
         headers |= openai.limit_headers(limit=verdict.limit, remaining=verdict.remaining, reset_s=verdict.reset_s)

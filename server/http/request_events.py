@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from aiohttp import web
 
-from server.actors.watches import Follower
+from server.actors.subscription import StreamSubscription
 from server.http import keys
 from server.http.disconnects import while_connected
 from server.http.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
@@ -15,7 +15,11 @@ _NO_CONTENT = 204
 
 
 async def send_request(
-    request: web.Request, follower: Follower, *, after: Cursor | None = None, headers: dict[str, str] | None = None
+    request: web.Request,
+    follower: StreamSubscription,
+    *,
+    after: Cursor | None = None,
+    headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
     """Stream the request that `follower` follows; 204 when the client has had all of it.
 

@@ -18,7 +18,7 @@ _SHRINK = 0.9
 _RETRY_AFTER_S = 2.0
 
 
-class Entrance:
+class ConcurrencyLimiter:
     """Bounds the creates between their body and their commit by how long that takes them.
 
     More of them than the process can serve would pile up where nobody sees them, and all would be slow. The limit

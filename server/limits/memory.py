@@ -8,7 +8,7 @@ from server.errors import RateLimited, Unavailable
 from server.model_request import UserId
 
 
-class Room:
+class MemoryBudget:
     """Gives each what it needs, or refuses it. One user gets `share` at most, which never keeps out all others.
 
     Strangers count as one user. `things` is what it is for, in the plural.

@@ -13,7 +13,7 @@ MAX_KEYS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RateLimitResult:
     """Whether one more is within the rate, and what to tell the client of it. Times in seconds.
 
     `reset_s` is the time until the whole limit is there again; of a refusal, until there is room for one.
@@ -71,7 +71,7 @@ class RateLimiter:
     def _interval_s(self) -> float:
         return PERIOD_S / self._limit
 
-    def check(self, key: str) -> Verdict | None:
+    def check(self, key: str) -> RateLimitResult | None:
         """Count one for `key` if there is room; None when there is no limit. A refusal counts nothing."""
         if not self._limit:
             return None
@@ -81,7 +81,7 @@ class RateLimiter:
         bucket.pour(1)
         return self._permission(bucket.level)
 
-    def look(self, key: str) -> Verdict | None:
+    def look(self, key: str) -> RateLimitResult | None:
         """What is left for `key`, without counting anything; None when there is no limit."""
         if not self._limit:
             return None
@@ -115,8 +115,8 @@ class RateLimiter:
     def _until_room_s(self, bucket: _Bucket) -> float:
         return max(0.0, bucket.level + 1 - self._burst) * self._interval_s
 
-    def _permission(self, level: float) -> Verdict:
-        return Verdict(
+    def _permission(self, level: float) -> RateLimitResult:
+        return RateLimitResult(
             name=self.name,
             allowed=True,
             limit=self._limit,
@@ -124,8 +124,8 @@ class RateLimiter:
             reset_s=math.ceil(level * self._interval_s),
         )
 
-    def _refusal(self, retry_after_s: float) -> Verdict:
-        return Verdict(
+    def _refusal(self, retry_after_s: float) -> RateLimitResult:
+        return RateLimitResult(
             name=self.name,
             allowed=False,
             limit=self._limit,
@@ -135,7 +135,7 @@ class RateLimiter:
         )
 
 
-def rate_limit_headers(verdict: Verdict) -> dict[str, str]:
+def rate_limit_headers(verdict: RateLimitResult) -> dict[str, str]:
     """The fields of draft-ietf-httpapi-ratelimit-headers: the policy, and what is left of it."""
     return {
         "RateLimit-Policy": f'"{verdict.name}";q={verdict.limit};w={PERIOD_S:.0f}',

@@ -12,18 +12,18 @@ import orjson
 import structlog
 
 from server.actors.capacity import Backlog, Slots
-from server.actors.entries import Accepted, NewRequest, Replayed
 from server.actors.feeds import Feeds
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.watches import View
+from server.actors.subscription import View
 from server.actors.workload import Workload
+from server.actors.writes import Accepted, NewRequest, Replayed
 from server.encoding import dumps
 from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
 from server.schemas import render_pending, render_running
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0
@@ -77,7 +77,7 @@ class Admission:
         self,
         *,
         journal: Journal,
-        reader: Reader,
+        reader: PooledQueries,
         queue: "asyncio.Queue[ModelRequest]",
         slots: Slots,
         backlog: Backlog,

@@ -7,11 +7,11 @@ from uuid import UUID
 
 import orjson
 
-from server.actors.watches import View
+from server.actors.subscription import View
 from server.errors import Unavailable
 from server.model_request import RequestId, Status, UserId
 from server.schemas import render_record
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 from server.transcript import Transcript
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
@@ -44,7 +44,7 @@ class Page:
 class History:
     """Every read is filtered by the owner in SQL: what is not yours does not exist."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
         self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
 

@@ -10,25 +10,25 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import structlog
 
 from server.actors.feeds import Feeds
-from server.actors.switchboard import Switchboard
-from server.actors.watches import Follower, Interest, View, Watch
+from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
+from server.actors.subscriptions import Subscriptions
 from server.catalog import Catalog, read_create
 from server.errors import NotFound, Problem, RateLimited, Unavailable
 from server.files.inputs import InputFiles
-from server.limits.concurrency import Entrance
-from server.limits.rates import RateLimiter, Verdict
+from server.limits.concurrency import ConcurrencyLimiter
+from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
 from server.requests.admission import Admission, Admitted, Draft, fingerprint_of
 from server.requests.history import Filters, History, Page
 from server.requests.stream import Cursor, RequestStream
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 from server.transcript import Transcript
 
 CANCEL_WAIT_S = 5.0
 """For the owner to stop and to record what there is; longer only when it is out of reach."""
 _ASK_AGAIN_S = 0.2
 
-AnyInterest = TypeVar("AnyInterest", bound=Interest)
+AnyInterest = TypeVar("AnyInterest", bound=Subscription)
 
 log = structlog.get_logger(__name__)
 
@@ -72,20 +72,20 @@ class ModelRequests:
         *,
         admission: Admission,
         history: History,
-        switchboard: Switchboard,
+        subscriptions: Subscriptions,
         feeds: Feeds,
-        reader: Reader,
+        reader: PooledQueries,
         input_files: InputFiles,
         catalog: Catalog,
         rates: RateLimiter,
-        entrance: Entrance,
+        entrance: ConcurrencyLimiter,
         runs: Runs,
         deadline_s: float,
         on_deleted: Callable[[], None],
     ) -> None:
         self.admission = admission
         self.history = history
-        self.switchboard = switchboard
+        self.subscriptions = subscriptions
         self.input_files = input_files
         self._feeds = feeds
         self._reader = reader
@@ -111,29 +111,29 @@ class ModelRequests:
         *,
         sent: Any,
         key: str | None,
-        interest: Callable[[Switchboard, RequestId], AnyInterest],
+        interest: Callable[[Subscriptions, RequestId], AnyInterest],
         may_be_put_off: bool = False,
         deadline_s: float | None = None,
-        on_verdict: Callable[[Verdict], None] = lambda _: None,
+        on_verdict: Callable[[RateLimitResult], None] = lambda _: None,
     ) -> Created[AnyInterest]:
         """Store a request and start it, or find the earlier one that its key stands for.
 
         `body` is that of `POST /api/requests`, `sent` what the client sent, which is what its key stands for.
-        `interest` is `Watch` for a caller who waits, `Follower` for one who streams; it begins before the row is
-        there, so that no news is missed. Beyond the rate a request that may be put off is accepted and starts later.
+        `interest` is `Waiter` for a caller who waits, `StreamSubscription` for one who streams; it begins before the
+        row is there, so that no news is missed. Beyond the rate a request that may be put off is accepted and starts later.
         `on_verdict` gets the judgement of the rate, also of a refusal.
 
         Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
         """
         draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s)
         with contextlib.ExitStack() as undo:
-            subscription = interest(self.switchboard, draft.id)
+            subscription = interest(self.subscriptions, draft.id)
             undo.enter_context(subscription)
             with self._entrance.passing():
                 admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_verdict=on_verdict)
             if admitted.is_replayed:
                 undo.close()
-                subscription = interest(self.switchboard, admitted.request_id)
+                subscription = interest(self.subscriptions, admitted.request_id)
                 undo.enter_context(subscription)
             subscription.seen = admitted.view
             undo.pop_all()
@@ -154,7 +154,7 @@ class ModelRequests:
         )
 
     async def _admit(
-        self, draft: Draft, *, may_be_put_off: bool, on_verdict: Callable[[Verdict], None]
+        self, draft: Draft, *, may_be_put_off: bool, on_verdict: Callable[[RateLimitResult], None]
     ) -> tuple[Admitted, float]:
         """Also returns by how many seconds the start was put off. A retry is answered before any limit is asked.
 
@@ -174,7 +174,9 @@ class ModelRequests:
             if delay_s > 0 and not is_new:
                 self._rates.give_back(str(draft.user_id))
 
-    def _judge_rate(self, user_id: UserId, *, may_be_put_off: bool, on_verdict: Callable[[Verdict], None]) -> float:
+    def _judge_rate(
+        self, user_id: UserId, *, may_be_put_off: bool, on_verdict: Callable[[RateLimitResult], None]
+    ) -> float:
         verdict = self._rates.check(str(user_id))
         if verdict is None:
             return 0.0
@@ -214,7 +216,7 @@ class ModelRequests:
             raise _not_found()
         return view
 
-    async def last_known(self, user_id: UserId, watch: Watch) -> View:
+    async def last_known(self, user_id: UserId, watch: Waiter) -> View:
         """As `get`; while the database is away, what was last seen of a request that was accepted in any case."""
         try:
             return await self.get(user_id, watch.request_id)
@@ -227,15 +229,15 @@ class ModelRequests:
         """Requests of the user, newest first."""
         return await self.history.page(user_id, filters)
 
-    def watch(self, request_id: RequestId) -> Watch:
+    def watch(self, request_id: RequestId) -> Waiter:
         """To wait for the end of a request, or for a change: enter it, `get` the request, then wait."""
-        return self.switchboard.watch(request_id)
+        return self.subscriptions.watch(request_id)
 
-    def follow(self, request_id: RequestId) -> Follower:
+    def follow(self, request_id: RequestId) -> StreamSubscription:
         """To `stream` a request: enter it first."""
-        return self.switchboard.follow(request_id)
+        return self.subscriptions.follow(request_id)
 
-    def stream(self, user_id: UserId, follower: Follower, *, after: Cursor | None = None) -> RequestStream:
+    def stream(self, user_id: UserId, follower: StreamSubscription, *, after: Cursor | None = None) -> RequestStream:
         """The events of the request that `follower` follows, from where the reader stands."""
         request_id = follower.request_id
 
@@ -252,18 +254,18 @@ class ModelRequests:
 
     async def cancel(self, user_id: UserId, request_id: RequestId) -> View:
         """End the request if it has not ended; how it stands afterwards. Raises `NotFound`."""
-        with self.switchboard.watch(request_id) as watch:
+        with self.subscriptions.watch(request_id) as watch:
             row = await self._reader.fetch_row("cancel_request", request_id, user_id)
             if row is not None and row["status"] == Status.CANCELLED:
                 log.info("request_cancelled", id=str(request_id))
                 view = View(Status.CANCELLED, row["epoch"])
-                self.switchboard.publish(request_id, view)
+                self.subscriptions.publish(request_id, view)
                 self._feeds.tell(user_id, request_id, view)
             elif row is not None:
                 await self._stop(watch, row["owner"])
             return await self.get(user_id, request_id)
 
-    async def _stop(self, watch: Watch, owner: InstanceId) -> None:
+    async def _stop(self, watch: Waiter, owner: InstanceId) -> None:
         """Have the owner of a run stop it, and wait for its end, for `CANCEL_WAIT_S` at most.
 
         It is asked more than once: a claim whose reply is on its way is not in the workload yet, and hints get lost.

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from server.actors.watches import Follower, View
+from server.actors.subscription import StreamSubscription, View
 from server.encoding import dumps
 from server.errors import NotFound, Unavailable
 from server.inference.events import Segment
@@ -69,7 +69,7 @@ class RequestStream:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: StreamSubscription,
         *,
         read_view: ReadView,
         read_stored: ReadStored,
@@ -118,7 +118,7 @@ class RequestStream:
                     for batch in _batched(self._events(told)):
                         yield batch
                         written_at = clock()
-                if self.is_over or self._follower.is_sent_home:
+                if self.is_over or self._follower.is_closed:
                     return
                 if not view.status.is_final:
                     await self._follower.wait(written_at + heartbeat_s - clock())
@@ -197,7 +197,7 @@ class RequestStream:
             live = self._find_live(self._follower.request_id, view.epoch)
             if live is not None and live is not self._transcript:  # a claim is in the database before it is known here
                 self._turn_to_text(live)
-                live.readers.add(self._follower.stir)
+                live.readers.add(self._follower.wake)
         self._epoch = view.epoch
         offset = self._position.offset
         length = self._transcript.length if self._transcript is not None and self._transcript.is_complete else offset
@@ -215,7 +215,7 @@ class RequestStream:
 
     def _turn_away(self) -> None:
         if self._transcript is not None:
-            self._transcript.readers.discard(self._follower.stir)
+            self._transcript.readers.discard(self._follower.wake)
             self._transcript = None
 
     @property

@@ -15,7 +15,7 @@ from server.http.responses import json_response
 from server.limits.rates import true_address
 from server.model_request import RequestId, UserId
 from server.schemas import parse
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 MAX_BODY_BYTES = 4096
 _HISTORY_BATCH = 2000
@@ -63,7 +63,7 @@ async def recover(request: web.Request) -> web.Response:
 
 
 async def _read_form(request: web.Request) -> Any:
-    return await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    return await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
 
 
 def _stranger(request: web.Request) -> Caller:
@@ -101,7 +101,7 @@ async def delete_user(request: web.Request) -> web.Response:
     return web.Response(status=_NO_CONTENT)
 
 
-async def _delete_history(reader: Reader, user_id: UserId) -> None:
+async def _delete_history(reader: PooledQueries, user_id: UserId) -> None:
     """In short statements: the one that deletes the account takes along what is left, and has a limit of time."""
     while len(await reader.fetch("delete_history", user_id, _HISTORY_BATCH)) == _HISTORY_BATCH:
         pass

@@ -46,7 +46,7 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
 
 async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes | memoryview, None]:
     yield encode("snapshot", dumps(snapshot))
-    while not feed.is_sent_home:
+    while not feed.is_closed:
         changes = await feed.wait(HEARTBEAT_S)
         yield b"".join(encode("status", dumps(_public(change))) for change in changes) or HEARTBEAT
     yield FAREWELL

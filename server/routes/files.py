@@ -39,7 +39,7 @@ async def upload(request: web.Request) -> web.Response:
         raise Unavailable(f"Not accepting files: {reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
     uploads = request.app[keys.UPLOADS]
     size = request.content_length
-    with request.app[keys.UPLOAD_ROOM].reserve(user_id, HELD_BYTES if size is None else min(size, HELD_BYTES)):
+    with request.app[keys.UPLOAD_MEMORY].reserve(user_id, HELD_BYTES if size is None else min(size, HELD_BYTES)):
         incoming = await open_body(request, max_bytes=uploads.max_bytes)
         taken = await uploads.take(user_id, incoming.chunks, declared_type=incoming.declared_type, size=incoming.size)
     body = {
@@ -77,6 +77,6 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 def _count_as_create(request: web.Request) -> None:
     verdict = request.app[keys.CREATE_LIMITER].check(str(request[keys.PRINCIPAL].user_id))
-    request[keys.VERDICT] = verdict
+    request[keys.RATE_LIMIT] = verdict
     if verdict is not None and not verdict.allowed:
         raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)

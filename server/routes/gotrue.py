@@ -134,7 +134,7 @@ async def public_keys(_request: web.Request) -> web.Response:
 
 async def _read_form(request: web.Request) -> dict[str, Any]:
     """Fields that this server does not know are passed over, as GoTrue does."""
-    body = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_ROOM])
+    body = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
     if not isinstance(body, dict):
         raise GoTrueRefusal(400, "bad_json", "Could not parse request body as JSON: an object is expected")
     return body

@@ -15,7 +15,7 @@ import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from server.actors.watches import Follower, View, Watch
+from server.actors.subscription import StreamSubscription, View, Waiter
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
 from server.http import keys
 from server.http.bodies import read_create_body
@@ -59,7 +59,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, whole or as it is written."""
     ask, created = await _create(request, read_chat)
     with _named(created) as headers:
-        if isinstance(created.interest, Follower):
+        if isinstance(created.interest, StreamSubscription):
             model = created.model or ask.model
             chunks = Chunks(created.interest.request_id, model=model, wants_usage=ask.wants_usage)
             return await _stream(request, created.interest, chunks, headers)
@@ -101,7 +101,7 @@ def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is
 
 async def _create(
     request: web.Request, read: Callable[[Any], AnyAsk]
-) -> tuple[AnyAsk, Created[Watch] | Created[Follower]]:
+) -> tuple[AnyAsk, Created[Waiter] | Created[StreamSubscription]]:
     """The stored request, and how its answer is wanted. The prompt ends with this call: who waits holds none.
 
     What is wrong with the body is told by the client's names.
@@ -114,21 +114,21 @@ async def _create(
         ask.create,
         sent=data,
         key=key,
-        on_verdict=functools.partial(request.__setitem__, keys.VERDICT),
+        on_verdict=functools.partial(request.__setitem__, keys.RATE_LIMIT),
     )
     try:
         if ask.is_streamed:
-            created: Created[Watch] | Created[Follower] = await create(interest=Follower)
+            created: Created[Waiter] | Created[StreamSubscription] = await create(interest=StreamSubscription)
         else:
             deadline_s = max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
-            created = await create(interest=Watch, deadline_s=deadline_s)
+            created = await create(interest=Waiter, deadline_s=deadline_s)
     except Invalid as problem:
         raise ask.refusal(problem) from None
     return replace(ask, create={}), created
 
 
 @contextlib.contextmanager
-def _named(created: Created[Watch] | Created[Follower]) -> Iterator[dict[str, str]]:
+def _named(created: Created[Waiter] | Created[StreamSubscription]) -> Iterator[dict[str, str]]:
     """Headers that name the request, also on the answer to what goes wrong in the block."""
     headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.interest.request_id}"}
     if created.is_replayed:
@@ -143,7 +143,7 @@ def _named(created: Created[Watch] | Created[Follower]) -> Iterator[dict[str, st
 
 async def _reply(
     request: web.Request,
-    created: Created[Watch] | Created[Follower],
+    created: Created[Waiter] | Created[StreamSubscription],
     render: Render,
     *,
     asked: str,
@@ -151,7 +151,7 @@ async def _reply(
 ) -> web.Response:
     """The whole answer, once it is there."""
     watch = created.interest
-    assert isinstance(watch, Watch), "a stream is not waited for"  # noqa: S101 - tells the type checker
+    assert isinstance(watch, Waiter), "a stream is not waited for"  # noqa: S101 - tells the type checker
     try:
         async with while_connected(request):
             view = await _last_view(request, watch, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
@@ -173,7 +173,7 @@ def _may_come_back(request: web.Request) -> bool:
     return "Idempotency-Key" in request.headers
 
 
-async def _last_view(request: web.Request, watch: Watch, timeout_s: float, *, is_replayed: bool) -> View:
+async def _last_view(request: web.Request, watch: Waiter, timeout_s: float, *, is_replayed: bool) -> View:
     """The final request; after `timeout_s`, or when the server stops, as it stands then."""
     user_id, service = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS]
     if is_replayed:
@@ -184,7 +184,7 @@ async def _last_view(request: web.Request, watch: Watch, timeout_s: float, *, is
 
 
 def _unfinished(request: web.Request, view: View) -> Problem:
-    if request.app[keys.REQUESTS].switchboard.is_closed:
+    if request.app[keys.REQUESTS].subscriptions.is_closed:
         return _stopping()
     if view.status is Status.PENDING:
         return Unavailable("The request did not get its turn in time; ask again.", retry_after_s=RETRY_AFTER_S)
@@ -199,7 +199,7 @@ def _stopping() -> Problem:
 
 
 async def _stream(
-    request: web.Request, follower: Follower, chunks: Chunks, headers: dict[str, str]
+    request: web.Request, follower: StreamSubscription, chunks: Chunks, headers: dict[str, str]
 ) -> web.StreamResponse:
     """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
     stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, follower)
@@ -211,7 +211,7 @@ async def _stream(
     except ClientLeft:
         return web.Response(status=LEFT)
     finally:
-        if not (stream.is_over or follower.is_sent_home or _may_come_back(request)):
+        if not (stream.is_over or follower.is_closed or _may_come_back(request)):
             await _cancel(request, follower.request_id)
 
 

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
-from server.actors.switchboard import Switchboard
-from server.actors.watches import Follower, Interest, View, Watch
+from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
+from server.actors.subscriptions import Subscriptions
 from server.errors import Conflict
 from server.http import keys
 from server.http.bodies import read_create_body
@@ -25,7 +25,7 @@ from server.requests.service import Created
 
 _REPLAYED = "Idempotent-Replayed"
 
-AnyInterest = TypeVar("AnyInterest", bound=Interest)
+AnyInterest = TypeVar("AnyInterest", bound=Subscription)
 
 
 def add_routes(app: web.Application) -> None:
@@ -49,15 +49,15 @@ async def create(request: web.Request) -> web.StreamResponse:
         request.headers.getall("Prefer", []), default_s=settings.default_wait_s, max_s=settings.max_wait_s
     )
     if accepts_events(request):
-        with await _create(request, waiting, Follower) as created:
+        with await _create(request, waiting, StreamSubscription) as created:
             headers = _replay_headers(created) | {hdrs.LOCATION: _location(request, created.interest.request_id)}
             return await send_request(request, created.interest, headers=headers)
-    with await _create(request, waiting, Watch) as created:
+    with await _create(request, waiting, Waiter) as created:
         return await _answer(request, created, waiting)
 
 
 async def _create(
-    request: web.Request, waiting: Waiting, interest: Callable[[Switchboard, RequestId], AnyInterest]
+    request: web.Request, waiting: Waiting, interest: Callable[[Subscriptions, RequestId], AnyInterest]
 ) -> Created[AnyInterest]:
     """The body lives in this call alone: a client that waits for its answer holds no prompt."""
     key, body = await read_create_body(request)
@@ -68,11 +68,11 @@ async def _create(
         key=key,
         interest=interest,
         may_be_put_off=waiting.applied == "respond-async",
-        on_verdict=functools.partial(request.__setitem__, keys.VERDICT),
+        on_verdict=functools.partial(request.__setitem__, keys.RATE_LIMIT),
     )
 
 
-async def _answer(request: web.Request, created: Created[Watch], waiting: Waiting) -> web.Response:
+async def _answer(request: web.Request, created: Created[Waiter], waiting: Waiting) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
     user_id, service, watch = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS], created.interest
     if created.is_replayed:

@@ -125,7 +125,7 @@ class Database:
 Connect = Callable[[], "Awaitable[asyncpg.Connection[Any]]"]
 
 
-class Line:
+class DedicatedConnection:
     """One dedicated connection for one actor, opened when needed and dropped at the first doubt.
 
     Actors may share one where connections are few: their statements wait for each other, and their time counts from

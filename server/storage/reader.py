@@ -18,7 +18,7 @@ _PAUSE_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0
 
 
-class Reader:
+class PooledQueries:
     """Runs named queries; every statement is one round trip, and every wait has a limit."""
 
     def __init__(self, database: Database, queries: Mapping[str, str]) -> None:

@@ -204,7 +204,7 @@ FROM asked
 WHERE row.id = asked.id
 RETURNING row.id;
 
--- name: adopt_own
+-- name: reclaim_own
 -- Take up rows which the database says this instance runs and its memory ($2) does not hold: an accept or a claim whose reply
 -- was lost. Claims younger than $3 seconds may still be on their way. Suspects (from $4 crashes) go back to the backlog.
 WITH forgotten AS MATERIALIZED (

@@ -209,7 +209,7 @@ async def test_files_go_with_their_request_and_at_once(api: Api, database: str) 
     assert await api.app[keys.REQUESTS].input_files.attach(user_id, RequestId(UUID(request_id)), image(UUID(file_id)))
     assert len(await stored(api)) == 3
     await fetch(database, "DELETE FROM public.model_requests WHERE id = $1", UUID(request_id))
-    api.app[keys.ENGINE].reaper.wake()
+    api.app[keys.ENGINE].collector.wake()
     await until_nothing_is_stored(api, database)
     assert (await api.get(f"/api/files/{file_id}")).status == 404
 

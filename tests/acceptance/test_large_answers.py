@@ -11,7 +11,7 @@ import pytest
 
 from server.http import keys
 from server.http import large_responses as large_answers
-from server.limits.memory import Room
+from server.limits.memory import MemoryBudget
 from server.model_request import UserId
 from server.requests.history import MAX_PAGE_BYTES
 from tests.acceptance.conftest import Api
@@ -44,7 +44,7 @@ async def unread(api: Api) -> AsyncIterator[asyncio.StreamReader]:
         writer.close()
 
 
-async def is_taken(room: Room, free: int) -> None:
+async def is_taken(room: MemoryBudget, free: int) -> None:
     async with asyncio.timeout(10):
         while room.free >= free:  # noqa: ASYNC110 - the handler tells nobody
             await asyncio.sleep(0.01)
@@ -58,7 +58,7 @@ async def test_a_large_answer_comes_whole_and_as_the_small_ones_are(api: Api) ->
     assert set(small.headers) == set(large.headers)
     head = await api.send("HEAD", PATH)
     assert (head.body, head.headers["Content-Length"]) == (b"", str(len(large.body)))
-    assert api.app[keys.ANSWER_ROOM].free == 64 * 1024 * 1024
+    assert api.app[keys.RESPONSE_MEMORY].free == 64 * 1024 * 1024
 
 
 async def test_answers_that_one_user_does_not_read_take_part_of_the_room(api: Api) -> None:
@@ -66,7 +66,7 @@ async def test_answers_that_one_user_does_not_read_take_part_of_the_room(api: Ap
     for _ in range(2):
         assert (await other.create(LARGE)).status == 200
     size = len((await api.get(PATH)).body)
-    room = api.app[keys.ANSWER_ROOM]
+    room = api.app[keys.RESPONSE_MEMORY]
     free = room.free
     assert api.user_id is not None
     with room.reserve(UserId(UUID(api.user_id)), free // 2 - 3 * size // 2):
@@ -87,7 +87,7 @@ async def test_answers_that_one_user_does_not_read_take_part_of_the_room(api: Ap
 
 async def test_who_takes_nothing_of_a_large_answer_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_answers, "STALL_S", 0.3)
-    room = api.app[keys.ANSWER_ROOM]
+    room = api.app[keys.RESPONSE_MEMORY]
     free = room.free
     async with unread(api) as reader:
         await is_taken(room, free)

@@ -204,7 +204,7 @@ async def test_one_connection_too_many_is_told_to_come_back_and_health_checks_ar
         path = f"/api/requests/{request.json['id']}"
         waiters = [group.create_task(api.get(path, params={"wait": "60"})) for _ in range(3)]
         async with asyncio.timeout(10):
-            while len(api.app[keys.REQUESTS].switchboard) < 3:  # noqa: ASYNC110 - it tells nobody
+            while len(api.app[keys.REQUESTS].subscriptions) < 3:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         head, body = await _answer_to(api, "/api/requests")
         assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")

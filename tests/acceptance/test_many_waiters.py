@@ -64,7 +64,7 @@ async def test_everyone_who_waits_gets_the_final_object(
     assert {item["status"] for item in items} == {"completed"}
     assert {item["id"]: item for item in items} == {item["id"]: item for item in history}
     assert [item["id"] for item in items] == request_ids
-    assert len(asked.app[keys.REQUESTS].switchboard) == 0
+    assert len(asked.app[keys.REQUESTS].subscriptions) == 0
 
 
 async def _create(user: Api, count: int) -> list[str]:
@@ -94,6 +94,6 @@ async def _long_polls(asked: Api, token: str, request_ids: list[str]) -> AsyncIt
     async with aiohttp.ClientSession(headers=headers, connector=connector) as session, asyncio.TaskGroup() as group:
         polls = [group.create_task(poll(session, request_id)) for request_id in request_ids]
         async with asyncio.timeout(30):
-            while len(asked.app[keys.REQUESTS].switchboard) < len(request_ids):  # noqa: ASYNC110 - it tells nobody
+            while len(asked.app[keys.REQUESTS].subscriptions) < len(request_ids):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         yield polls

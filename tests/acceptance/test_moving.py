@@ -332,12 +332,12 @@ async def test_uploads_outputs_and_uses_move_to_an_account_that_is_called_otherw
     assert len(await _fetch(database_15, "SELECT FROM public.file_uses")) == 1
 
     await _fetch(database_15, "UPDATE public.files SET due_at = now()")
-    await new.app[keys.ENGINE].reaper.tick()
+    await new.app[keys.ENGINE].collector.tick()
     assert (await new.get(f"/api/files/{unused}")).status == 404
     states = await _fetch(database_15, "SELECT state FROM public.files")
     assert [row["state"] for row in states] == ["kept", "kept"]
     await _fetch(database_15, "DELETE FROM public.model_requests")
-    await new.app[keys.ENGINE].reaper.tick()
+    await new.app[keys.ENGINE].collector.tick()
     assert await _files(after) == {}
 
 

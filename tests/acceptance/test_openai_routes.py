@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from server.actors.journal import Journal
-from server.actors.watches import View
+from server.actors.subscription import View
 from server.http import keys
 from server.model_request import RequestId, Status
 from server.routes import openai
@@ -172,7 +172,7 @@ async def test_text_that_starts_anew_ends_the_stream_and_cancels(online: Api, up
     async with streamed(online) as response:
         await response.content.readuntil(b"Once")
         request_id = RequestId(UUID((await newest(online))["id"]))
-        online.app[keys.REQUESTS].switchboard.publish(request_id, View(Status.PROCESSING, 2))  # as after a rescue
+        online.app[keys.REQUESTS].subscriptions.publish(request_id, View(Status.PROCESSING, 2))  # as after a rescue
         *_, last = await lines_of(response)
     assert "cannot be taken back" in json.loads(last.removeprefix("data: "))["error"]["message"]
     assert (await ended(online))["status"] == "cancelled"
@@ -193,7 +193,7 @@ async def test_nobody_watches_after_the_answer(online: Api, upstream: FakeHuggin
     for _ in range(3):
         await ask(online)
         await ask(online, stream=True)
-    assert len(online.app[keys.REQUESTS].switchboard) == 0
+    assert len(online.app[keys.REQUESTS].subscriptions) == 0
 
 
 async def test_who_sends_a_key_may_leave_a_stream(online: Api, upstream: FakeHuggingFace) -> None:

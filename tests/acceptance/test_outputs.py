@@ -159,7 +159,7 @@ async def test_a_store_that_is_away_is_an_outage_and_no_failure(
     [file] = (await api.get(f"{path}?wait=20")).json["output_data"]["files"]
     assert (await api.get(file["url"])).body == PICTURE.body
     await fetch(database, ALL_DUE)
-    await api.app[keys.ENGINE].reaper.tick()
+    await api.app[keys.ENGINE].collector.tick()
     assert len(await stored(api)) == 1
     assert [row["state"] for row in await fetch(database, "SELECT state FROM public.files")] == ["kept"]
 
@@ -260,7 +260,7 @@ async def test_a_file_of_a_request_that_was_stored_although_its_client_was_told_
     await until(is_stored)
     assert (await api.send("DELETE", f"/api/files/{upload}")).status == 409
     await fetch(database, "DELETE FROM public.model_requests")
-    api.app[keys.ENGINE].reaper.wake()
+    api.app[keys.ENGINE].collector.wake()
     await until_nothing_is_stored(api, database)
 
 
@@ -281,7 +281,7 @@ async def test_retention_takes_files_along(api: Api, database: str) -> None:
     await draw(api, prefer="wait=20")
     assert len(await stored(api)) == 1
     assert len(await fetch(database, queries()["purge_requests"], UUID(int=2**128 - 1), 100)) == 1
-    api.app[keys.ENGINE].reaper.wake()
+    api.app[keys.ENGINE].collector.wake()
     await until_nothing_is_stored(api, database)
 
 
@@ -305,5 +305,5 @@ async def test_an_account_of_a_project_takes_its_files_along(
             async with project.connected(is_admin=True) as connection:
                 await connection.execute("SET ROLE supabase_auth_admin")  # as which Supabase Auth works
                 await connection.execute("DELETE FROM auth.users WHERE id = $1", api.user_id)
-            api.app[keys.ENGINE].reaper.wake()
+            api.app[keys.ENGINE].collector.wake()
         await until_nothing_is_stored(api, project.url)

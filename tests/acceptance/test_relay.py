@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from server.actors import heartbeat, relay, switchboard
-from server.actors.hints import EVERYONE, channel_of
+from server.actors import heartbeat, subscriptions
+from server.actors import stream_relay as relay
+from server.actors.peer_notifier import EVERYONE, channel_of
 from server.http import keys
 from server.requests import service
 from tests.acceptance.conftest import Api, Start, created, events_of
@@ -22,7 +23,7 @@ LONG = "offline/long-stream"
 
 @pytest.fixture
 def _rare_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard, "SWEEP_INTERVAL_S", 60.0)
+    monkeypatch.setattr(subscriptions, "SWEEP_INTERVAL_S", 60.0)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
 async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
     """Close the connection of a call once it waits."""
     async with asyncio.timeout(10):
-        watches = api.app[keys.REQUESTS].switchboard._watches
+        watches = api.app[keys.REQUESTS].subscriptions._watches
         while not any(watch.is_waiting for group in watches.values() for watch in group):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     call.cancel()
@@ -95,7 +95,7 @@ async def test_who_leaves_a_wait_makes_room_for_another(api: Api) -> None:
     [item] = (await api.get("/api/requests")).json
     await _leave(asyncio.create_task(api.get(f"/api/requests/{item['id']}?wait=30")), api)
     async with asyncio.timeout(5):
-        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
     assert (await api.get(f"/api/requests/{item['id']}")).json["status"] == "processing"
 
@@ -275,7 +275,7 @@ async def test_the_history_of_an_account_is_deleted_in_short_statements(
 
 
 async def test_a_body_for_which_there_is_no_room_is_refused_for_a_moment_and_nothing_is_accepted(api: Api) -> None:
-    room = api.app[keys.BODY_ROOM]
+    room = api.app[keys.BODY_MEMORY]
     with room.reserve(None, room.free // 2), room.reserve(UserId(UUID(int=1)), room.free):
         reply = await api.create_async("hello")
         assert (reply.status, reply.json["code"], reply.headers["Retry-After"]) == (503, "SERVER_ERROR", "1")

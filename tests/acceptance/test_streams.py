@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from server.actors import feeds, switchboard
-from server.actors.entries import FinalRow, Recorded
+from server.actors import feeds, subscriptions
 from server.actors.journal import Journal
-from server.actors.watches import Follower
+from server.actors.subscription import StreamSubscription
+from server.actors.writes import FinalRow, WriteResult
 from server.http import keys, sse
 from server.requests import stream as streams
 from server.routes import events as event_routes
@@ -236,7 +236,7 @@ async def test_a_server_that_stops_ends_its_streams_without_an_end(start: Start)
 async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
     async with created(api, model=LONG) as source:
         heard = await source.until("delta")
-    waiting = api.app[keys.REQUESTS].switchboard
+    waiting = api.app[keys.REQUESTS].subscriptions
     async with asyncio.timeout(10):
         while len(waiting):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
@@ -252,7 +252,7 @@ async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -
     async with created(api, model="offline/slow-20s") as source:
         await source.until("status")
     async with asyncio.timeout(streams.HEARTBEAT_S / 3):
-        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
 
 
@@ -261,7 +261,7 @@ async def test_text_that_cannot_be_kept_is_taken_back(
 ) -> None:
     original = Journal.record
 
-    async def refuse(self: Journal, row: FinalRow) -> Recorded:
+    async def refuse(self: Journal, row: FinalRow) -> WriteResult:
         if row.output_data is not None:
             raise asyncpg.DataError("invalid byte sequence")
         return await original(self, row)
@@ -286,7 +286,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(api: Api, monkeypatch: pyt
                 await asyncio.sleep(0.01)
             while api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - and ends by itself
                 await asyncio.sleep(0.01)
-        assert len(api.app[keys.REQUESTS].switchboard) == 1
+        assert len(api.app[keys.REQUESTS].subscriptions) == 1
 
 
 async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
@@ -301,19 +301,19 @@ async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
         async with created(api) as source:
             await source.all()
     async with asyncio.timeout(10):
-        while len(api.app[keys.REQUESTS].switchboard):  # noqa: ASYNC110 - the handler ends a moment after the connection
+        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
             await asyncio.sleep(0.01)
 
 
 async def test_a_wake_up_between_the_look_and_the_wait_is_not_lost(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end comes while the first look at the row is on its way back."""
-    original = Follower.wait
+    original = StreamSubscription.wait
 
-    async def late(self: Follower, timeout_s: float) -> None:
+    async def late(self: StreamSubscription, timeout_s: float) -> None:
         await asyncio.sleep(0.05)
         await original(self, timeout_s)
 
-    monkeypatch.setattr(Follower, "wait", late)
+    monkeypatch.setattr(StreamSubscription, "wait", late)
     async with created(api) as source:
         assert final_of(await source.all()).name == "completed"
 
@@ -375,7 +375,7 @@ async def test_only_who_asks_for_a_stream_gets_one(api: Api, accept: str, *, is_
 
 async def test_streams_beyond_the_limit_are_told_when_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     request_id = (await api.create("hello")).json["id"]
-    monkeypatch.setattr(switchboard, "MAX_WATCHES", 0)
+    monkeypatch.setattr(subscriptions, "MAX_WATCHES", 0)
     monkeypatch.setattr(feeds, "MAX_FEEDS", 0)
     refused = [
         await api.get(f"/api/requests/{request_id}/events"),

@@ -233,7 +233,7 @@ async def _raw(api: Api, head: str, *bodies: bytes, is_cut: bool = False) -> byt
 async def _settle(api: Api) -> None:
     """Until no upload is on its way any more in this process."""
     async with asyncio.timeout(10):
-        while api.app[keys.ENGINE].reaper.arriving:  # noqa: ASYNC110 - the handler tells nobody
+        while api.app[keys.ENGINE].collector.arriving:  # noqa: ASYNC110 - the handler tells nobody
             await asyncio.sleep(0.01)
 
 
@@ -241,7 +241,7 @@ async def _settle(api: Api) -> None:
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: Api, database: str, framing: str) -> None:
     content = PNG + bytes(200_000)
     body = content if framing.startswith("Content") else b"%x\r\n" % len(content) + content + b"\r\n"
-    arriving = api.app[keys.ENGINE].reaper.arriving
+    arriving = api.app[keys.ENGINE].collector.arriving
     cutting = asyncio.create_task(_raw(api, f"Content-Type: image/png\r\n{framing}\r\n", body))
     async with asyncio.timeout(10):
         while not arriving:  # noqa: ASYNC110 - as above
@@ -316,7 +316,7 @@ async def test_an_upload_counts_as_a_create(start: Start, tmp_path: Path) -> Non
 
 
 async def test_one_user_cannot_take_the_whole_room(api: Api) -> None:
-    room = api.app[keys.UPLOAD_ROOM]
+    room = api.app[keys.UPLOAD_MEMORY]
     assert api.user_id is not None
     user: Any = UUID(api.user_id)
     size = 16 * MIB

@@ -45,7 +45,7 @@ class Wire:
         """From now on replies stay on the wire; their statements are executed."""
         self._gate = asyncio.Event()
 
-    def let_go(self) -> None:
+    def release_waiting(self) -> None:
         """Deliver what was held, and hold nothing more."""
         gate, self._gate = self._gate, None
         if gate is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.actors.suspects import MAX_ATTEMPTS
+from server.actors.quarantine import MAX_ATTEMPTS
 from tests.faults.audit import audit, embedded_url, read_rows, settle
 from tests.faults.clients import Clients
 from tests.faults.processes import ServerProcess, serving

@@ -12,15 +12,15 @@ from uuid import UUID
 import asyncpg
 
 from server.actors.heartbeat import Lease
-from server.files.collector import Reaper
+from server.files.collector import FileCollector
 from server.files.inputs import InputFiles
 from server.files.request_files import StoredFiles
 from server.files.uploads import Uploads
 from server.model_request import InstanceId, ModelRequest, RequestId, UserId
-from server.storage.database import Database, Line
+from server.storage.database import Database, DedicatedConnection
 from server.storage.objects import Objects, key_of
 from server.storage.objects.places import LocalFolder
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 from tests.fakes.media import PNG
 from tests.fakes.wire import Wire
 from tests.rows import Row, add_instance, add_row, add_user, connected, queries
@@ -49,12 +49,12 @@ class Desk:
 
     connection: "asyncpg.Connection[Any]"
     wire: Wire
-    line: Line
+    line: DedicatedConnection
     folder: Path
     user: UserId
     lease: Lease
     objects: Objects
-    reaper: Reaper
+    collector: FileCollector
     uploads: Uploads
     inputs: InputFiles
     files: StoredFiles
@@ -88,7 +88,7 @@ class Desk:
         if later:
             await self.connection.execute(_ALL_DUE)
             await self.connection.execute(_AGED)
-        await self.reaper.tick()
+        await self.collector.tick()
 
     def key(self, file_id: UUID, content_type: str = "image/png") -> str:
         return key_of(self.user, file_id, content_type)
@@ -122,14 +122,14 @@ def run_of(
 @asynccontextmanager
 async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -> AsyncIterator[Desk]:
     wire, objects = Wire(url), Objects(LocalFolder(folder))
-    reader, line = Reader(Database(url), queries()), Line(wire.connect)
+    reader, line = PooledQueries(Database(url), queries()), DedicatedConnection(wire.connect)
     await reader.open()
     try:
         async with connected(url) as connection:
             lease = judging_lease(await add_instance(connection))
-            reaper = Reaper(line, queries(), objects=objects, lease=lease)
+            collector = FileCollector(line, queries(), objects=objects, lease=lease)
             uploads = Uploads(
-                reader, objects, reaper=reaper, lease=lease, max_bytes=64 * 1024 * 1024, quota_bytes=quota_bytes
+                reader, objects, collector=collector, lease=lease, max_bytes=64 * 1024 * 1024, quota_bytes=quota_bytes
             )
             yield Desk(
                 connection=connection,
@@ -139,10 +139,10 @@ async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -
                 user=await add_user(connection),
                 lease=lease,
                 objects=objects,
-                reaper=reaper,
+                collector=collector,
                 uploads=uploads,
                 inputs=InputFiles(reader),
-                files=StoredFiles(line, queries(), objects, wake=reaper.wake),
+                files=StoredFiles(line, queries(), objects, wake=collector.wake),
             )
     finally:
         line.terminate()

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import asyncpg
 
-from server.actors.entries import FinalRow, NewRequest, ReleasedRow
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
+from server.actors.writes import FinalRow, NewRequest, ReleasedRow
 from server.model_request import InstanceId, RequestId, UserId, mint_id
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 from tests.fakes.wire import Wire
 from tests.rows import Row, add_row, add_user, connected, queries, read_row
 
@@ -84,11 +84,11 @@ async def open_desk(url: str) -> AsyncIterator[Desk]:
     """A journal that nobody runs yet."""
     wire = Wire(url)
     async with connected(url) as connection:
-        journal = Journal(Line(wire.connect), queries(), lease=Lease(ME))
+        journal = Journal(DedicatedConnection(wire.connect), queries(), lease=Lease(ME))
         await journal.check()  # as before readiness
         wire.sent.clear()
         yield Desk(journal, wire, connection, await add_user(connection))
-        wire.let_go()
+        wire.release_waiting()
 
 
 @asynccontextmanager

@@ -288,7 +288,7 @@ class Statements(RuleBasedStateMachine):
     def adopt(self, instance: int) -> None:
         owner = self.ids[instance]
         held = [id_ for id_, _ in self.believed[owner]]
-        adopted = self.world.fetch("adopt_own", owner, held, ANY_TIME_S, SUSPECT, LIMIT)
+        adopted = self.world.fetch("reclaim_own", owner, held, ANY_TIME_S, SUSPECT, LIMIT)
         forgotten = {id_: row for id_, row in self.rows.items() if row.status == "processing" and row.owner == owner}
         forgotten = {id_: row for id_, row in forgotten.items() if id_ not in held}
         assert {row["id"] for row in adopted} == set(forgotten)

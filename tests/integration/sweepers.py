@@ -11,11 +11,11 @@ import asyncpg
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import Lease
-from server.actors.suspects import SUSPECT_ATTEMPTS
+from server.actors.quarantine import SUSPECT_ATTEMPTS
 from server.actors.sweeper import Sweeper
 from server.actors.workload import Workload
 from server.model_request import ModelRequest, RequestId, UserId
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 from tests.fakes.wire import Wire
 from tests.rows import Row, add_row, add_users, connected, queries, read_row
 
@@ -64,7 +64,7 @@ async def open_instance(url: str) -> AsyncIterator[Instance]:
     wire, queue, lease = Wire(url), asyncio.Queue[ModelRequest](CAPACITY), Lease()
     slots, backlog, workload = Slots(CAPACITY), Backlog(), Workload()
     lease.renewed(time.monotonic())
-    line = Line(wire.connect)
+    line = DedicatedConnection(wire.connect)
     sweeper = Sweeper(line, queries(), queue=queue, lease=lease, slots=slots, backlog=backlog, workload=workload)
     async with connected(url) as connection:
         users = await add_users(connection, 3)

@@ -13,14 +13,14 @@ import asyncpg
 import pytest
 
 from server.auth.accounts import Accounts, Session, SignedUp
-from server.auth.embedded import REUSE_INTERVAL_S, EmbeddedAccounts, agree_on_signing_secret
+from server.auth.embedded import REUSE_INTERVAL_S, EmbeddedAccounts, get_or_create_signing_secret
 from server.auth.passwords import Passwords
 from server.auth.principal import Principal
 from server.auth.tokens import ACCESS_TOKEN_S, SigningKey, TokenMinter, TokenVerifier
 from server.errors import Conflict, Invalid, Problem, Unauthenticated
 from server.storage.database import Database
 from server.storage.queries import load_queries, sql_directory
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 SECRET = "0123456789abcdef0123456789abcdef"
 EMAIL = "alice@example.com"
@@ -42,7 +42,7 @@ class World:
     """Accounts, and what stands in the database behind them."""
 
     accounts: Accounts
-    reader: Reader
+    reader: PooledQueries
     pool: "asyncpg.Pool[Any]"
 
     async def count(self, table: str) -> int:
@@ -65,7 +65,7 @@ class World:
 async def build(url: str, passwords: Passwords) -> AsyncIterator[World]:
     database = Database(url)
     async with database.create_pool() as pool:
-        reader = Reader(database, load_queries(sql_directory() / "queries"))
+        reader = PooledQueries(database, load_queries(sql_directory() / "queries"))
         await reader.open()
         minter = TokenMinter(SigningKey(SECRET))
         try:
@@ -361,8 +361,8 @@ async def test_recovery_says_the_same_whether_the_account_exists_or_not(world: W
 
 
 async def test_all_instances_on_a_database_agree_on_one_secret_at_once_and_later(world: World) -> None:
-    secrets = set(await asyncio.gather(*(agree_on_signing_secret(world.reader) for _ in range(10))))
-    secrets.add(await agree_on_signing_secret(world.reader))
+    secrets = set(await asyncio.gather(*(get_or_create_signing_secret(world.reader) for _ in range(10))))
+    secrets.add(await get_or_create_signing_secret(world.reader))
     assert len(secrets) == 1
     assert len(secrets.pop()) >= 64
 

@@ -111,7 +111,7 @@ async def test_two_instances_never_claim_the_same_row_and_never_wait_for_each_ot
         ("rescue_orphans", Row("processing", owner=FIRST), ([FIRST], False, 0.0, 5, 2)),
         ("expire_requests", Row(deadline_in_s=-1), (30.0, None)),
         ("finalise_cancelled", Row(cancel_requested=True), ()),
-        ("adopt_own", Row("processing", owner=FIRST, started_ago_s=20), (FIRST, [], 10.0, 2)),
+        ("reclaim_own", Row("processing", owner=FIRST, started_ago_s=20), (FIRST, [], 10.0, 2)),
     ],
 )
 async def test_sweeps_take_the_oldest_first_and_no_more_than_a_batch(
@@ -131,7 +131,7 @@ async def test_sweeps_take_the_oldest_first_and_no_more_than_a_batch(
         ("rescue_orphans", Row("processing", owner=FIRST), ([FIRST], False, 0.0, 5, 2, 1)),
         ("expire_requests", Row(deadline_in_s=-1), (30.0, None, 1)),
         ("finalise_cancelled", Row(cancel_requested=True), (1,)),
-        ("adopt_own", Row("processing", owner=FIRST, started_ago_s=20), (FIRST, [], 10.0, 2, 1)),
+        ("reclaim_own", Row("processing", owner=FIRST, started_ago_s=20), (FIRST, [], 10.0, 2, 1)),
     ],
 )
 async def test_two_sweepers_pass_by_each_others_rows(

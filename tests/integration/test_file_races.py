@@ -83,7 +83,7 @@ async def _reap(desks: tuple[Desk, ...], url: str, is_over: asyncio.Event) -> No
     async with connected(url) as connection:
         while not is_over.is_set():
             await connection.execute(_DUE)
-            await asyncio.gather(*(desk.reaper.tick() for desk in desks))
+            await asyncio.gather(*(desk.collector.tick() for desk in desks))
             await asyncio.sleep(0.005)
 
 

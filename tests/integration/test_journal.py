@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 
 from server.actors import journal as journal_module
-from server.actors import lanes
-from server.actors.entries import Accepted, Fate, NewRequest, Replayed
+from server.actors import write_queue as lanes
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
+from server.actors.writes import Accepted, NewRequest, Replayed, WriteStatus
 from server.errors import Unavailable
-from server.storage.database import Database, Line
+from server.storage.database import Database, DedicatedConnection
 from tests.integration.journals import ME, Desk, final, open_desk, released, run_journal, settle
 from tests.rows import queries, read_row
 
@@ -48,7 +48,7 @@ async def test_what_comes_during_a_flush_is_one_batch(desk: Desk) -> None:
     await desk.wire.wait_sent(1)
     others = _accept(desk, *(desk.new() for _ in range(20)))
     await settle(*others)
-    desk.wire.let_go()
+    desk.wire.release_waiting()
     await asyncio.gather(*first, *others)
     assert desk.wire.batches("accept_requests") == [1, 20]
 
@@ -96,7 +96,7 @@ async def test_an_outcome_that_is_refused_does_not_harm_the_others(desk: Desk) -
     bad = await desk.running()
     outcomes = [final(request_id) for request_id in ids] + [final(bad, output_data=b'{"output": "\\u0000"}')]
     *good, refused = await asyncio.gather(*map(desk.journal.record, outcomes), return_exceptions=True)
-    assert [getattr(reply, "fate", None) for reply in good] == [Fate.WRITTEN] * 4
+    assert [getattr(reply, "fate", None) for reply in good] == [WriteStatus.WRITTEN] * 4
     assert isinstance(refused, asyncpg.UntranslatableCharacterError)
     assert await desk.status(bad) == "processing"  # for its generator to fail it with words of its own
 
@@ -109,7 +109,7 @@ async def test_outcomes_are_told_what_became_of_them(desk: Desk) -> None:
         desk.journal.record(final(fenced, epoch=9)),
         desk.journal.record(final(desk.new().id)),
     )
-    assert [reply.fate for reply in replies] == [Fate.MINE, Fate.FENCED, Fate.GONE]
+    assert [reply.fate for reply in replies] == [WriteStatus.MINE, WriteStatus.FENCED, WriteStatus.GONE]
     assert replies[0].completed_at == written.completed_at == (await read_row(desk.connection, mine))["completed_at"]
     assert [reply.counts for reply in (written, *replies)] == [True, True, False, False]
 
@@ -163,7 +163,7 @@ async def test_a_refused_row_leaves_its_key_free(desk: Desk) -> None:
 
 
 async def test_two_instances_race_for_a_key_and_one_wins(database: str, desk: Desk) -> None:
-    rival = Journal(Line(Database(database).connect), queries(), lease=Lease())
+    rival = Journal(DedicatedConnection(Database(database).connect), queries(), lease=Lease())
     async with run_journal(rival):
         for number in range(20):
             key = {"key": f"race-{number}", "fingerprint": b"same"}
@@ -183,7 +183,7 @@ async def test_too_many_accepts_are_refused_at_once(desk: Desk, monkeypatch: pyt
     await settle(*waiting)
     with pytest.raises(Unavailable, match="overloaded"):
         await desk.journal.accept(desk.new())
-    desk.wire.let_go()
+    desk.wire.release_waiting()
     await asyncio.gather(*in_flight, *waiting)
     assert await desk.count() == 4
 
@@ -195,6 +195,6 @@ async def test_flushed_means_that_everything_is_written(desk: Desk) -> None:
     flushed = asyncio.create_task(desk.journal.wait_flushed())
     await settle(flushed)
     assert not flushed.done()
-    desk.wire.let_go()
+    desk.wire.release_waiting()
     await flushed
     assert all(accept.done() for accept in accepts)

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from server.actors import journal as journal_module
-from server.actors import lanes
-from server.actors.entries import Accepted, Fate
+from server.actors import write_queue as lanes
+from server.actors.writes import Accepted, WriteStatus
 from server.errors import Unavailable
 from server.storage.database import DatabaseAway
 from tests.fakes.wire import Wire
@@ -55,7 +55,7 @@ async def test_an_outcome_whose_reply_was_lost_is_known_as_mine(desk: Desk) -> N
     request_id = await desk.running()
     desk.wire.lose_replies = 1
     recorded = await desk.journal.record(final(request_id))
-    assert recorded.fate is Fate.MINE
+    assert recorded.fate is WriteStatus.MINE
     assert recorded.counts
     usage = await desk.connection.fetch("SELECT completed, token_used FROM usage_daily")
     assert [tuple(day) for day in usage] == [(1, 3)]
@@ -190,7 +190,7 @@ async def test_an_accept_that_was_given_up_behind_a_flush_is_never_sent(
         short.setattr(journal_module, "ACCEPT_TIMEOUT_S", 0.01)
         with pytest.raises(Unavailable):
             await desk.journal.accept(desk.new())
-    desk.wire.let_go()
+    desk.wire.release_waiting()
     await outcome
     await desk.journal.wait_flushed()
     assert desk.wire.batches("accept_requests") == []
@@ -206,7 +206,7 @@ async def test_outcomes_wait_for_the_database_however_long_it_is_away(desk: Desk
     assert not outcome.done()
     assert not release.done()
     desk.wire.is_cut = False
-    assert [(await outcome).fate, (await release).fate] == [Fate.WRITTEN, Fate.WRITTEN]
+    assert [(await outcome).fate, (await release).fate] == [WriteStatus.WRITTEN, WriteStatus.WRITTEN]
     assert desk.journal.is_ready
     assert (await desk.status(ended), await desk.status(given_back)) == ("completed", "pending")
 
@@ -228,7 +228,7 @@ async def test_a_statement_that_nobody_answers_is_sent_again(database: str, monk
             desk.wire.hold()
             accept = asyncio.create_task(desk.journal.accept(desk.new()))
             await desk.wire.wait_sent(2)
-            desk.wire.let_go()
+            desk.wire.release_waiting()
             assert isinstance(await accept, Accepted)
             assert await desk.count() == 1
 
@@ -254,7 +254,7 @@ async def test_a_run_that_ends_in_a_flush_loses_nothing(idle: Desk, end: str) ->
     late = asyncio.create_task(idle.journal.accept(idle.new()))
     await settle(late)
     assert not any(task.done() for task in work)
-    idle.wire.let_go()
+    idle.wire.release_waiting()
     async with run_journal(idle.journal):
         await asyncio.gather(*work, late)
         await idle.journal.wait_flushed()
@@ -274,8 +274,8 @@ async def test_a_run_that_ends_after_half_a_flush_sends_only_the_rest_again(idle
     idle.wire.on_statement = hold_the_accept
     async with run_journal(idle.journal):
         await idle.wire.wait_sent(2)
-        assert (await outcome).fate is Fate.WRITTEN
-    idle.wire.let_go()
+        assert (await outcome).fate is WriteStatus.WRITTEN
+    idle.wire.release_waiting()
     async with run_journal(idle.journal):
         assert isinstance(await accept, Accepted)
     assert [sent.query for sent in idle.wire.sent] == [

@@ -127,7 +127,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("claim_suspects", (ME, 8), {SUSPECTS, BY_ID}),
         ("survey_backlog", (), {BY_STATUS, SUSPECTS}),
         ("rescue_orphans", ([ME], True, 15.0, 5, 2, 500), {BY_STATUS, BY_ID}),
-        ("adopt_own", (ME, [ROW], 10.0, 2, 16), {BY_STATUS, BY_ID}),
+        ("reclaim_own", (ME, [ROW], 10.0, 2, 16), {BY_STATUS, BY_ID}),
         ("expire_requests", (30.0, None, 500), {BY_STATUS, BY_ID}),
         ("finalise_cancelled", (500,), {BY_STATUS, BY_ID}),
         ("get_request", (ROW, USER), {BY_STATUS, BY_ID}),

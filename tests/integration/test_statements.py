@@ -20,7 +20,7 @@ FAULTS = {
     "a release without its fence": ("release_requests", "\n    AND row.epoch = released.epoch", ""),
     "a claim that keeps the epoch": ("claim_pending", "epoch = row.epoch + 1", "epoch = row.epoch"),
     "a rescue that revives what was cancelled": ("rescue_orphans", "WHEN row.cancel_requested THEN 'cancelled'", ""),
-    "an adoption that keeps the epoch": ("adopt_own", "epoch = row.epoch + 1", "epoch = row.epoch"),
+    "an adoption that keeps the epoch": ("reclaim_own", "epoch = row.epoch + 1", "epoch = row.epoch"),
     "a cancel by anybody": ("cancel_request", "row.user_id = $2", "$2::uuid IS NOT NULL"),
     "a cancel that lets wait what waits": (
         "cancel_request",

@@ -9,7 +9,7 @@ import pytest
 
 from server.actors import sweeper as sweeper_module
 from server.actors.heartbeat import LEASE_TTL_S
-from server.actors.suspects import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
+from server.actors.quarantine import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
 from server.actors.workload import StopReason
 from server.model_request import mint_id
 from server.storage.database import DatabaseAway
@@ -327,7 +327,7 @@ async def test_a_suspect_that_waits_is_given_back_at_a_stop(instance: Instance) 
     suspect = await instance.add(SUSPECT)
     await instance.sweeper.claim()
     instance.workload.stop_all(StopReason.SHUTDOWN)
-    instance.sweeper.let_go()
+    instance.sweeper.release_waiting()
     [handed] = instance.take()
     running = instance.workload.get(suspect)
     assert handed.id == suspect

@@ -230,7 +230,7 @@ async def test_claim_takes_due_rows_that_are_neither_cancelled_nor_suspect(table
         ("claim_pending", Row(error_code="MODEL_ERROR", error_msg="busy"), (ME, 10, UUID(int=0), 2)),
         ("claim_suspects", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 1)),
         (
-            "adopt_own",
+            "reclaim_own",
             Row("processing", owner=ME, error_code="MODEL_ERROR", error_msg="busy", started_ago_s=20.0),
             (ME, [], 10.0, 2, 10),
         ),
@@ -343,10 +343,10 @@ async def test_adoption_takes_own_rows_that_memory_does_not_hold(table: Table) -
         [Row(status, owner=owner, epoch=EPOCH, attempt=1, started_ago_s=ago_s) for status, owner, ago_s in states]
     )
     held = await table.add(Row("processing", owner=ME, epoch=EPOCH, started_ago_s=20.0))
-    adopted = await table.run("adopt_own", ME, [held], 10.0, 2, 1000)
+    adopted = await table.run("reclaim_own", ME, [held], 10.0, 2, 1000)
     [request_id] = adopted
     assert (rows[request_id].status, rows[request_id].owner, rows[request_id].started_ago_s) == ("processing", ME, 20.0)
     row = await table.read(request_id)
     assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, 1)
     assert adopted[request_id]["epoch"] == EPOCH + 1
-    assert not await table.run("adopt_own", ME, [held], 10.0, 2, 1000)  # it is young again
+    assert not await table.run("reclaim_own", ME, [held], 10.0, 2, 1000)  # it is young again

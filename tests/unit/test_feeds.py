@@ -6,9 +6,9 @@ from uuid import uuid4
 import pytest
 
 from server.actors.feeds import Change, Feed, Feeds
-from server.actors.watches import View
+from server.actors.subscription import View
 from server.model_request import RequestId, Status, UserId, mint_id
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 
 USER = UserId(uuid4())
 PENDING, RUNNING, COMPLETED, CANCELLED = Status.PENDING, Status.PROCESSING, Status.COMPLETED, Status.CANCELLED
@@ -31,7 +31,7 @@ def line() -> FakeLine:
 
 @pytest.fixture
 def feeds(line: FakeLine) -> Feeds:
-    return Feeds(cast("Line", line), {"feed_requests": "the look"})
+    return Feeds(cast("DedicatedConnection", line), {"feed_requests": "the look"})
 
 
 async def told(feed: Feed) -> list[Status]:

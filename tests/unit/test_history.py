@@ -10,7 +10,7 @@ from server.errors import Unavailable
 from server.model_request import UserId
 from server.requests import history
 from server.requests.history import Filters, History
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 USER = UserId(UUID(int=1))
 
@@ -32,7 +32,7 @@ class SlowReader:
 
 async def test_pages_are_put_together_a_few_at_a_time() -> None:
     reader = SlowReader()
-    pages = History(cast("Reader", reader))
+    pages = History(cast("PooledQueries", reader))
     reading = [asyncio.create_task(pages.page(USER, Filters())) for _ in range(50)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_pages_are_put_together_a_few_at_a_time() -> None:
 async def test_who_does_not_get_a_turn_in_time_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "_TURN_S", 0.05)
     reader = SlowReader()
-    pages = History(cast("Reader", reader))
+    pages = History(cast("PooledQueries", reader))
     reading = [asyncio.create_task(pages.page(USER, Filters())) for _ in range(8)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable) as refused:

@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 
 from server.actors.heartbeat import Lease
-from server.actors.hints import EVERYONE, Hints, channel_of
 from server.actors.listener import Listener
+from server.actors.peer_notifier import EVERYONE, PeerNotifier, channel_of
 from server.encoding import dumps
 
 
@@ -20,7 +20,7 @@ def listener(heard: list[Any]) -> Listener:
     def take(value: int) -> None:
         heard.append(value + 1)
 
-    return Listener(None, lease=Lease(), hints=cast("Hints", None), handlers={"take": take})
+    return Listener(None, lease=Lease(), hints=cast("PeerNotifier", None), handlers={"take": take})
 
 
 def receive(listener: Listener, payload: object, channel: str = EVERYONE) -> None:

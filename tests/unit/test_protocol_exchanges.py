@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.inference.events import Delta, Segment, Started
-from server.inference.protocol import Decipherer, Failure, FollowUp, Progress
+from server.inference.protocol import Failure, FollowUp, Progress, TextResponseReader
 from server.model_request import Completed
 from tests.fakes.huggingface import awkward_pieces, body_of
 from tests.fakes.reader import read
@@ -17,7 +17,7 @@ from tests.fakes.tapes import all_exchanges, exchanges
 def decipher(record: dict[str, Any], pieces: list[bytes]) -> list[Progress | Completed | Failure | FollowUp]:
     response = record["response"]
     is_chat = not record["task"].startswith("text-generation")
-    decipherer = Decipherer(response["status"], response["headers"], model="org/model", splits_thoughts=is_chat)
+    decipherer = TextResponseReader(response["status"], response["headers"], model="org/model", splits_thoughts=is_chat)
     events: list[Progress | Completed | Failure | FollowUp] = []
     for piece in pieces:
         events += decipherer.feed(piece)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.inference.events import Delta, Segment
-from server.inference.protocol import Decipherer
+from server.inference.protocol import TextResponseReader
 from server.model_request import Completed
 from tests.fakes.huggingface import event
 from tests.fixtures.deciphering import DONE, EVENT_STREAM, choice, completed, decipher, document, failed, joined
@@ -121,7 +121,7 @@ def test_thoughts_are_the_same_however_they_are_cut(words: list[str], data: st.D
 
 
 def test_raw_generation_keeps_its_text_as_it_is() -> None:
-    decipherer = Decipherer(200, EVENT_STREAM, splits_thoughts=False)
+    decipherer = TextResponseReader(200, EVENT_STREAM, splits_thoughts=False)
     decipherer.feed(event({"choices": [{"index": 0, "text": "<think>Hm.</think>", "finish_reason": "stop"}]}))
     last = decipherer.finish()[-1]
     assert isinstance(last, Completed)

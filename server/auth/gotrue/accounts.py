@@ -16,7 +16,7 @@ from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Pass
 from server.auth.principal import Principal
 from server.encoding import dumps
 from server.errors import Conflict, Invalid, Unauthenticated
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 MAX_METADATA_BYTES = 2048
 """It travels in every access token, which travels in every request."""
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 class GoTrueAccounts:
     """Every method raises `GoTrueRefusal` for what the client did wrong, and a `Problem` for anything else."""
 
-    def __init__(self, accounts: EmbeddedAccounts, reader: Reader, passwords: Passwords) -> None:
+    def __init__(self, accounts: EmbeddedAccounts, reader: PooledQueries, passwords: Passwords) -> None:
         self._accounts = accounts
         self._reader = reader
         self._passwords = passwords

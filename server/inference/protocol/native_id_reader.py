@@ -5,12 +5,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from server.inference.protocol.decipher import GARBLED, MAX_ERROR_BYTES
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_success
 from server.inference.protocol.native_ids import follow_redirect, read_native_model
 from server.inference.protocol.providers import build_at_provider
 from server.inference.protocol.result_reader import Exchange, Last, open_with
+from server.inference.protocol.text_response_reader import GARBLED, MAX_ERROR_BYTES
 from server.inference.protocol.texts import Unintelligible, parse_json
 from server.inference.protocol.wire import BadModel
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, ROUTER_URL, is_router, provider_of
-from server.inference.protocol.decipher import Decipherer, Judge
 from server.inference.protocol.exchange import AnswerReader, OpenReader
 from server.inference.protocol.faults import read_refusal
 from server.inference.protocol.native_id_reader import open_lookup
 from server.inference.protocol.result_reader import Exchange, open_with
+from server.inference.protocol.text_response_reader import Judge, TextResponseReader
 from server.inference.protocol.wire import BadModel
 
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
@@ -23,7 +23,7 @@ def reader_for(call: Call, model: str | None, *, judge: Judge = read_refusal, ba
 
     def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
         is_chat = call.task is Task.CHAT_COMPLETION
-        return Decipherer(status, headers, model=model, judge=judge, splits_thoughts=is_chat)
+        return TextResponseReader(status, headers, model=model, judge=judge, splits_thoughts=is_chat)
 
     return open_reader
 

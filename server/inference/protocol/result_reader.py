@@ -7,7 +7,13 @@ from enum import Enum, auto
 from typing import Any
 
 from server.inference.events import Call, Delta, FileChunk, Started, Task
-from server.inference.protocol.decipher import (
+from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
+from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
+from server.inference.protocol.inline import MAX_CHUNK_BYTES, SNIFFED_BYTES, media_type_of, sniff
+from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
+from server.inference.protocol.media import find_files
+from server.inference.protocol.results import Result, read_result
+from server.inference.protocol.text_response_reader import (
     BLANK,
     GARBLED,
     MAX_BODY_BYTES,
@@ -15,12 +21,6 @@ from server.inference.protocol.decipher import (
     Judge,
     read_provider,
 )
-from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
-from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
-from server.inference.protocol.inline import MAX_CHUNK_BYTES, SNIFFED_BYTES, media_type_of, sniff
-from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
-from server.inference.protocol.media import find_files
-from server.inference.protocol.results import Result, read_result
 from server.inference.protocol.texts import Unintelligible, clean_all, parse_json
 from server.inference.protocol.usage import read_usage
 from server.inference.protocol.wire import WireRequest

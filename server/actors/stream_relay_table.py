@@ -7,11 +7,11 @@ import orjson
 import structlog
 
 from server.actors.heartbeat import Lease
-from server.actors.relay import Relay
+from server.actors.stream_relay import StreamRelay
 from server.actors.workload import Workload
 from server.encoding import dumps
 from server.model_request import RequestId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 from server.transcript import START
 
 INTERVAL_S = 0.5
@@ -21,17 +21,17 @@ _WHOLE = 2**31
 log = structlog.get_logger(__name__)
 
 
-class RelayTable:
+class StreamRelayTable:
     """Does nothing while this instance is alone, or hears the others."""
 
     def __init__(
         self,
-        line: Line,
+        line: DedicatedConnection,
         queries: Mapping[str, str],
         *,
         lease: Lease,
         workload: Workload,
-        relay: Relay,
+        relay: StreamRelay,
         is_heard: Callable[[], bool],
     ) -> None:
         self._line = line

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from server.errors import RateLimited, Unavailable
-from server.limits.memory import Room
+from server.limits.memory import MemoryBudget
 from server.model_request import UserId
 
 ALICE, BOB, CAROL = (UserId(UUID(int=number)) for number in range(3))
@@ -13,7 +13,7 @@ TOO_MANY = "Too many uploads at once"
 
 
 def test_a_user_gets_a_part_of_it_and_the_others_the_rest() -> None:
-    room = Room("uploads", 100, share=60)
+    room = MemoryBudget("uploads", 100, share=60)
     with room.reserve(ALICE, 60):
         with pytest.raises(RateLimited, match=TOO_MANY), room.reserve(ALICE, 1):
             pass
@@ -27,7 +27,7 @@ def test_a_user_gets_a_part_of_it_and_the_others_the_rest() -> None:
 
 
 def test_strangers_share_what_one_user_gets() -> None:
-    room = Room("uploads", 100)
+    room = MemoryBudget("uploads", 100)
     with room.reserve(None, 30), room.reserve(None, 20):
         with pytest.raises(RateLimited, match=TOO_MANY), room.reserve(None, 1):
             pass
@@ -36,7 +36,7 @@ def test_strangers_share_what_one_user_gets() -> None:
 
 
 def test_what_was_taken_comes_back_also_after_an_error() -> None:
-    room = Room("uploads", 100, share=100)
+    room = MemoryBudget("uploads", 100, share=100)
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), room.reserve(ALICE, 100):
             raise ValueError("broken")

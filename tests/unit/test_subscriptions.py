@@ -1,16 +1,16 @@
-"""The switchboard: no wake-up is lost, whoever comes first."""
+"""The subscriptions: no wake-up is lost, whoever comes first."""
 
 import asyncio
 from typing import Any, cast
 
 import pytest
 
-from server.actors import switchboard as switchboard_module
-from server.actors.switchboard import Switchboard
-from server.actors.watches import View, Watch
+from server.actors import subscriptions as switchboard_module
+from server.actors.subscription import View, Waiter
+from server.actors.subscriptions import Subscriptions
 from server.errors import Unavailable
 from server.model_request import RequestId, Status, mint_id
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 DONE = View(Status.COMPLETED, 1, b"{}")
 RUNNING = View(Status.PROCESSING, 1)
@@ -43,11 +43,11 @@ def line() -> FakeLine:
 
 
 @pytest.fixture
-def switchboard(line: FakeLine) -> Switchboard:
-    return Switchboard(cast("Line", line), {"changed_requests": "the sweep"})
+def subscriptions(line: FakeLine) -> Subscriptions:
+    return Subscriptions(cast("DedicatedConnection", line), {"changed_requests": "the sweep"})
 
 
-async def _waiting(watch: Watch) -> "asyncio.Task[View | None]":
+async def _waiting(watch: Waiter) -> "asyncio.Task[View | None]":
     """A task that waits by now."""
     task = asyncio.create_task(watch.wait(LONG_S))
     await asyncio.sleep(0)
@@ -55,67 +55,67 @@ async def _waiting(watch: Watch) -> "asyncio.Task[View | None]":
     return task
 
 
-async def test_who_comes_after_everyone_was_sent_home_does_not_wait(switchboard: Switchboard) -> None:
-    switchboard.close()
-    with switchboard.watch(mint_id()) as watch:
+async def test_who_comes_after_everyone_was_sent_home_does_not_wait(subscriptions: Subscriptions) -> None:
+    subscriptions.close()
+    with subscriptions.watch(mint_id()) as watch:
         async with asyncio.timeout(5):
             assert await watch.wait(LONG_S) is None
 
 
-async def test_news_wake_everyone_who_waits_for_that_request(switchboard: Switchboard) -> None:
+async def test_news_wake_everyone_who_waits_for_that_request(subscriptions: Subscriptions) -> None:
     request_id = mint_id()
     with (
-        switchboard.watch(request_id) as one,
-        switchboard.watch(request_id) as two,
-        switchboard.watch(mint_id()) as other,
+        subscriptions.watch(request_id) as one,
+        subscriptions.watch(request_id) as two,
+        subscriptions.watch(mint_id()) as other,
     ):
         tasks = [await _waiting(watch) for watch in (one, two, other)]
-        switchboard.publish(request_id, DONE)
+        subscriptions.publish(request_id, DONE)
         assert [await task for task in tasks[:2]] == [DONE, DONE]
         assert not tasks[2].done()
-        switchboard.close()
+        subscriptions.close()
         await tasks[2]
 
 
-async def test_news_before_the_wait_are_kept_for_it(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
-        switchboard.publish(watch.request_id, DONE)
+async def test_news_before_the_wait_are_kept_for_it(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
+        subscriptions.publish(watch.request_id, DONE)
         assert await watch.wait(LONG_S) == DONE
 
 
-async def test_news_between_two_waits_are_kept_for_the_second(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
+async def test_news_between_two_waits_are_kept_for_the_second(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
         assert await watch.wait(0) is None
-        switchboard.publish(watch.request_id, DONE)
+        subscriptions.publish(watch.request_id, DONE)
         assert await watch.wait(LONG_S) == DONE
 
 
-async def test_the_first_news_count(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
-        switchboard.publish(watch.request_id, DONE)
-        switchboard.publish(watch.request_id, View(Status.FAILED, 1))
+async def test_the_first_news_count(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
+        subscriptions.publish(watch.request_id, DONE)
+        subscriptions.publish(watch.request_id, View(Status.FAILED, 1))
         assert await watch.wait(LONG_S) == DONE
 
 
-async def test_news_reach_nobody_after_the_watch_has_ended(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
+async def test_news_reach_nobody_after_the_watch_has_ended(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
         pass
-    switchboard.publish(watch.request_id, DONE)
+    subscriptions.publish(watch.request_id, DONE)
     assert await watch.wait(0) is None
-    assert len(switchboard) == 0
+    assert len(subscriptions) == 0
 
 
-async def test_time_is_up_without_news(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
+async def test_time_is_up_without_news(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
         assert await watch.wait(0.01) is None
 
 
-async def test_who_waits_for_the_end_is_not_woken_by_less(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
+async def test_who_waits_for_the_end_is_not_woken_by_less(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
         task = await _waiting(watch)
-        switchboard.publish(watch.request_id, RUNNING)
-        switchboard.publish(watch.request_id, PENDING)
-        switchboard.publish(watch.request_id, DONE)
+        subscriptions.publish(watch.request_id, RUNNING)
+        subscriptions.publish(watch.request_id, PENDING)
+        subscriptions.publish(watch.request_id, DONE)
         assert await task == DONE
 
 
@@ -125,65 +125,65 @@ async def test_who_waits_for_the_end_is_not_woken_by_less(switchboard: Switchboa
     ids=["same", "other status", "other epoch", "final"],
 )
 async def test_who_waits_for_any_change_is_woken_by_what_differs(
-    switchboard: Switchboard,
+    subscriptions: Subscriptions,
     news: View,
     wakes: bool,  # noqa: FBT001
 ) -> None:
-    with switchboard.watch(mint_id()) as watch:
+    with subscriptions.watch(mint_id()) as watch:
         watch.seen, watch.any_change = RUNNING, True
-        switchboard.publish(watch.request_id, news)
+        subscriptions.publish(watch.request_id, news)
         assert await watch.wait(LONG_S if wakes else 0) == (news if wakes else None)
 
 
-async def test_closing_sends_everyone_home_also_who_comes_later(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as waiting, switchboard.watch(mint_id()) as about_to_wait:
+async def test_closing_sends_everyone_home_also_who_comes_later(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as waiting, subscriptions.watch(mint_id()) as about_to_wait:
         task = await _waiting(waiting)
-        switchboard.close()
+        subscriptions.close()
         assert await task is None
         assert await about_to_wait.wait(LONG_S) is None
-    with switchboard.watch(mint_id()) as late:
+    with subscriptions.watch(mint_id()) as late:
         assert await late.wait(LONG_S) is None
 
 
-async def test_news_that_came_before_closing_are_still_told(switchboard: Switchboard) -> None:
-    with switchboard.watch(mint_id()) as watch:
-        switchboard.publish(watch.request_id, DONE)
-        switchboard.close()
+async def test_news_that_came_before_closing_are_still_told(subscriptions: Subscriptions) -> None:
+    with subscriptions.watch(mint_id()) as watch:
+        subscriptions.publish(watch.request_id, DONE)
+        subscriptions.close()
         assert await watch.wait(LONG_S) == DONE
 
 
 async def test_one_too_many_is_refused_and_not_counted(
-    switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+    subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "MAX_WATCHES", 2)
-    with switchboard.watch(mint_id()), switchboard.watch(mint_id()):
-        with pytest.raises(Unavailable, match="Too many clients"), switchboard.watch(mint_id()):
+    with subscriptions.watch(mint_id()), subscriptions.watch(mint_id()):
+        with pytest.raises(Unavailable, match="Too many clients"), subscriptions.watch(mint_id()):
             pytest.fail("it should have been refused")
-        assert len(switchboard) == 2
-    with switchboard.watch(mint_id()):
-        assert len(switchboard) == 1
+        assert len(subscriptions) == 2
+    with subscriptions.watch(mint_id()):
+        assert len(subscriptions) == 1
 
 
-async def test_a_sweep_wakes_those_whose_row_changed_to_read_it(switchboard: Switchboard, line: FakeLine) -> None:
-    with switchboard.watch(mint_id()) as changed, switchboard.watch(mint_id()) as unchanged:
+async def test_a_sweep_wakes_those_whose_row_changed_to_read_it(subscriptions: Subscriptions, line: FakeLine) -> None:
+    with subscriptions.watch(mint_id()) as changed, subscriptions.watch(mint_id()) as unchanged:
         tasks = [await _waiting(changed), await _waiting(unchanged)]
         line.changed = {changed.request_id}
-        await switchboard.sweep()
+        await subscriptions.sweep()
         assert await tasks[0] is None
         assert not tasks[1].done()
-        switchboard.publish(unchanged.request_id, DONE)
+        subscriptions.publish(unchanged.request_id, DONE)
         assert await tasks[1] == DONE
 
 
 async def test_a_sweep_asks_for_changes_where_any_change_is_waited_for(
-    switchboard: Switchboard, line: FakeLine
+    subscriptions: Subscriptions, line: FakeLine
 ) -> None:
-    with switchboard.watch(mint_id()) as final_only, switchboard.watch(mint_id()) as any_change:
+    with subscriptions.watch(mint_id()) as final_only, subscriptions.watch(mint_id()) as any_change:
         final_only.seen = any_change.seen = View(Status.PROCESSING, 3)
         any_change.any_change = True
         tasks = [await _waiting(final_only), await _waiting(any_change)]
-        await switchboard.sweep()
-        switchboard.close()
+        await subscriptions.sweep()
+        subscriptions.close()
         await asyncio.gather(*tasks)
     [(ids, statuses, epochs)] = line.asked
     assert dict(zip(ids, zip(statuses, epochs, strict=True), strict=True)) == {
@@ -192,42 +192,46 @@ async def test_a_sweep_asks_for_changes_where_any_change_is_waited_for(
     }
 
 
-async def test_a_sweep_leaves_out_who_does_not_wait_yet(switchboard: Switchboard, line: FakeLine) -> None:
-    with switchboard.watch(mint_id()) as creating:
+async def test_a_sweep_leaves_out_who_does_not_wait_yet(subscriptions: Subscriptions, line: FakeLine) -> None:
+    with subscriptions.watch(mint_id()) as creating:
         line.changed = {creating.request_id}  # its row is not there yet, which the query calls a change
-        await switchboard.sweep()
+        await subscriptions.sweep()
         assert line.asked == []
         task = await _waiting(creating)
-        await switchboard.sweep()
+        await subscriptions.sweep()
         assert await task is None
-    await switchboard.sweep()
+    await subscriptions.sweep()
     assert len(line.asked) == 1
 
 
 async def test_a_sweep_asks_in_chunks(
-    switchboard: Switchboard, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+    subscriptions: Subscriptions, line: FakeLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "_SWEEP_CHUNK", 2)
-    with switchboard.watch(mint_id()) as one, switchboard.watch(mint_id()) as two, switchboard.watch(mint_id()) as last:
+    with (
+        subscriptions.watch(mint_id()) as one,
+        subscriptions.watch(mint_id()) as two,
+        subscriptions.watch(mint_id()) as last,
+    ):
         tasks = [await _waiting(watch) for watch in (one, two, last)]
         line.changed = {last.request_id}
-        await switchboard.sweep()
+        await subscriptions.sweep()
         assert await tasks[-1] is None
-        switchboard.close()
+        subscriptions.close()
         await asyncio.gather(*tasks)
     assert [len(ids) for ids, *_ in line.asked] == [2, 1]
 
 
 async def test_sweeps_go_on_after_the_database_was_away(
-    switchboard: Switchboard, line: FakeLine, monkeypatch: pytest.MonkeyPatch
+    subscriptions: Subscriptions, line: FakeLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "SWEEP_INTERVAL_S", 0.001)
     line.failures = 2
-    run = asyncio.create_task(switchboard.run())
-    with switchboard.watch(mint_id()) as watch:
+    run = asyncio.create_task(subscriptions.run())
+    with subscriptions.watch(mint_id()) as watch:
         waiting = await _waiting(watch)
         await line.answered.wait()
-        switchboard.close()
+        subscriptions.close()
         await waiting
     run.cancel()
     await asyncio.wait({run})
@@ -235,11 +239,11 @@ async def test_sweeps_go_on_after_the_database_was_away(
 
 
 async def test_waiters_keep_no_more_objects_than_memory_is_set_aside_for(
-    switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+    subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "MAX_KEPT_BYTES", 10)
     large, small = View(Status.PENDING, 0, b"12345678"), View(Status.PROCESSING, 1, b"12")
-    with switchboard.watch(mint_id()) as first, switchboard.watch(mint_id()) as second:
+    with subscriptions.watch(mint_id()) as first, subscriptions.watch(mint_id()) as second:
         first.seen, second.seen = large, View(Status.PENDING, 0, b"87654321")
         assert (first.seen, second.seen) == (large, View(Status.PENDING, 0))
         second.seen = small
@@ -247,22 +251,22 @@ async def test_waiters_keep_no_more_objects_than_memory_is_set_aside_for(
         first.seen = small
         second.seen = large
         assert second.seen == large
-    with switchboard.watch(mint_id()) as third:
+    with subscriptions.watch(mint_id()) as third:
         third.seen = large
         assert third.seen == large
 
 
 async def test_an_object_that_many_keep_is_counted_once(
-    switchboard: Switchboard, monkeypatch: pytest.MonkeyPatch
+    subscriptions: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switchboard_module, "MAX_KEPT_BYTES", 10)
     shared, other = View(Status.COMPLETED, 1, b"12345678"), View(Status.COMPLETED, 1, b"87654321")
-    with switchboard.watch(mint_id()) as first:
-        with switchboard.watch(mint_id()) as second:
+    with subscriptions.watch(mint_id()) as first:
+        with subscriptions.watch(mint_id()) as second:
             first.seen = second.seen = shared
             assert (first.seen, second.seen) == (shared, shared)
         first.seen = other
         assert first.seen == other
-    with switchboard.watch(mint_id()) as third:
+    with subscriptions.watch(mint_id()) as third:
         third.seen = other
         assert third.seen == other

@@ -12,7 +12,7 @@ from server.actors.claims import model_request_of
 from server.actors.heartbeat import Lease
 from server.actors.workload import Workload
 from server.model_request import ModelRequest
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 
 SUSPECT_ATTEMPTS = 2
 """A row that was running at this many crashes is a suspect: one killer cannot fail its neighbours. An index and two
@@ -27,7 +27,7 @@ PAUSE_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class Suspects:
+class QuarantineRunner:
     """At most one group at a time: claimed, held until nothing else runs, started together, and waited for.
 
     After two crashes nearly all suspects are innocent, and a crash may have come from outside. Alone, one after the
@@ -36,7 +36,7 @@ class Suspects:
 
     def __init__(
         self,
-        line: Line,
+        line: DedicatedConnection,
         queries: Mapping[str, str],
         *,
         queue: "asyncio.Queue[ModelRequest]",
@@ -81,7 +81,7 @@ class Suspects:
             if self._slots.used:
                 return True
             self._group = await self._start(self._group)
-            self.let_go()
+            self.release_waiting()
         if any(suspect.id in self._workload for suspect in self._group):
             return True
         self._group = None
@@ -104,7 +104,7 @@ class Suspects:
                 self._workload.remove(running)
         return [suspect for suspect in group if suspect.id in ours]
 
-    def let_go(self) -> None:
+    def release_waiting(self) -> None:
         """Hand a group that waits to the generators, to be run, or given back at a stop."""
         if self._group is None or self._is_started:
             return

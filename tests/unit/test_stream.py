@@ -7,15 +7,15 @@ from typing import Self, cast
 
 import pytest
 
-from server.actors import switchboard
-from server.actors.switchboard import Switchboard
-from server.actors.watches import View
+from server.actors import subscriptions
+from server.actors.subscription import View
+from server.actors.subscriptions import Subscriptions
 from server.errors import NotFound, Unavailable
 from server.inference.events import Delta, Segment
 from server.model_request import RequestId, Status, mint_id
 from server.requests import stream as streams
 from server.requests.stream import Cursor, RequestStream, StreamEvent
-from server.storage.database import Line
+from server.storage.database import DedicatedConnection
 from server.transcript import Transcript
 
 PENDING, RUNNING = Status.PENDING, Status.PROCESSING
@@ -30,7 +30,7 @@ class World:
     live: dict[int, Transcript] = field(default_factory=dict)
     is_away: bool = False
     id: RequestId = field(default_factory=mint_id)
-    switchboard: Switchboard = field(default_factory=lambda: Switchboard(cast("Line", None), {}))
+    subscriptions: Subscriptions = field(default_factory=lambda: Subscriptions(cast("DedicatedConnection", None), {}))
 
     async def read_view(self) -> View | None:
         if self.is_away:
@@ -44,7 +44,7 @@ class World:
 
     def tell(self, status: Status, epoch: int, body: bytes | None = None) -> None:
         self.view = View(status, epoch, body if status.is_final else None)
-        self.switchboard.publish(self.id, self.view)
+        self.subscriptions.publish(self.id, self.view)
 
     def run(self, epoch: int) -> Transcript:
         self.live[epoch] = Transcript()
@@ -60,7 +60,7 @@ class Reader:
     """Collects the events of a stream in the background."""
 
     def __init__(self, world: World, after: Cursor | None = None) -> None:
-        self._follower = world.switchboard.follow(world.id)
+        self._follower = world.subscriptions.follow(world.id)
         self.stream = RequestStream(
             self._follower,
             read_view=world.read_view,
@@ -91,7 +91,7 @@ class Reader:
             self.heartbeats += not batch
 
     def look(self) -> None:
-        """What the sweep of the switchboard does when a row changed elsewhere."""
+        """What the sweep of the subscriptions does when a row changed elsewhere."""
         self._follower.tell(None)
 
     async def settle(self) -> list[str]:
@@ -227,7 +227,7 @@ async def test_who_has_something_unknown_is_told_to_begin_anew_before_anything_e
 async def test_a_final_event_has_its_object_however_much_others_keep(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchboard, "MAX_KEPT_BYTES", 3)
+    monkeypatch.setattr(subscriptions, "MAX_KEPT_BYTES", 3)
     world.end(1, "Hello")
     async with Reader(world) as reader:
         await reader.end()
@@ -264,7 +264,7 @@ async def test_a_deleted_request_ends_as_cancelled(world: World) -> None:
     async with Reader(world) as reader:
         await reader.settle()
         world.view = None
-        world.switchboard.close()
+        world.subscriptions.close()
         assert (await reader.end())[-1] == "cancelled 1.1-1"
 
 
@@ -283,7 +283,7 @@ async def test_old_news_change_nothing(world: World) -> None:
     world.run(2)
     async with Reader(world) as reader:
         await reader.settle()
-        world.switchboard.publish(world.id, View(RUNNING, 1))
+        world.subscriptions.publish(world.id, View(RUNNING, 1))
         assert await reader.settle() == ["status 2.1-0"]
 
 
@@ -345,7 +345,7 @@ async def test_a_stream_is_kept_alive_while_the_row_cannot_be_read(
     async with Reader(world) as reader:
         await reader.settle()
         world.is_away = True
-        world.switchboard.publish(world.id, View(Status.CANCELLED if has_ended else RUNNING, 1))
+        world.subscriptions.publish(world.id, View(Status.CANCELLED if has_ended else RUNNING, 1))
         reader.look()
         async with asyncio.timeout(5):
             while reader.heartbeats < 3:  # noqa: ASYNC110 - the reader is told of none
@@ -365,7 +365,7 @@ async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World)
 async def test_batches_are_bounded_however_far_a_reader_is_behind(world: World) -> None:
     text = world.run(1)
     text.append(Delta("x" * 1_000_000))
-    with world.switchboard.follow(world.id) as follower:
+    with world.subscriptions.follow(world.id) as follower:
         stream = RequestStream(
             follower,
             read_view=world.read_view,

@@ -9,16 +9,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from server.actors import notifier as module
-from server.actors.notifier import Notifier
+from server.actors import realtime_broadcaster as module
+from server.actors.realtime_broadcaster import RealtimeBroadcaster
 from server.model_request import RequestId, mint_id
-from server.storage.database import Database, Line
+from server.storage.database import Database, DedicatedConnection
 from tests.postgres import bring_forward
 from tests.rows import queries
 from tests.supabase import Project
 
 
-class CountingLine(Line):
+class CountingLine(DedicatedConnection):
     calls = 0
     answered: asyncio.Event
 
@@ -30,10 +30,10 @@ class CountingLine(Line):
 
 
 @asynccontextmanager
-async def running(url: str) -> AsyncIterator[tuple[Notifier, CountingLine]]:
+async def running(url: str) -> AsyncIterator[tuple[RealtimeBroadcaster, CountingLine]]:
     line = CountingLine(Database(url).connect)
     line.answered = asyncio.Event()
-    notifier = Notifier(line, queries())
+    notifier = RealtimeBroadcaster(line, queries())
     task = asyncio.create_task(notifier.run())
     try:
         yield notifier, line

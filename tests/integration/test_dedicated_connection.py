@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 
 from server.errors import Unavailable
-from server.storage.database import Database, DatabaseAway, Line
+from server.storage.database import Database, DatabaseAway, DedicatedConnection
 from server.storage.hedge import MAX_AT_ONCE, connect_overlapping
-from server.storage.reader import Reader
+from server.storage.reader import PooledQueries
 
 _STAGGER_S = 0.02
 
@@ -111,7 +111,7 @@ async def test_whoever_is_cancelled_leaves_no_attempt_behind(database: str) -> N
 
 async def test_a_line_opens_past_an_attempt_that_reaches_nobody(database: str) -> None:
     attempts = Attempts(database, answered=2)
-    line = Line(lambda: connect_overlapping(attempts, stagger_s=_STAGGER_S))
+    line = DedicatedConnection(lambda: connect_overlapping(attempts, stagger_s=_STAGGER_S))
     [row] = await line.fetch("SELECT 1 AS one")
     assert row["one"] == 1
     line.terminate()
@@ -138,12 +138,12 @@ async def test_the_connections_of_the_server_are_opened_like_that(
 
 async def test_a_line_whose_database_refuses_says_that_it_is_away() -> None:
     with pytest.raises(DatabaseAway):
-        await Line(Database("postgresql://nobody@127.0.0.1:1/none").connect).fetch("SELECT 1")
+        await DedicatedConnection(Database("postgresql://nobody@127.0.0.1:1/none").connect).fetch("SELECT 1")
 
 
 async def test_a_statement_without_an_answer_is_noted_as_a_silence(database: str) -> None:
     place = Database(database)
-    line = Line(place.connect, timeout_s=0.1, on_silence=place.note_silence)
+    line = DedicatedConnection(place.connect, timeout_s=0.1, on_silence=place.note_silence)
     with pytest.raises(DatabaseAway, match="no answer"):
         await line.fetch("SELECT pg_sleep(60)")
     assert place.silences == 1
@@ -151,7 +151,7 @@ async def test_a_statement_without_an_answer_is_noted_as_a_silence(database: str
 
 async def test_readers_go_on_with_new_connections_after_a_silence(database: str) -> None:
     place = Database(database)
-    reader = Reader(place, {"who": "SELECT pg_backend_pid() AS pid", "sleep": "SELECT pg_sleep(60)"})
+    reader = PooledQueries(place, {"who": "SELECT pg_backend_pid() AS pid", "sleep": "SELECT pg_sleep(60)"})
     await reader.open()
     [before], [again] = await reader.fetch("who"), await reader.fetch("who")
     hanging = asyncio.create_task(reader.fetch("sleep"))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.actors import hints as hints_module
+from server.actors import peer_notifier as hints_module
 from server.actors.heartbeat import Lease
-from server.actors.hints import EVERYONE, IDS_PER_HINT, MAX_WAITING, PAYLOADS_AT_ONCE, Hints, channel_of
+from server.actors.peer_notifier import EVERYONE, IDS_PER_HINT, MAX_WAITING, PAYLOADS_AT_ONCE, PeerNotifier, channel_of
 from server.model_request import InstanceId, mint_id
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 POSTGRES_TAKES_BYTES = 7_999
 INSTANCES = [InstanceId(uuid4()) for _ in range(3)]
@@ -46,10 +46,10 @@ class FakeLine:
         return [message for at, text in self.payloads if at == channel for message in orjson.loads(text)[1:]]
 
 
-def hints_on(line: FakeLine, *, others: int = 1) -> tuple[Hints, Lease]:
+def hints_on(line: FakeLine, *, others: int = 1) -> tuple[PeerNotifier, Lease]:
     lease = Lease()
     lease.live_instances = 1 + others
-    return Hints(cast("Line", line), {"notify_instances": "notify"}, lease=lease), lease
+    return PeerNotifier(cast("DedicatedConnection", line), {"notify_instances": "notify"}, lease=lease), lease
 
 
 async def test_many_short_messages_are_no_more_than_postgres_takes() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.inference.events import Delta, Segment, Started
-from server.inference.protocol import Decipherer, Failure
-from server.inference.protocol.decipher import MAX_BODY_BYTES
+from server.inference.protocol import Failure, TextResponseReader
 from server.inference.protocol.sse import MAX_LINE_BYTES
+from server.inference.protocol.text_response_reader import MAX_BODY_BYTES
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import chat_answer, event
 from tests.fixtures.deciphering import DONE, EVENT_STREAM, choice, completed, decipher, document, failed, joined
@@ -19,7 +19,7 @@ TEXT = st.text(alphabet=st.characters(codec="utf-16", categories=None))
 
 
 def test_started_comes_just_before_the_first_text() -> None:
-    decipherer = Decipherer(200, {**EVENT_STREAM, "X-Inference-Provider": "novita"}, model="org/model")
+    decipherer = TextResponseReader(200, {**EVENT_STREAM, "X-Inference-Provider": "novita"}, model="org/model")
     assert decipherer.feed(choice(role="assistant")) == []
     assert decipherer.feed(choice(content="a")) == [Started("org/model", "novita"), Delta("a")]
     assert decipherer.feed(choice(content="b")) == [Delta("b")]
@@ -30,7 +30,7 @@ def test_a_completion_without_text_is_started_too() -> None:
 
 
 def test_the_end_of_the_stream_is_known_before_the_end_of_the_body() -> None:
-    decipherer = Decipherer(200, EVENT_STREAM)
+    decipherer = TextResponseReader(200, EVENT_STREAM)
     decipherer.feed(choice(content="a", finish="stop"))
     assert not decipherer.is_over
     decipherer.feed(DONE)
@@ -249,7 +249,7 @@ def test_a_line_beyond_all_measure_ends_the_answer_and_keeps_what_came() -> None
 
 
 def test_a_body_beyond_all_measure_is_not_kept_in_memory() -> None:
-    decipherer = Decipherer(200, EVENT_STREAM)
+    decipherer = TextResponseReader(200, EVENT_STREAM)
     decipherer.feed(b'{"choices": [')
     block = b" " * (1024 * 1024)
     fed = 0
@@ -263,7 +263,7 @@ def test_a_body_beyond_all_measure_is_not_kept_in_memory() -> None:
 
 
 def test_of_a_long_error_only_the_beginning_is_read() -> None:
-    decipherer = Decipherer(500, {})
+    decipherer = TextResponseReader(500, {})
     for _ in range(100):
         decipherer.feed(b"x" * 1024)
     assert decipherer.is_over

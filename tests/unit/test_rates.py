@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.limits.rates import RateLimiter, Verdict, client_address, rate_limit_headers
+from server.limits.rates import RateLimiter, RateLimitResult, client_address, rate_limit_headers
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -34,7 +34,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Clock]:
         yield clock
 
 
-def check(limiter: RateLimiter, key: str = "alice") -> Verdict:
+def check(limiter: RateLimiter, key: str = "alice") -> RateLimitResult:
     verdict = limiter.check(key)
     assert verdict is not None
     return verdict
@@ -47,10 +47,12 @@ def spend(limiter: RateLimiter, count: int, key: str = "alice") -> None:
 
 async def test_a_burst_up_to_the_limit_is_allowed_and_one_more_is_not(clock: Clock) -> None:
     limiter = RateLimiter("create", 60)
-    assert check(limiter) == Verdict("create", allowed=True, limit=60, remaining=59, reset_s=1)
+    assert check(limiter) == RateLimitResult("create", allowed=True, limit=60, remaining=59, reset_s=1)
     spend(limiter, 58)
-    assert check(limiter) == Verdict("create", allowed=True, limit=60, remaining=0, reset_s=60)
-    assert check(limiter) == Verdict("create", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0)
+    assert check(limiter) == RateLimitResult("create", allowed=True, limit=60, remaining=0, reset_s=60)
+    assert check(limiter) == RateLimitResult(
+        "create", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0
+    )
 
 
 async def test_whoever_comes_back_when_told_is_let_in(clock: Clock) -> None:
@@ -74,7 +76,9 @@ async def test_a_refusal_counts_nothing(clock: Clock) -> None:
 async def test_a_burst_may_be_smaller_than_what_a_minute_holds(clock: Clock) -> None:
     limiter = RateLimiter("model", 60, burst=6)
     spend(limiter, 6)
-    assert check(limiter) == Verdict("model", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0)
+    assert check(limiter) == RateLimitResult(
+        "model", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0
+    )
     assert [limiter.put_off("alice") for _ in range(3)] == [1.0, 2.0, 3.0]
     clock.go_on(9)
     spend(limiter, 6)

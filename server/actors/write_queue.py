@@ -26,7 +26,7 @@ SomeRow = TypeVar("SomeRow", bound=Row)
 Reply = TypeVar("Reply")
 
 
-class Entry(Generic[SomeRow, Reply]):
+class PendingWrite(Generic[SomeRow, Reply]):
     """A row, and the future of whoever waits for it."""
 
     __slots__ = ("reply", "row")
@@ -44,7 +44,7 @@ class Entry(Generic[SomeRow, Reply]):
             self.reply.set_exception(error)
 
 
-class Lane(Generic[SomeRow, Reply]):
+class WriteQueue(Generic[SomeRow, Reply]):
     """Rows of one kind in the order of their arrival.
 
     A patient lane gives up nothing but what the database refuses for its content: its rows are outcomes. The other one
@@ -54,8 +54,8 @@ class Lane(Generic[SomeRow, Reply]):
     def __init__(self, *, is_patient: bool) -> None:
         self.is_patient = is_patient
         self.size = 0
-        self._waiting: deque[Entry[SomeRow, Reply]] = deque()
-        self._parked: list[Entry[SomeRow, Reply]] = []
+        self._waiting: deque[PendingWrite[SomeRow, Reply]] = deque()
+        self._parked: list[PendingWrite[SomeRow, Reply]] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,15 +64,15 @@ class Lane(Generic[SomeRow, Reply]):
     def has_parked(self) -> bool:
         return bool(self._parked)
 
-    def add(self, row: SomeRow) -> Entry[SomeRow, Reply]:
-        entry: Entry[SomeRow, Reply] = Entry(row)
+    def add(self, row: SomeRow) -> PendingWrite[SomeRow, Reply]:
+        entry: PendingWrite[SomeRow, Reply] = PendingWrite(row)
         self._waiting.append(entry)
         self.size += row.size
         return entry
 
-    def take_batch(self) -> list[Entry[SomeRow, Reply]]:
+    def take_batch(self) -> list[PendingWrite[SomeRow, Reply]]:
         """The next rows to write together; at least one, if there is any."""
-        batch: list[Entry[SomeRow, Reply]] = []
+        batch: list[PendingWrite[SomeRow, Reply]] = []
         size = 0
         while self._waiting and len(batch) < MAX_BATCH_ROWS and (not batch or size < MAX_BATCH_BYTES):
             entry = self._waiting.popleft()
@@ -81,13 +81,13 @@ class Lane(Generic[SomeRow, Reply]):
             batch.append(entry)
         return batch
 
-    def put_back(self, entries: Sequence[Entry[SomeRow, Reply]]) -> None:
+    def put_back(self, entries: Sequence[PendingWrite[SomeRow, Reply]]) -> None:
         """Return what was taken and not written, to its old place."""
         unwritten = [entry for entry in entries if not entry.reply.done()]
         self._waiting.extendleft(reversed(unwritten))
         self.size += sum(entry.row.size for entry in unwritten)
 
-    def park(self, entry: Entry[SomeRow, Reply]) -> None:
+    def park(self, entry: PendingWrite[SomeRow, Reply]) -> None:
         """Set one aside that cannot be written now, so that it does not hold up the others."""
         self._parked.append(entry)
 
@@ -96,6 +96,6 @@ class Lane(Generic[SomeRow, Reply]):
         parked, self._parked = self._parked, []
         self.put_back(parked)
 
-    def wanted(self, entries: Sequence[Entry[SomeRow, Reply]]) -> list[Entry[SomeRow, Reply]]:
+    def wanted(self, entries: Sequence[PendingWrite[SomeRow, Reply]]) -> list[PendingWrite[SomeRow, Reply]]:
         """Those that are still to be written."""
         return [entry for entry in entries if self.is_patient or not entry.reply.done()]

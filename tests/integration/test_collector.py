@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from server.errors import Conflict, NotFound, Unavailable
-from server.files import collector as reaper
+from server.files import collector
 from server.inference.events import FileChunk
 from server.model_request import InstanceId
 from server.storage.objects import ObjectKey
@@ -79,18 +79,18 @@ async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest
         hung.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(reaper, "_DELETE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(reaper, "TAKEN_FOR_S", 0.0)
+    monkeypatch.setattr(collector, "_DELETE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(collector, "TAKEN_FOR_S", 0.0)
     monkeypatch.setattr(desk.objects, "delete", hang)
     file_id = await desk.upload()
     await desk.uploads.delete(desk.user, file_id)
-    running = asyncio.create_task(desk.reaper.run())
+    running = asyncio.create_task(desk.collector.run())
     await hung.wait()
     monkeypatch.setattr(desk.objects, "delete", original)
     async with asyncio.timeout(10):
         while desk.kept():
             assert not running.done()
-            desk.reaper.wake()
+            desk.collector.wake()
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait({running})
@@ -188,7 +188,7 @@ async def test_an_upload_of_a_dead_instance_gives_its_room_back(desk: Desk) -> N
     for name, file_id in ids.items():
         owner = owners.get(name, desk.lease.instance_id)
         await desk.connection.execute(_ARRIVING, file_id, desk.user, owner)
-    desk.reaper.arriving.add(ids["here"])
+    desk.collector.arriving.add(ids["here"])
     await desk.reap()
     assert set(await desk.states()) == {ids["alive"], ids["here"]}
 
@@ -360,7 +360,7 @@ async def test_an_upload_that_fails_leaves_nothing(desk: Desk) -> None:
 async def test_an_upload_whose_row_was_taken_away_is_not_confirmed(desk: Desk) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield PNG + bytes(1000)
-        desk.reaper.arriving.clear()  # as for another instance, after this one had no lease
+        desk.collector.arriving.clear()  # as for another instance, after this one had no lease
         await desk.reap()
         yield bytes(10)
 

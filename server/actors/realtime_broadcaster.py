@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import structlog
 
 from server.model_request import RequestId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 PAUSE_S = 0.05
 """Between two statements: what changes meanwhile goes out together, and twice changed is told once."""
@@ -18,10 +18,10 @@ _RETRY_S = 2.0
 log = structlog.get_logger(__name__)
 
 
-class Notifier:
+class RealtimeBroadcaster:
     """Holds ids only: what is told is what the row says when it is told."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str]) -> None:
+    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
         self._line = line
         self._queries = queries
         self._waiting: dict[RequestId, None] = {}

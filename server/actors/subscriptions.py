@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from server.actors.watches import Follower, Interest, View, Watch
+from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
 from server.errors import Unavailable
 from server.model_request import RequestId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 MAX_WATCHES = 20_000
 SWEEP_INTERVAL_S = 1.0
@@ -22,16 +22,20 @@ _SWEEP_CHUNK = 1000
 log = structlog.get_logger(__name__)
 
 
-class Switchboard:
+class Subscriptions:
     """Local news wakes waiters at once; one batched query a second over all waited-for ids is the truth behind it."""
 
     def __init__(
-        self, line: Line, queries: Mapping[str, str], *, on_news: Callable[[RequestId], None] = lambda _: None
+        self,
+        line: DedicatedConnection,
+        queries: Mapping[str, str],
+        *,
+        on_news: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
         self._line = line
         self._queries = queries
         self._on_news = on_news
-        self._watches: dict[RequestId, set[Interest]] = {}
+        self._watches: dict[RequestId, set[Subscription]] = {}
         self._count = 0
         self._kept_bytes = 0
         self._holders: Counter[int] = Counter()
@@ -42,13 +46,13 @@ class Switchboard:
     def __len__(self) -> int:
         return self._count
 
-    def watch(self, request_id: RequestId) -> Watch:
-        return Watch(self, request_id)
+    def watch(self, request_id: RequestId) -> Waiter:
+        return Waiter(self, request_id)
 
-    def follow(self, request_id: RequestId) -> Follower:
-        return Follower(self, request_id)
+    def follow(self, request_id: RequestId) -> StreamSubscription:
+        return StreamSubscription(self, request_id)
 
-    def add(self, watch: Interest) -> None:
+    def add(self, watch: Subscription) -> None:
         if self._count >= MAX_WATCHES:
             raise Unavailable("Too many clients are waiting; poll instead, or try again.", retry_after_s=5)
         self._watches.setdefault(watch.request_id, set()).add(watch)
@@ -56,7 +60,7 @@ class Switchboard:
         if self.is_closed:
             watch.tell(None)
 
-    def remove(self, watch: Interest) -> None:
+    def remove(self, watch: Subscription) -> None:
         watches = self._watches[watch.request_id]
         watches.discard(watch)
         watch.seen = None

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.actors import relay as relay_module
+from server.actors import stream_relay as relay_module
 from server.actors.heartbeat import Lease
-from server.actors.hints import Hints
-from server.actors.relay import Relay
+from server.actors.peer_notifier import PeerNotifier
+from server.actors.stream_relay import StreamRelay
 from server.encoding import dumps
 from server.inference.events import Delta, Segment
 from server.model_request import RequestId, mint_id
@@ -48,8 +48,8 @@ class Wire:
     def tell_everyone(self, *message: Any) -> None:
         self.waiting.append(orjson.loads(dumps(message)))
 
-    def relay(self, runs: dict[tuple[RequestId, int], Transcript]) -> Relay:
-        return Relay(cast("Hints", self), lease=self.lease, find_run=lambda *run: runs.get(run))
+    def relay(self, runs: dict[tuple[RequestId, int], Transcript]) -> StreamRelay:
+        return StreamRelay(cast("PeerNotifier", self), lease=self.lease, find_run=lambda *run: runs.get(run))
 
 
 class Pair:

@@ -23,19 +23,19 @@ class View:
 
 
 class Registry(Protocol):
-    """Where those who are interested are known: the switchboard."""
+    """Where those who are interested are known: the subscriptions."""
 
     @property
     def is_closed(self) -> bool: ...
 
-    def add(self, watch: "Interest") -> None: ...
+    def add(self, watch: "Subscription") -> None: ...
 
-    def remove(self, watch: "Interest") -> None: ...
+    def remove(self, watch: "Subscription") -> None: ...
 
     def keep(self, view: View | None, *, instead_of: View | None) -> View | None: ...
 
 
-class Interest(ABC):
+class Subscription(ABC):
     """Enter it, then read the row, then wait: the other order loses wake-ups."""
 
     __slots__ = ("_registry", "_seen", "any_change", "request_id")
@@ -77,7 +77,7 @@ class Interest(ABC):
         return self.seen is None or (view.status, view.epoch) != (self.seen.status, self.seen.epoch)
 
 
-class Watch(Interest):
+class Waiter(Subscription):
     """Waits for one answer: the end, or any change."""
 
     __slots__ = ("_changed",)
@@ -123,7 +123,7 @@ class Watch(Interest):
             self._changed.set_result(view)
 
 
-class Follower(Interest):
+class StreamSubscription(Subscription):
     """Follows a request to its end: every state it is in, and the growth of its text."""
 
     __slots__ = ("_has_look_at", "_news", "_wake_up")
@@ -140,7 +140,7 @@ class Follower(Interest):
         return self.seen is not None and not self.seen.status.is_final
 
     @property
-    def is_sent_home(self) -> bool:
+    def is_closed(self) -> bool:
         """The server stops: what is not there yet does not come any more."""
         return self._registry.is_closed
 
@@ -149,9 +149,9 @@ class Follower(Interest):
             self._has_look_at = True
         elif self._news is None or not self._news.status.is_final:
             self._news = view
-        self.stir()
+        self.wake()
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """There is more text, or something to look at."""
         self._wake_up.set()
 

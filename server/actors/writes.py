@@ -87,7 +87,7 @@ class ReleasedRow:
         return len(self.error_msg or "") + _ROW_OVERHEAD
 
 
-class Fate(StrEnum):
+class WriteStatus(StrEnum):
     """What became of a row that was recorded."""
 
     WRITTEN = "written"
@@ -100,11 +100,11 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    fate: Fate
+class WriteResult:
+    fate: WriteStatus
     completed_at: datetime | None
 
     @property
     def counts(self) -> bool:
         """Whether the outcome that was handed in is the one that stands."""
-        return self.fate in {Fate.WRITTEN, Fate.MINE}
+        return self.fate in {WriteStatus.WRITTEN, WriteStatus.MINE}

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from server.errors import Unavailable
-from server.limits.concurrency import CALM_S, FEW, MANY, TARGET_S, Entrance
+from server.limits.concurrency import CALM_S, FEW, MANY, TARGET_S, ConcurrencyLimiter
 
 
 class Clock:
@@ -22,17 +22,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def entrance(clock: Clock) -> Entrance:
-    return Entrance(clock=clock)
+def entrance(clock: Clock) -> ConcurrencyLimiter:
+    return ConcurrencyLimiter(clock=clock)
 
 
-def _let_through(entrance: Entrance, clock: Clock, count: int, *, seconds: float) -> None:
+def _let_through(entrance: ConcurrencyLimiter, clock: Clock, count: int, *, seconds: float) -> None:
     for _ in range(count):
         with entrance.passing():
             clock.now += seconds
 
 
-def test_a_burst_is_let_in_and_not_one_more(entrance: Entrance) -> None:
+def test_a_burst_is_let_in_and_not_one_more(entrance: ConcurrencyLimiter) -> None:
     with contextlib.ExitStack() as burst:
         for _ in range(MANY):
             burst.enter_context(entrance.passing())
@@ -44,14 +44,14 @@ def test_a_burst_is_let_in_and_not_one_more(entrance: Entrance) -> None:
     entrance.require_room()
 
 
-def test_slow_ones_shrink_the_limit_but_never_to_nothing(entrance: Entrance, clock: Clock) -> None:
+def test_slow_ones_shrink_the_limit_but_never_to_nothing(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 1, seconds=TARGET_S + 0.01)
     assert FEW < entrance.limit < MANY
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
     assert entrance.limit == FEW
 
 
-def test_quick_ones_let_it_grow_again(entrance: Entrance, clock: Clock) -> None:
+def test_quick_ones_let_it_grow_again(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
     _let_through(entrance, clock, 10, seconds=0.001)
     assert entrance.limit == FEW + 10
@@ -59,13 +59,13 @@ def test_quick_ones_let_it_grow_again(entrance: Entrance, clock: Clock) -> None:
     assert entrance.limit == MANY
 
 
-def test_a_while_without_a_slow_one_makes_room_for_a_burst(entrance: Entrance, clock: Clock) -> None:
+def test_a_while_without_a_slow_one_makes_room_for_a_burst(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
     clock.now += CALM_S + 0.1
     assert entrance.limit == MANY
 
 
-def test_who_failed_has_left_too(entrance: Entrance) -> None:
+def test_who_failed_has_left_too(entrance: ConcurrencyLimiter) -> None:
     for _ in range(MANY + 1):
         with contextlib.suppress(KeyError), entrance.passing():
             raise KeyError

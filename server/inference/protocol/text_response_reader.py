@@ -52,7 +52,7 @@ class _Form(Enum):
     WHOLE = auto()
 
 
-class Decipherer:
+class TextResponseReader:
     """Fed with the status, the headers and then the bytes of one answer, in any chunks.
 
     What it hands out is free of NUL and lone surrogates; thoughts that a chat has at the beginning of its text are told

@@ -13,7 +13,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from server.actors.heartbeat import Lease
-from server.actors.hints import Hints
+from server.actors.peer_notifier import PeerNotifier
 from server.inference.events import Delta, Segment
 from server.model_request import InstanceId, RequestId
 from server.transcript import Position, Transcript
@@ -52,10 +52,10 @@ class _Outbox:
     until: float
 
 
-class Relay:
+class StreamRelay:
     """Both ends: mirrors of what runs elsewhere, and outboxes of what runs here."""
 
-    def __init__(self, hints: Hints, *, lease: Lease, find_run: FindRun) -> None:
+    def __init__(self, hints: PeerNotifier, *, lease: Lease, find_run: FindRun) -> None:
         self._hints = hints
         self._lease = lease
         self._find_run = find_run

@@ -1,4 +1,4 @@
-"""Hints to other instances, off the write path: many in one NOTIFY, a few milliseconds after the first.
+"""PeerNotifier to other instances, off the write path: many in one NOTIFY, a few milliseconds after the first.
 
 They are hints: one that is lost costs time, never a request. NOTIFY takes a lock that all of a database share, so it
 never rides in a transaction that anybody waits for.
@@ -15,7 +15,7 @@ import structlog
 from server.actors.heartbeat import Lease
 from server.encoding import dumps
 from server.model_request import InstanceId, RequestId
-from server.storage.database import DatabaseAway, Line
+from server.storage.database import DatabaseAway, DedicatedConnection
 
 EVERYONE = "ai_sdk"
 """The channel that every instance listens to; each has one of its own besides."""
@@ -37,10 +37,10 @@ def channel_of(instance_id: InstanceId) -> str:
     return f"{EVERYONE}_{instance_id.hex}"
 
 
-class Hints:
+class PeerNotifier:
     """Says nothing while no other instance lives."""
 
-    def __init__(self, line: Line, queries: Mapping[str, str], *, lease: Lease) -> None:
+    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str], *, lease: Lease) -> None:
         self._line = line
         self._queries = queries
         self._lease = lease
