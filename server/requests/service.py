@@ -28,7 +28,7 @@ CANCEL_WAIT_S = 5.0
 """For the owner to stop and to record what there is; longer only when it is out of reach."""
 _ASK_AGAIN_S = 0.2
 
-AnyInterest = TypeVar("AnyInterest", bound=Subscription)
+AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 log = structlog.get_logger(__name__)
 
@@ -42,14 +42,14 @@ class Runs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Created(Generic[AnyInterest]):
+class Created(Generic[AnySubscription]):
     """An accepted request that its creator is subscribed to, until the end of a `with` block.
 
     It holds no prompt: thousands may wait. `delay_s` says by how much a rate puts off the start; `is_replayed`, that
     the idempotency key stands for this earlier request.
     """
 
-    interest: AnyInterest
+    subscription: AnySubscription
     is_replayed: bool
     delay_s: float
     deadline_s: float
@@ -61,7 +61,7 @@ class Created(Generic[AnyInterest]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.interest.__exit__(kind, error, trace)
+        self.subscription.__exit__(kind, error, trace)
 
 
 class ModelRequests:
@@ -111,29 +111,29 @@ class ModelRequests:
         *,
         sent: Any,
         key: str | None,
-        interest: Callable[[Subscriptions, RequestId], AnyInterest],
+        subscribe: Callable[[Subscriptions, RequestId], AnySubscription],
         may_be_put_off: bool = False,
         deadline_s: float | None = None,
-        on_verdict: Callable[[RateLimitResult], None] = lambda _: None,
-    ) -> Created[AnyInterest]:
+        on_rate: Callable[[RateLimitResult], None] = lambda _: None,
+    ) -> Created[AnySubscription]:
         """Store a request and start it, or find the earlier one that its key stands for.
 
         `body` is that of `POST /api/requests`, `sent` what the client sent, which is what its key stands for.
-        `interest` is `Waiter` for a caller who waits, `StreamSubscription` for one who streams; it begins before the
-        row is there, so that no news is missed. Beyond the rate a request that may be put off is accepted and starts later.
-        `on_verdict` gets the judgement of the rate, also of a refusal.
+        `subscribe` makes a `Waiter` or a `StreamSubscription`; it comes before the row, so that no news is missed.
+        Beyond the rate a request that may be put off is accepted and starts later. `on_rate` gets what the rate limit
+        said, also of a refusal.
 
         Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
         """
         draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s)
         with contextlib.ExitStack() as undo:
-            subscription = interest(self.subscriptions, draft.id)
+            subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)
             with self._entrance.passing():
-                admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_verdict=on_verdict)
+                admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_rate=on_rate)
             if admitted.is_replayed:
                 undo.close()
-                subscription = interest(self.subscriptions, admitted.request_id)
+                subscription = subscribe(self.subscriptions, admitted.request_id)
                 undo.enter_context(subscription)
             subscription.seen = admitted.view
             undo.pop_all()
@@ -154,7 +154,7 @@ class ModelRequests:
         )
 
     async def _admit(
-        self, draft: Draft, *, may_be_put_off: bool, on_verdict: Callable[[RateLimitResult], None]
+        self, draft: Draft, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> tuple[Admitted, float]:
         """Also returns by how many seconds the start was put off. A retry is answered before any limit is asked.
 
@@ -164,7 +164,7 @@ class ModelRequests:
             earlier = await self.admission.find_earlier(draft.user_id, draft.key, draft.fingerprint)
             if earlier is not None:
                 return earlier, 0.0
-        delay_s = self._judge_rate(draft.user_id, may_be_put_off=may_be_put_off, on_verdict=on_verdict)
+        delay_s = self._judge_rate(draft.user_id, may_be_put_off=may_be_put_off, on_rate=on_rate)
         is_new = False
         try:
             admitted = await self._store(draft, delay_s)
@@ -175,12 +175,12 @@ class ModelRequests:
                 self._rates.give_back(str(draft.user_id))
 
     def _judge_rate(
-        self, user_id: UserId, *, may_be_put_off: bool, on_verdict: Callable[[RateLimitResult], None]
+        self, user_id: UserId, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> float:
         verdict = self._rates.check(str(user_id))
         if verdict is None:
             return 0.0
-        on_verdict(verdict)
+        on_rate(verdict)
         if verdict.allowed:
             return 0.0
         if may_be_put_off:

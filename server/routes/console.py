@@ -1,20 +1,12 @@
 """The console: a web page for people at `/`, an index of the API for machines."""
 
-import hashlib
-from dataclasses import dataclass
-from importlib import resources
-
 from aiohttp import hdrs, web
 
 from server import __version__
 from server.http.middlewares import Handler, always_up
+from server.http.pages import Page, read_page, respond, serve
 from server.http.responses import json_response
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob:; media-src blob:; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-_MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "json": "application/json"}
 _INDEX = {
     "name": "ai-sdk-server",
     "version": __version__,
@@ -24,52 +16,10 @@ _INDEX = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A file served from memory. `etag` changes with its content."""
-
-    body: bytes
-    media_type: str
-    etag: str
-
-
 def add_routes(app: web.Application) -> None:
     app.router.add_get("/", _index(read_page("index.html")))
     for name in ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css"):
         app.router.add_get(f"/console/{name}", serve(read_page(name)))
-
-
-def read_page(name: str) -> Page:
-    """A file of `server/console`, read once; `aiohttp`'s static files have a history of leaks and are not used."""
-    return make_page((resources.files("server") / "console" / name).read_bytes(), name.rpartition(".")[2])
-
-
-def make_page(body: bytes, kind: str) -> Page:
-    """`kind` is the file name's extension."""
-    return Page(body, _MEDIA_TYPES[kind], hashlib.sha256(body).hexdigest()[:16])
-
-
-def serve(page: Page) -> Handler:
-    """A handler that answers with `page`, or with 304 to a client that has it."""
-
-    @always_up
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return respond(request, page)
-
-    return handle
-
-
-def respond(request: web.Request, page: Page) -> web.Response:
-    headers = {
-        hdrs.ETAG: f'"{page.etag}"',
-        hdrs.CACHE_CONTROL: "no-cache",
-        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
-    if any(tag.value in {page.etag, "*"} for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=page.body, content_type=page.media_type, charset="utf-8", headers=headers)
 
 
 def _index(page: Page) -> Handler:

@@ -6,8 +6,8 @@ from aiohttp import web
 
 from server.encoding import dumps
 from server.http.middlewares import always_up
+from server.http.pages import Page, make_page, read_page, respond, serve
 from server.openapi import build_document
-from server.routes.console import Page, make_page, read_page, respond, serve
 
 
 def add_routes(app: web.Application) -> None:

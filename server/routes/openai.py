@@ -59,10 +59,10 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, whole or as it is written."""
     ask, created = await _create(request, read_chat)
     with _named(created) as headers:
-        if isinstance(created.interest, StreamSubscription):
+        if isinstance(created.subscription, StreamSubscription):
             model = created.model or ask.model
-            chunks = Chunks(created.interest.request_id, model=model, wants_usage=ask.wants_usage)
-            return await _stream(request, created.interest, chunks, headers)
+            chunks = Chunks(created.subscription.request_id, model=model, wants_usage=ask.wants_usage)
+            return await _stream(request, created.subscription, chunks, headers)
         return await _reply(request, created, completion, asked=ask.model, headers=headers)
 
 
@@ -114,14 +114,14 @@ async def _create(
         ask.create,
         sent=data,
         key=key,
-        on_verdict=functools.partial(request.__setitem__, keys.RATE_LIMIT),
+        on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
     )
     try:
         if ask.is_streamed:
-            created: Created[Waiter] | Created[StreamSubscription] = await create(interest=StreamSubscription)
+            created: Created[Waiter] | Created[StreamSubscription] = await create(subscribe=StreamSubscription)
         else:
             deadline_s = max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
-            created = await create(interest=Waiter, deadline_s=deadline_s)
+            created = await create(subscribe=Waiter, deadline_s=deadline_s)
     except Invalid as problem:
         raise ask.refusal(problem) from None
     return replace(ask, create={}), created
@@ -130,7 +130,7 @@ async def _create(
 @contextlib.contextmanager
 def _named(created: Created[Waiter] | Created[StreamSubscription]) -> Iterator[dict[str, str]]:
     """Headers that name the request, also on the answer to what goes wrong in the block."""
-    headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.interest.request_id}"}
+    headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.subscription.request_id}"}
     if created.is_replayed:
         headers[_REPLAYED] = "true"
     with created:
@@ -150,7 +150,7 @@ async def _reply(
     headers: dict[str, str],
 ) -> web.Response:
     """The whole answer, once it is there."""
-    watch = created.interest
+    watch = created.subscription
     assert isinstance(watch, Waiter), "a stream is not waited for"  # noqa: S101 - tells the type checker
     try:
         async with while_connected(request):

@@ -25,7 +25,7 @@ from server.requests.service import Created
 
 _REPLAYED = "Idempotent-Replayed"
 
-AnyInterest = TypeVar("AnyInterest", bound=Subscription)
+AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 
 def add_routes(app: web.Application) -> None:
@@ -50,15 +50,15 @@ async def create(request: web.Request) -> web.StreamResponse:
     )
     if accepts_events(request):
         with await _create(request, waiting, StreamSubscription) as created:
-            headers = _replay_headers(created) | {hdrs.LOCATION: _location(request, created.interest.request_id)}
-            return await send_request(request, created.interest, headers=headers)
+            headers = _replay_headers(created) | {hdrs.LOCATION: _location(request, created.subscription.request_id)}
+            return await send_request(request, created.subscription, headers=headers)
     with await _create(request, waiting, Waiter) as created:
         return await _answer(request, created, waiting)
 
 
 async def _create(
-    request: web.Request, waiting: Waiting, interest: Callable[[Subscriptions, RequestId], AnyInterest]
-) -> Created[AnyInterest]:
+    request: web.Request, waiting: Waiting, subscribe: Callable[[Subscriptions, RequestId], AnySubscription]
+) -> Created[AnySubscription]:
     """The body lives in this call alone: a client that waits for its answer holds no prompt."""
     key, body = await read_create_body(request)
     return await request.app[keys.REQUESTS].create(
@@ -66,15 +66,15 @@ async def _create(
         body,
         sent=body,
         key=key,
-        interest=interest,
+        subscribe=subscribe,
         may_be_put_off=waiting.applied == "respond-async",
-        on_verdict=functools.partial(request.__setitem__, keys.RATE_LIMIT),
+        on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
     )
 
 
 async def _answer(request: web.Request, created: Created[Waiter], waiting: Waiting) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
-    user_id, service, watch = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS], created.interest
+    user_id, service, watch = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS], created.subscription
     if created.is_replayed:
         watch.seen = await service.get(user_id, watch.request_id)
     is_over = waiting.seconds <= 0 or (watch.seen is not None and watch.seen.status.is_final)
@@ -154,7 +154,7 @@ def _location(request: web.Request, request_id: RequestId) -> str:
     return f"{prefix}/requests/{request_id}"
 
 
-def _replay_headers(created: Created[AnyInterest]) -> dict[str, str]:
+def _replay_headers(created: Created[AnySubscription]) -> dict[str, str]:
     return {_REPLAYED: "true"} if created.is_replayed else {}
 
 
