@@ -62,6 +62,8 @@ def mounts(root: Path, *, wheels: Path | None = None) -> list[str]:
     """Shell lines for /proc, the devices that a container has, and the wheels at /wheels; for `unshare --mount`."""
     lines = [f"mount -t proc proc {root}/proc", f"mount -t tmpfs tmpfs {root}/dev", f"mkdir {root}/{_SHARED_MEMORY}"]
     lines.append(f"mount -t tmpfs -o mode=1777 tmpfs {root}/{_SHARED_MEMORY}")
+    lines += [f"mkdir {root}/dev/pts", f"mount -t devpts -o newinstance,ptmxmode=0666 devpts {root}/dev/pts"]
+    lines.append(f"ln -s pts/ptmx {root}/dev/ptmx")
     for name in _DEVICES:
         lines += [f"touch {root}/dev/{name}", f"mount --bind /dev/{name} {root}/dev/{name}"]
     if wheels is not None:
