@@ -42,7 +42,7 @@ def begin(server: ServerProcess, size: int, sent: int) -> socket.socket:
 
 
 def files_in(data_dir: Path) -> list[Path]:
-    return [path for path in (data_dir / "files").rglob("*") if path.is_file()]
+    return [path for path in (data_dir / "files").rglob("*") if path.is_file() and path.name != ".store-id"]
 
 
 COUNT = "SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM public.files WHERE state <> 'deleting'"
