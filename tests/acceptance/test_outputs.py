@@ -141,6 +141,7 @@ async def test_a_store_that_is_away_is_an_outage_and_no_failure(
     if api.app[keys.SETTINGS].storage_url is not None:
         fake.fault = refuse
     else:
+        folder.rename(tmp_path / "moved")
         folder.write_bytes(b"no folder")
     item = (await draw(api)).json
     path = f"/api/requests/{item['id']}"
