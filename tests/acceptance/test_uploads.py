@@ -263,7 +263,7 @@ async def test_continue_is_said_when_nothing_more_can_be_said_against_it(start: 
 
 
 async def test_a_body_that_stops_coming_times_out(api: Api, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.files.bodies.GAP_S", 0.3)
+    monkeypatch.setattr("server.http.uploads.GAP_S", 0.3)
     answer = await _raw(api, "Content-Type: image/png\r\nContent-Length: 1000000\r\n", PNG + bytes(1000))
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert (await rows(database), await objects_of(api)) == ([], [])
@@ -344,7 +344,7 @@ async def test_who_does_not_read_is_cut_off_and_can_go_on_later(api: Api, monkey
     data = PNG + bytes(24 * MIB)
     path = f"/api/files/{(await send(api, data, 'image/png')).json['id']}"
     with monkeypatch.context() as patch:
-        patch.setattr("server.routes.file_answers.STALL_S", 0.3)
+        patch.setattr("server.http.file_responses.STALL_S", 0.3)
         headers = {"Authorization": f"Bearer {api.token}"}
         with capture_logs() as logs:
             async with api.client.get(path, headers=headers) as response, asyncio.timeout(20):

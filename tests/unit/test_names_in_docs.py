@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 KNOWN = {name.upper() for name in Settings.model_fields} | set(Code)
 OTHERS = {
     "CAP_DAC_OVERRIDE": "server/storage/embedded/account.py",
-    "MAX_ATTEMPTS": "server/actors/suspects.py",
+    "MAX_ATTEMPTS": "server/actors/quarantine.py",
     "PYTEST_ARGS": "Makefile",
     "RLIMIT_DATA": "bench/overload.py",
 }
