@@ -191,7 +191,7 @@ class Unavailable(_Delayed):
 
 
 class CannotStart(Exception):
-    """What is configured cannot work, and waiting will not help.
+    """The server cannot start with these settings, and a retry does not help.
 
     Each fault is a line with its remedy, and holds no secret.
     """

@@ -154,7 +154,7 @@ class Heartbeat:
         self._stop(news["lost"], StopReason.LOST)
 
     def _compare_stores(self, others: int) -> None:
-        """Say it once for each time that it begins: a file that was uploaded here cannot be read there."""
+        """Log when instances appear that keep files elsewhere, and when the last of them is gone."""
         if others and not self._lease.other_stores:
             log.warning("files_not_shared", instances=others, here=self._store, fix=_SHARE_FILES)
         elif self._lease.other_stores and not others:

@@ -142,7 +142,7 @@ class Journal:
             lane.unpark()
 
     async def _check_idle(self) -> None:
-        """Find out by ourselves that the database is away, or back: perhaps no write comes that would tell."""
+        """Check the database while there is no row to write, so that readiness stays true to it."""
         try:
             await self.check()
         except (DatabaseAway, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

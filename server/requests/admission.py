@@ -31,8 +31,7 @@ _FULL_FOR_S = 0.2
 """A backlog that was found full is not counted again for so long: refusing must stay cheap while many come."""
 _MAX_REFUSED_USERS = 1000
 PUT_OFF_SHARE = 10
-"""Requests that are put off may be a tenth of what may wait: they take room in the database, and no slot will be free
-for them sooner than they are due."""
+"""Requests that are put off may be a tenth of those that may wait: until they are due they only use the database."""
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +102,7 @@ class Admission:
         self._on_waiting = on_waiting
         self._full_until = 0.0
         self._share = 0
-        """Of a user, while the backlog is full."""
+        """Requests that one user may hold while the backlog is full."""
         self._refused_until: dict[UserId, float] = {}
 
     def require_chance(self, user_id: UserId) -> None:
@@ -167,7 +166,7 @@ class Admission:
         return Admitted(draft.id, view)
 
     async def _find_place(self, user_id: UserId) -> int:
-        """How many wait already. In a full backlog whoever holds less than an even share of it is still admitted."""
+        """Return how many requests wait. A full backlog admits only users who hold less than an even share of it."""
         is_known_full = time.monotonic() < self._full_until
         [waiting] = await self._reader.fetch(
             "count_waiting", user_id, 0 if is_known_full else self._max_backlog, self._max_backlog_per_user
@@ -189,7 +188,7 @@ class Admission:
         return self._max_backlog
 
     async def _find_later_place(self, user_id: UserId) -> int:
-        """The same for a request that is put off: those have a smaller limit of their own, and take no other places."""
+        """Return the same for a request that is put off. Such requests have their own, smaller limit."""
         [put_off] = await self._reader.fetch("count_put_off", user_id, self._max_backlog)
         limit = max(1, self._max_backlog_per_user // PUT_OFF_SHARE)
         if put_off["everyone"] >= self._max_backlog // PUT_OFF_SHARE:
@@ -238,7 +237,7 @@ def _backlog_full() -> Unavailable:
 
 
 def _even_share(places: int, users: int) -> int:
-    """What each of these users may hold: at least one, so that who holds nothing is always admitted."""
+    """Requests that each user may hold: at least one, so a user who holds none is always admitted."""
     return max(1, places // max(1, users))
 
 

@@ -102,9 +102,9 @@ def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is
 async def _create(
     request: web.Request, read: Callable[[Any], AnyAsk]
 ) -> tuple[AnyAsk, Created[Waiter] | Created[StreamSubscription]]:
-    """The stored request, and how its answer is wanted. The prompt ends with this call: who waits holds none.
+    """The stored request, and how its answer is wanted. The prompt is freed when this call returns.
 
-    What is wrong with the body is told by the client's names.
+    Errors name the fields as the client sent them.
     """
     key, data = await read_create_body(request)
     ask = read(data)

@@ -3,5 +3,5 @@
 SELECT to_regrole('supabase_auth_admin') IS NOT NULL AS is_supabase;
 
 -- name: check_reads
--- An answer, whatever it is.
+-- One row, to see that the connection works.
 SELECT 1 AS answer;

@@ -217,7 +217,7 @@ async def test_one_connection_too_many_is_told_to_come_back_and_health_checks_ar
             assert b"\r\nConnection: close" in head
     assert {waiter.result().json["status"] for waiter in waiters} == {"completed"}
     assert len(places) == 3
-    assert (await api.get("/health/live")).status == 200  # whoever was connected still is
+    assert (await api.get("/health/live")).status == 200  # open connections stay open
 
 
 async def test_one_connection_too_many_takes_the_place_of_an_idle_one(api: Api) -> None:
