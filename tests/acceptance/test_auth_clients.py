@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from supabase_auth import AsyncGoTrueClient
 from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
 
 from tests.acceptance.conftest import Api, Start
+from tests.deno import DENO, ENVIRONMENT, fetch_packages
 
 CLIENTS = Path(__file__).parents[1] / "clients"
-DENO = Path(sys.executable).parent / "deno"
 EMAIL, PASSWORD, NEW_PASSWORD = "alice@example.com", "correct horse battery", "staple of the horse"
-TIMEOUT_S = 180
+TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -106,13 +104,15 @@ SAID = [
 ]
 
 
+@pytest.mark.timeout(240)  # the packages are fetched once
 async def test_the_scenario_in_javascript(url: str, database: str) -> None:
+    await asyncio.to_thread(fetch_packages, CLIENTS / "accounts.ts")
     command = [str(DENO), "run", "--quiet", "--frozen", "--allow-net", "--allow-env", "--allow-read", "accounts.ts"]
     process = await asyncio.create_subprocess_exec(
         *command,
         *(url, EMAIL, PASSWORD, NEW_PASSWORD),
         cwd=CLIENTS,
-        env=os.environ | {"DENO_DIR": str(DENO.parents[1] / "deno"), "NO_COLOR": "1"},
+        env=ENVIRONMENT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,11 +13,11 @@ import aiohttp
 import asyncpg
 from aiohttp import web
 
+from tests.deno import DENO, ENVIRONMENT
 from tests.fakes.gotrue import SERVICE, GoTrueFake, serve_gotrue
 from tests.supabase import Project
 
 FUNCTION = Path(__file__).parents[2] / "supabase" / "functions" / "hf-inference"
-DENO = Path(sys.executable).parent / "deno"
 _PATH = "/functions/v1/hf-inference"
 _HOP_BY_HOP = {"transfer-encoding", "content-length", "connection", "keep-alive", "date", "server"}
 
@@ -48,7 +46,7 @@ class Platform:
             *(DENO, "serve", "--quiet", "--config", "deno.json", "--allow-net=127.0.0.1", "--allow-env"),
             *("--host", "127.0.0.1", "--port", str(self._port), "index.ts"),
             cwd=FUNCTION,
-            env=os.environ | {"DENO_DIR": str(DENO.parents[1] / "deno")} | given | self.secrets,
+            env=ENVIRONMENT | given | self.secrets,
             stdout=asyncio.subprocess.DEVNULL,
         )
         async with asyncio.timeout(60), aiohttp.ClientSession() as session:

@@ -1,8 +1,6 @@
 """The edge function's own tests, in the real Deno, and what it shares with the server."""
 
-import os
 import subprocess
-import sys
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import orjson
 from server.catalog import ROUTER_CHAT_MODELS, ROUTER_GENERATION_MODELS
 from server.inference.protocol import Failure
 from server.model_request import Completed
+from tests.deno import DENO, ENVIRONMENT
 from tests.fakes.huggingface import body_of
 from tests.fakes.tapes import TAPES, Record, all_exchanges
 from tests.unit.test_protocol_exchanges import decipher
@@ -20,10 +19,8 @@ ROOT = Path(__file__).parents[2]
 FUNCTION = ROOT / "supabase" / "functions" / "hf-inference"
 
 
-DENO = Path(sys.executable).parent / "deno"
 MAX_WORDS = 400
 """Of upstream's own, in a message of the function."""
-ENVIRONMENT = os.environ | {"DENO_DIR": str(DENO.parents[1] / "deno"), "NO_COLOR": "1"}
 
 
 def test_the_tests_in_deno_pass() -> None:
