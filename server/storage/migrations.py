@@ -109,8 +109,9 @@ async def migrate(
     """
     runner = _Runner(connection, queries, connect, lock_timeout_s)
     await runner.prepare()
-    _refuse_disorder(_compare(migrations, await runner.applied()))
-    return [migration for migration in migrations if await runner.apply(migration)]
+    applied = await runner.applied()
+    _refuse_disorder(_compare(migrations, applied))
+    return [migration for migration in migrations if migration.number not in applied and await runner.apply(migration)]
 
 
 async def status(
