@@ -12,6 +12,7 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _FILE = re.compile(r"`((?:server|sql|tests|bench|docs|supabase)/[\w./-]*?\w(?:/|\.\w+))(?::(\w+))?`")
+_NAME = re.compile(r"`([A-Za-z_]\w*)(?:\.([a-z_]\w*))?`")
 _BOUND = re.compile(r"`([a-z_/]+\.py):(\w+)`")
 
 
@@ -64,3 +65,18 @@ def test_every_limit_stands_where_the_table_says() -> None:
         if not re.search(rf"\b{name}\b", (ROOT / "server" / file).read_text(encoding="utf-8"))
     ]
     assert missing == []
+
+
+def test_the_architecture_names_only_what_the_code_has() -> None:
+    folders = [(ROOT / "server", "*.py"), (ROOT / "sql", "*.sql")]
+    code = "".join(path.read_text(encoding="utf-8") for folder, kind in folders for path in folder.rglob(kind))
+    known = set(re.findall(r"\w+", code))
+    page = re.sub(
+        r"^```.*?^```",
+        "",
+        (INDEX.parent / "architecture.md").read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    named = {part for name in _NAME.findall(page) if name[1] not in {"md", "toml"} for part in name if part}
+    assert len(named) > 80
+    assert named - known == set()
