@@ -1,4 +1,4 @@
-"""The documentation keeps its word: what README.md and docs/api.md say to type gives what they say it prints.
+"""The documentation keeps its word: what README.md and two pages of docs/ say to type gives what they say it prints.
 
 Fences: `bash` is run, in order, in one shell; `text` after it is what it prints; `sh` is for a person (containers).
 """
@@ -16,7 +16,7 @@ import pytest
 from tests.faults.processes import PROJECT, server_process
 
 API = "http://localhost:3000"
-PAGES = ["README.md", "docs/api.md"]
+PAGES = ["README.md", "docs/quickstart.md", "docs/api.md"]
 TOOLS = ["bash", "curl", "rm"]  # and python3: that of the tests
 LANGUAGES = {"bash", "text", "sh", "sql"}
 RUN_TIMEOUT_S = 25.0

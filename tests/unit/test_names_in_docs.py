@@ -19,7 +19,8 @@ OTHERS = {
 }
 """What is not a setting of the server, and the file that gives it its meaning."""
 
-_NAME = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+_NAME = re.compile(r"(?<!\.py:)\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+"""A name behind its file (`limits/rates.py:MAX_KEYS`) is looked up there, by `test_pages.py`."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
