@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -61,7 +61,6 @@ class Engine:
         *,
         database: Database,
         reader: PooledQueries,
-        queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
         objects: Objects,
@@ -73,7 +72,6 @@ class Engine:
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
-        self._queries = queries
         self._prepare = prepare
         self._predecessors = predecessors
         self._upstream = upstream
@@ -92,18 +90,18 @@ class Engine:
         # is done with files. Behind a session pooler, which has few places, all share one but journal and heartbeat.
         shared = DedicatedConnection(database.connect)
         is_short = database.pooling is Pooling.SESSION
-        self._lines = {
+        self._connections = {
             name: shared if is_short and name != "journal" else DedicatedConnection(database.connect) for name in _LINES
         }
-        self._lines["heartbeat"] = DedicatedConnection(
+        self._connections["heartbeat"] = DedicatedConnection(
             database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence
         )
-        self.journal = Journal(self._lines["journal"], queries, lease=self.lease)
-        notifier = RealtimeBroadcaster(self._lines["notifier"], queries) if settings.supabase_url else None
-        self._hints = PeerNotifier(self._lines["hints"], queries, lease=self.lease)
+        self.journal = Journal(self._connections["journal"], lease=self.lease)
+        notifier = RealtimeBroadcaster(self._connections["notifier"]) if settings.supabase_url else None
+        self._hints = PeerNotifier(self._connections["hints"], lease=self.lease)
         on_news = self._hints.changed if notifier is None else _both(self._hints.changed, notifier.tell)
-        self.subscriptions = Subscriptions(self._lines["subscriptions"], queries, on_news=on_news)
-        self.feeds = Feeds(self._lines["subscriptions"], queries)
+        self.subscriptions = Subscriptions(self._connections["subscriptions"], on_news=on_news)
+        self.feeds = Feeds(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
         self._listener = Listener(
             None if listening is None else listening.connect,
@@ -119,24 +117,21 @@ class Engine:
             },
         )
         relay_table = StreamRelayTable(
-            self._lines["hints"],
-            queries,
+            self._connections["hints"],
             lease=self.lease,
             workload=self.workload,
             relay=self._relay,
             is_heard=lambda: self._listener.is_heard,
         )
         self._heartbeat = Heartbeat(
-            self._lines["heartbeat"],
-            queries,
+            self._connections["heartbeat"],
             lease=self.lease,
             workload=self.workload,
             identify_store=objects.identify,
             is_heard=lambda: self._listener.is_heard,
         )
         self._sweeper = Sweeper(
-            self._lines["sweeper"],
-            queries,
+            self._connections["sweeper"],
             queue=self.queue,
             lease=self.lease,
             slots=self.slots,
@@ -147,8 +142,8 @@ class Engine:
             on_news=on_news,
         )
         upstream.breaker.watch(self._sweeper.wake)
-        self.collector = FileCollector(self._lines["files"], queries, objects=objects, lease=self.lease)
-        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.collector.wake)
+        self.collector = FileCollector(self._connections["files"], objects=objects, lease=self.lease)
+        self.request_files = StoredFiles(self._connections["files"], objects, wake=self.collector.wake)
         generators = {
             f"generator-{number}": Generator(
                 self.queue,
@@ -212,7 +207,7 @@ class Engine:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait({self.task}, timeout=_STOP_TIMEOUT_S)
-        for line in self._lines.values():
+        for line in self._connections.values():
             line.terminate()
 
     async def run(self) -> None:
@@ -238,7 +233,7 @@ class Engine:
             self._sweeper.expect_orphans_of(predecessor)
             self.collector.expect_orphans_of(predecessor)
         await self._heartbeat.register()
-        await self._lines["sweeper"].open()
+        await self._connections["sweeper"].open()
         await self._reader.check()
         await self.journal.check()
 
@@ -321,7 +316,7 @@ class Engine:
             return
         try:
             async with asyncio.timeout(_RESIGN_TIMEOUT_S):
-                await self._lines["resignation"].fetch(self._queries["delete_instance"], self.lease.instance_id)
+                await self._connections["resignation"].fetch("delete_instance", self.lease.instance_id)
         except (DatabaseAway, TimeoutError):
             log.info("lease_left_to_expire")
 

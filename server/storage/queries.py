@@ -1,8 +1,9 @@
 """Loads the SQL of this program: every statement has a name and lives in a file under `sql/queries`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,29 +15,19 @@ class BadQueryFile(Exception):
     """A query file breaks the rules: the message names the file, the line and the rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queries(Mapping[str, str]):
-    """Statements by name, without their header and purpose comment, ready to be sent."""
-
-    texts: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> str:
-        return self.texts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.texts)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
 def sql_directory() -> Path:
     """The `sql` folder, which lies beside the `server` package in a checkout and in an installed wheel alike."""
     return Path(__file__).parents[2] / "sql"
 
 
-def load_queries(directory: Path) -> Queries:
-    """Every statement of every `*.sql` file of a folder.
+@cache
+def statements() -> Mapping[str, str]:
+    """The statements of this program by name, read once per process."""
+    return load_queries(sql_directory() / "queries")
+
+
+def load_queries(directory: Path) -> Mapping[str, str]:
+    """Every statement of every `*.sql` file of a folder by name, without its header and purpose, ready to be sent.
 
     A statement begins with `-- name: verb_object`, then at least one comment line with its purpose, then one statement.
     Raises `BadQueryFile` for a statement without a name or purpose, an empty one, two of one name, or an empty folder.
@@ -49,7 +40,7 @@ def load_queries(directory: Path) -> Queries:
             texts[query.name] = query.statement()
     if not texts:
         raise BadQueryFile(f"{directory}: no query found. Is the sql folder installed beside the server package?")
-    return Queries(MappingProxyType(texts))
+    return MappingProxyType(texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from server.storage.objects.places import LocalFolder
 from server.storage.reader import PooledQueries
 from tests.fakes.media import PNG
 from tests.fakes.wire import Wire
-from tests.rows import Row, add_instance, add_row, add_user, connected, queries
+from tests.rows import Row, add_instance, add_row, add_user, connected
 
 _STATES = "SELECT id, state FROM public.files"
 _ALL_DUE = "UPDATE public.files SET due_at = due_at - interval '25 hours'"
@@ -122,12 +122,12 @@ def run_of(
 @asynccontextmanager
 async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -> AsyncIterator[Desk]:
     wire, objects = Wire(url), Objects(LocalFolder(folder))
-    reader, line = PooledQueries(Database(url), queries()), DedicatedConnection(wire.connect)
+    reader, line = PooledQueries(Database(url)), DedicatedConnection(wire.connect)
     await reader.open()
     try:
         async with connected(url) as connection:
             lease = judging_lease(await add_instance(connection))
-            collector = FileCollector(line, queries(), objects=objects, lease=lease)
+            collector = FileCollector(line, objects=objects, lease=lease)
             uploads = Uploads(
                 reader, objects, collector=collector, lease=lease, max_bytes=64 * 1024 * 1024, quota_bytes=quota_bytes
             )
@@ -142,7 +142,7 @@ async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -
                 collector=collector,
                 uploads=uploads,
                 inputs=InputFiles(reader),
-                files=StoredFiles(line, queries(), objects, wake=collector.wake),
+                files=StoredFiles(line, objects, wake=collector.wake),
             )
     finally:
         line.terminate()

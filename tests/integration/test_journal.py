@@ -16,7 +16,7 @@ from server.actors.writes import Accepted, NewRequest, Replayed, WriteStatus
 from server.errors import Unavailable
 from server.storage.database import Database, DedicatedConnection
 from tests.integration.journals import ME, Desk, final, open_desk, released, run_journal, settle
-from tests.rows import queries, read_row
+from tests.rows import read_row
 
 KEY: dict[str, Any] = {"key": "order-1", "fingerprint": b"one"}
 
@@ -163,7 +163,7 @@ async def test_a_refused_row_leaves_its_key_free(desk: Desk) -> None:
 
 
 async def test_two_instances_race_for_a_key_and_one_wins(database: str, desk: Desk) -> None:
-    rival = Journal(DedicatedConnection(Database(database).connect), queries(), lease=Lease())
+    rival = Journal(DedicatedConnection(Database(database).connect), lease=Lease())
     async with run_journal(rival):
         for number in range(20):
             key = {"key": f"race-{number}", "fingerprint": b"same"}

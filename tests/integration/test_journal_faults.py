@@ -223,7 +223,7 @@ async def test_outcomes_are_written_after_the_server_closed_the_connection(desk:
 
 async def test_a_statement_that_nobody_answers_is_sent_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_desk(database) as desk:
-        monkeypatch.setattr(desk.journal._line, "_timeout_s", 0.2)
+        monkeypatch.setattr(desk.journal._connection, "_timeout_s", 0.2)
         async with run_journal(desk.journal):
             desk.wire.hold()
             accept = asyncio.create_task(desk.journal.accept(desk.new()))

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from server.model_request import InstanceId, RequestId, UserId
-from tests.rows import FINAL, STATUSES, Row, add_instance, add_row, add_user, connected, queries, read_row
+from server.storage.queries import statements
+from tests.rows import FINAL, STATUSES, Row, add_instance, add_row, add_user, connected, read_row
 
 ME, OTHER = uuid4(), uuid4()
 EPOCH = 3
@@ -31,7 +32,7 @@ class Table:
 
     async def run(self, query: str, *args: Any) -> dict[RequestId, asyncpg.Record]:
         """What a statement returns, by id."""
-        return {row["id"]: row for row in await self.connection.fetch(queries()[query], *args)}
+        return {row["id"]: row for row in await self.connection.fetch(statements()[query], *args)}
 
     async def read(self, request_id: RequestId) -> asyncpg.Record:
         return await read_row(self.connection, request_id)

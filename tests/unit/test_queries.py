@@ -70,7 +70,7 @@ def test_queries_cannot_be_changed(tmp_path: Path) -> None:
     _write(tmp_path, "-- name: get_one\n-- It.\nSELECT 1;")
     queries = load_queries(tmp_path)
     with pytest.raises(TypeError):
-        queries.texts["get_one"] = "DROP TABLE requests"  # type: ignore[index]
+        queries["get_one"] = "DROP TABLE requests"  # type: ignore[index]
 
 
 def test_the_queries_of_this_program_load() -> None:
