@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from enum import Enum, auto
 from typing import Any
 
@@ -19,9 +20,9 @@ import structlog
 
 from server.actors.heartbeat import Lease
 from server.actors.write_queue import PendingWrite, WriteQueue
-from server.actors.writes import Accepted, FinalRow, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
+from server.actors.writes import Accepted, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
 from server.errors import Unavailable
-from server.model_request import RequestId, UserId
+from server.model_request import FinalRow, RequestId, UserId
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
@@ -38,6 +39,11 @@ _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
+
+_ACCEPTED, _RECORDED, _RELEASED = (
+    tuple(field.name for field in fields(row)) for row in (NewRequest, FinalRow, ReleasedRow)
+)
+"""The arrays that the three statements take, in their order."""
 
 log = structlog.get_logger(__name__)
 
@@ -215,20 +221,7 @@ class Journal:
         rows = [entry.row for entry in entries]
         inserted = await self._connection.fetch(
             "accept_requests",
-            *_columns(
-                _first_of_each_key(rows),
-                "id",
-                "user_id",
-                "model_type",
-                "model",
-                "input_data",
-                "parameters",
-                "owner",
-                "deadline_s",
-                "delay_s",
-                "key",
-                "fingerprint",
-            ),
+            *_columns(_first_of_each_key(rows), *_ACCEPTED),
         )
         replies: dict[RequestId, Accepted | Replayed] = {
             record["id"]: Accepted(record["created_at"], record["deadline_at"]) for record in inserted
@@ -254,26 +247,16 @@ class Journal:
         return replies
 
     async def _write_finals(self, entries: Sequence[PendingWrite[FinalRow, WriteResult]]) -> None:
-        await self._write_fenced(
-            entries,
-            "record_outcomes",
-            "status",
-            "output_data",
-            "error_code",
-            "error_msg",
-            "token_used",
-            "token_count",
-            "processing_time",
-            "model",
-            "segments",
-        )
+        await self._write_fenced(entries, "record_outcomes", _RECORDED)
 
     async def _write_releases(self, entries: Sequence[PendingWrite[ReleasedRow, WriteResult]]) -> None:
-        await self._write_fenced(entries, "release_requests", "delay_s", "error_code", "error_msg")
+        await self._write_fenced(entries, "release_requests", _RELEASED)
 
-    async def _write_fenced(self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, *names: str) -> None:
+    async def _write_fenced(
+        self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, columns: Sequence[str]
+    ) -> None:
         rows = [entry.row for entry in entries]
-        written = await self._connection.fetch(query, *_columns(rows, "id", "owner", "epoch", *names))
+        written = await self._connection.fetch(query, *_columns(rows, *columns))
         # By id and epoch: a row that was claimed again may stand here twice, and only one of them counts.
         replies = {
             (record["id"], record["epoch"]): WriteResult(WriteStatus.WRITTEN, record["completed_at"])
@@ -283,7 +266,7 @@ class Journal:
             for record in await self._connection.fetch(
                 "classify_outcomes", *_columns(unmatched, "id", "owner", "epoch")
             ):
-                reply = WriteResult(WriteStatus(record["fate"]), record["completed_at"])
+                reply = WriteResult(WriteStatus(record["status"]), record["completed_at"])
                 replies[record["id"], record["epoch"]] = reply
         for entry in entries:
             entry.resolve(replies[entry.row.id, entry.row.epoch])

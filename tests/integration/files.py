@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from server.actors.heartbeat import Lease
+from server.encoding import dumps
 from server.files.collector import FileCollector
 from server.files.inputs import InputFiles
 from server.files.request_files import StoredFiles
@@ -94,13 +95,13 @@ class Desk:
         return key_of(self.user, file_id, content_type)
 
 
-def image(*file_ids: UUID) -> dict[str, Any]:
+def image(*file_ids: UUID) -> bytes:
     """Input data that refers to these files."""
-    return {"images": [{"image": f"file:{file_id}"} for file_id in file_ids]}
+    return dumps({"images": [{"image": f"file:{file_id}"} for file_id in file_ids]})
 
 
 def run_of(
-    request_id: RequestId, user_id: UserId, owner: InstanceId, epoch: int, input_data: dict[str, Any] | None = None
+    request_id: RequestId, user_id: UserId, owner: InstanceId, epoch: int, input_data: bytes = b'{"prompt": "hello"}'
 ) -> ModelRequest:
     now = datetime.now(UTC)
     return ModelRequest(
@@ -108,8 +109,8 @@ def run_of(
         user_id=user_id,
         model_type="text-to-image",
         model=None,
-        input_data=input_data or {"prompt": "hello"},
-        parameters={},
+        input_data=input_data,
+        parameters=b"{}",
         owner=owner,
         epoch=epoch,
         attempt=1,

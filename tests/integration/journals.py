@@ -12,8 +12,8 @@ import asyncpg
 
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.writes import FinalRow, NewRequest, ReleasedRow
-from server.model_request import InstanceId, RequestId, UserId, mint_id
+from server.actors.writes import NewRequest, ReleasedRow
+from server.model_request import FinalRow, InstanceId, RequestId, Status, UserId, mint_id
 from server.storage.database import DedicatedConnection
 from tests.fakes.wire import Wire
 from tests.rows import Row, add_row, add_user, connected, read_row
@@ -63,7 +63,7 @@ def final(request_id: RequestId, **changes: Any) -> FinalRow:
         id=request_id,
         owner=ME,
         epoch=1,
-        status="completed",
+        status=Status.COMPLETED,
         output_data=b'{"output": "answer"}',
         error_code=None,
         error_msg=None,

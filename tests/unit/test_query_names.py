@@ -1,10 +1,17 @@
 """Every query that the program names exists, and every query that exists is named."""
 
 import ast
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import server
+from server.actors.writes import NewRequest, ReleasedRow
+from server.model_request import FinalRow
 from server.storage.queries import statements
 
 # Methods that take the name of a query as their first argument, or hand it on from wherever it stands.
@@ -67,3 +74,14 @@ def test_every_name_in_the_code_is_a_query() -> None:
 def test_every_query_is_named_in_the_code() -> None:
     texts = {text for module in _modules() for node in ast.walk(module) if (text := _constant(node))}
     assert set(statements()) - texts == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [("accept_requests", NewRequest), ("record_outcomes", FinalRow), ("release_requests", ReleasedRow)],
+)
+def test_the_arrays_of_a_statement_are_the_fields_of_its_row(query: str, row: type[Any]) -> None:
+    """The journal passes one array for each field, in the order of the fields."""
+    columns = re.search(r"unnest\(.*?\)\s*AS \w+ \((.*?)\)", statements()[query], re.DOTALL)
+    assert columns is not None
+    assert [name.strip() for name in columns[1].split(",")] == [field.name for field in fields(row)]
