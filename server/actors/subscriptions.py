@@ -29,10 +29,10 @@ class Subscriptions:
         self,
         connection: DedicatedConnection,
         *,
-        on_news: Callable[[RequestId], None] = lambda _: None,
+        on_change: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
         self._connection = connection
-        self._on_news = on_news
+        self._on_change = on_change
         self._watches: dict[RequestId, set[Subscription]] = {}
         self._count = 0
         self._kept_bytes = 0
@@ -86,7 +86,7 @@ class Subscriptions:
 
     def publish(self, request_id: RequestId, view: View) -> None:
         """Tell everyone who waits for this request; never blocks."""
-        self._on_news(request_id)
+        self._on_change(request_id)
         for watch in tuple(self._watches.get(request_id, ())):
             watch.tell(view)
 

@@ -49,7 +49,7 @@ class Sweeper:
         workload: Workload,
         retention_days: int = 0,
         upstream_outage: Callable[[], str | None] = lambda: None,
-        on_news: Callable[[RequestId], None] = lambda _: None,
+        on_change: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._queue = queue
@@ -59,7 +59,7 @@ class Sweeper:
         self._workload = workload
         self._retention_days = retention_days
         self._upstream_outage = upstream_outage
-        self._on_news = on_news
+        self._on_change = on_change
         self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
         self._due: dict[str, float] = {}
@@ -161,7 +161,7 @@ class Sweeper:
         )
         for row in rows:
             log.warning("request_rescued", id=str(row["id"]), status=row["status"], attempt=row["attempt"])
-            self._on_news(row["id"])
+            self._on_change(row["id"])
         if rows:
             self._backlog.hint()
         if len(rows) < _SWEEP_BATCH:
@@ -174,10 +174,10 @@ class Sweeper:
         )
         for row in expired:
             log.info("request_expired", id=str(row["id"]))
-            self._on_news(row["id"])
+            self._on_change(row["id"])
         for row in await self._connection.fetch("finalise_cancelled", _SWEEP_BATCH):
             log.info("request_cancelled", id=str(row["id"]))
-            self._on_news(row["id"])
+            self._on_change(row["id"])
 
     async def adopt(self) -> None:
         """Run what the database says is ours and memory does not hold: an accept or a claim whose reply was lost."""
