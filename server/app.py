@@ -30,7 +30,6 @@ from server.routes import auth, console, docs, events, files, gotrue, health, mo
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
-from server.storage.queries import load_queries, sql_directory
 from server.storage.reader import PooledQueries
 
 Context = Callable[[web.Application], AsyncIterator[None]]
@@ -69,9 +68,8 @@ def create_app(
     predecessors: Sequence[InstanceId] = (),
 ) -> web.Application:
     """Wire everything; start nothing. `predecessors` are instances that are known to be dead."""
-    queries = load_queries(sql_directory() / "queries")
     database = database_of(settings, database_url)
-    reader = PooledQueries(database, queries)
+    reader = PooledQueries(database)
     catalog = Catalog(settings)
     lifecycle = Lifecycle()
     upstream = create_upstream(settings)
@@ -81,7 +79,7 @@ def create_app(
     identity = create_identity(settings, reader, signing_key)
 
     async def prepare() -> None:
-        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
+        await prepare_database(settings, database)
         if not signing_key.is_known and settings.supabase_url is None:
             signing_key.learn(await get_or_create_signing_secret(reader))
 
@@ -89,7 +87,6 @@ def create_app(
         settings,
         database=database,
         reader=reader,
-        queries=queries,
         upstream=upstream,
         catalog=catalog,
         objects=objects,

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -45,7 +45,7 @@ _STOP_TIMEOUT_S = 5.0
 _MOST_LISTENERS = 2
 """Behind a session pooler: the 15 places of the smallest Supabase project hold two instances that listen, or three that
 do not, which is what there is while a new version takes over."""
-_LINES = ("journal", "sweeper", "subscriptions", "notifier", "hints", "files", "resignation")
+_CONNECTIONS = ("journal", "sweeper", "subscriptions", "broadcaster", "hints", "files", "resignation")
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,6 @@ class Engine:
         *,
         database: Database,
         reader: PooledQueries,
-        queries: Mapping[str, str],
         upstream: Upstream,
         catalog: Catalog,
         objects: Objects,
@@ -73,7 +72,6 @@ class Engine:
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
-        self._queries = queries
         self._prepare = prepare
         self._predecessors = predecessors
         self._upstream = upstream
@@ -87,83 +85,27 @@ class Engine:
         self.backlog = Backlog()
         self.workload = Workload()
         self.lease = Lease(instance_id)
+        self._connections = _connections_to(database)
 
-        # Few share a connection: the feeds with the subscriptions, the table of the relay with the hints, and all that
-        # is done with files. Behind a session pooler, which has few places, all share one but journal and heartbeat.
-        shared = DedicatedConnection(database.connect)
-        is_short = database.pooling is Pooling.SESSION
-        self._lines = {
-            name: shared if is_short and name != "journal" else DedicatedConnection(database.connect) for name in _LINES
-        }
-        self._lines["heartbeat"] = DedicatedConnection(
-            database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence
-        )
-        self.journal = Journal(self._lines["journal"], queries, lease=self.lease)
-        notifier = RealtimeBroadcaster(self._lines["notifier"], queries) if settings.supabase_url else None
-        self._hints = PeerNotifier(self._lines["hints"], queries, lease=self.lease)
-        on_news = self._hints.changed if notifier is None else _both(self._hints.changed, notifier.tell)
-        self.subscriptions = Subscriptions(self._lines["subscriptions"], queries, on_news=on_news)
-        self.feeds = Feeds(self._lines["subscriptions"], queries)
+        self.journal = Journal(self._connections["journal"], lease=self.lease)
+        self.collector = FileCollector(self._connections["files"], objects=objects, lease=self.lease)
+        self.request_files = StoredFiles(self._connections["files"], objects, wake=self.collector.wake)
+        self._hints = PeerNotifier(self._connections["hints"], lease=self.lease)
+        broadcaster = RealtimeBroadcaster(self._connections["broadcaster"]) if settings.supabase_url else None
+        on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.tell)
+        self.subscriptions = Subscriptions(self._connections["subscriptions"], on_change=on_change)
+        self.feeds = Feeds(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
-        self._listener = Listener(
-            None if listening is None else listening.connect,
-            lease=self.lease,
-            hints=self._hints,
-            most_instances=_MOST_LISTENERS if is_short and listening is database else None,
-            handlers={
-                "changed": self._hear_changes,
-                "cancel": self._hear_cancel,
-                "backlog": self.backlog.hint,
-                "follow": self._relay.be_asked,
-                "text": self._relay.take_text,
-            },
-        )
-        relay_table = StreamRelayTable(
-            self._lines["hints"],
-            queries,
-            lease=self.lease,
-            workload=self.workload,
-            relay=self._relay,
-            is_heard=lambda: self._listener.is_heard,
-        )
+        self._listener = self._create_listener(database, listening)
         self._heartbeat = Heartbeat(
-            self._lines["heartbeat"],
-            queries,
+            self._connections["heartbeat"],
             lease=self.lease,
             workload=self.workload,
             identify_store=objects.identify,
             is_heard=lambda: self._listener.is_heard,
         )
-        self._sweeper = Sweeper(
-            self._lines["sweeper"],
-            queries,
-            queue=self.queue,
-            lease=self.lease,
-            slots=self.slots,
-            backlog=self.backlog,
-            workload=self.workload,
-            retention_days=settings.retention_days,
-            upstream_outage=lambda: upstream.breaker.outage,
-            on_news=on_news,
-        )
+        self._sweeper = self._create_sweeper(settings, on_change)
         upstream.breaker.watch(self._sweeper.wake)
-        self.collector = FileCollector(self._lines["files"], queries, objects=objects, lease=self.lease)
-        self.request_files = StoredFiles(self._lines["files"], queries, objects, wake=self.collector.wake)
-        generators = {
-            f"generator-{number}": Generator(
-                self.queue,
-                upstream=upstream,
-                catalog=catalog,
-                journal=self.journal,
-                subscriptions=self.subscriptions,
-                feeds=self.feeds,
-                workload=self.workload,
-                slots=self.slots,
-                lease=self.lease,
-                files=self.request_files,
-            )
-            for number in range(settings.concurrency)
-        }
         actors: dict[str, Actor] = {
             "journal": self.journal,
             "heartbeat": self._heartbeat,
@@ -172,15 +114,67 @@ class Engine:
             "hints": self._hints,
             "listener": self._listener,
             "relay": self._relay,
-            "relay-table": relay_table,
+            "relay-table": self._create_relay_table(),
             "sweeper": self._sweeper,
             "collector": self.collector,
             "reader": reader,
-            **generators,
+            **({} if broadcaster is None else {"broadcaster": broadcaster}),
         }
-        if notifier is not None:
-            actors["notifier"] = notifier
+        for number in range(settings.concurrency):
+            actors[f"generator-{number}"] = self._create_generator(catalog)
         self._supervisor = Supervisor(actors)
+
+    def _create_listener(self, database: Database, listening: Database | None) -> Listener:
+        is_limited = database.pooling is Pooling.SESSION and listening is database
+        return Listener(
+            None if listening is None else listening.connect,
+            lease=self.lease,
+            hints=self._hints,
+            most_instances=_MOST_LISTENERS if is_limited else None,
+            handlers={
+                "changed": self._hear_changes,
+                "cancel": self._hear_cancel,
+                "backlog": self.backlog.hint,
+                "follow": self._relay.be_asked,
+                "text": self._relay.take_text,
+            },
+        )
+
+    def _create_relay_table(self) -> StreamRelayTable:
+        return StreamRelayTable(
+            self._connections["hints"],
+            lease=self.lease,
+            workload=self.workload,
+            relay=self._relay,
+            is_heard=lambda: self._listener.is_heard,
+        )
+
+    def _create_sweeper(self, settings: Settings, on_change: Callable[[RequestId], None]) -> Sweeper:
+        return Sweeper(
+            self._connections["sweeper"],
+            queue=self.queue,
+            lease=self.lease,
+            slots=self.slots,
+            backlog=self.backlog,
+            workload=self.workload,
+            retention_days=settings.retention_days,
+            upstream_outage=lambda: self._upstream.breaker.outage,
+            on_change=on_change,
+        )
+
+    def _create_generator(self, catalog: Catalog) -> Generator:
+        return Generator(
+            self.queue,
+            upstream=self._upstream,
+            catalog=catalog,
+            journal=self.journal,
+            subscriptions=self.subscriptions,
+            feeds=self.feeds,
+            workload=self.workload,
+            slots=self.slots,
+            lease=self.lease,
+            files=self.request_files,
+        )
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:
         """The growing text of a run, where it is to be had here."""
@@ -212,8 +206,8 @@ class Engine:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait({self.task}, timeout=_STOP_TIMEOUT_S)
-        for line in self._lines.values():
-            line.terminate()
+        for connection in self._connections.values():
+            connection.terminate()
 
     async def run(self) -> None:
         """Prepare the database, however long that takes, then run the actors until cancelled.
@@ -238,7 +232,7 @@ class Engine:
             self._sweeper.expect_orphans_of(predecessor)
             self.collector.expect_orphans_of(predecessor)
         await self._heartbeat.register()
-        await self._lines["sweeper"].open()
+        await self._connections["sweeper"].open()
         await self._reader.check()
         await self.journal.check()
 
@@ -321,9 +315,27 @@ class Engine:
             return
         try:
             async with asyncio.timeout(_RESIGN_TIMEOUT_S):
-                await self._lines["resignation"].fetch(self._queries["delete_instance"], self.lease.instance_id)
+                await self._connections["resignation"].fetch("delete_instance", self.lease.instance_id)
         except (DatabaseAway, TimeoutError):
             log.info("lease_left_to_expire")
+
+
+def _connections_to(database: Database) -> dict[str, DedicatedConnection]:
+    """The actors' connections by their names.
+
+    Feeds share one with subscriptions, the relay's table with the hints, and files have one. A session pooler has few
+    places: behind it all actors share one connection, except the journal and the heartbeat.
+    """
+    shared = DedicatedConnection(database.connect)
+    is_pooled = database.pooling is Pooling.SESSION
+    connections = {
+        name: shared if is_pooled and name != "journal" else DedicatedConnection(database.connect)
+        for name in _CONNECTIONS
+    }
+    connections["heartbeat"] = DedicatedConnection(
+        database.connect, timeout_s=RENEW_TIMEOUT_S, on_silence=database.note_silence
+    )
+    return connections
 
 
 def _both(one: Callable[[RequestId], None], other: Callable[[RequestId], None]) -> Callable[[RequestId], None]:

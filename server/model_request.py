@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, NewType
 from uuid import UUID
@@ -15,6 +15,9 @@ from server.errors import Code
 RequestId = NewType("RequestId", UUID)
 UserId = NewType("UserId", UUID)
 InstanceId = NewType("InstanceId", UUID)
+
+ROW_OVERHEAD = 200
+"""Bytes that ids, times and names of a row take on the wire, about."""
 
 
 class Status(StrEnum):
@@ -46,18 +49,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """One accepted request for inference, as a generator needs it.
-
-    `epoch` is the fencing token (+1 at every claim), `attempt` the retry budget used so far (this run included).
-    """
+class RequestSpec:
+    """What a user asked for, from the create to the outcome. Input and parameters are JSON, serialised once."""
 
     id: RequestId
     user_id: UserId
     model_type: str
     model: str | None
-    input_data: Mapping[str, Any]
-    parameters: Mapping[str, Any]
+    input_data: bytes
+    parameters: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest(RequestSpec):
+    """One accepted request for inference, as a generator needs it.
+
+    `epoch` is the fencing token (+1 at every claim), `attempt` the retry budget used so far (this run included).
+    """
+
     owner: InstanceId
     epoch: int
     attempt: int
@@ -120,6 +129,32 @@ class Interrupted:
 
 FinalOutcome = Completed | Failed | Cancelled
 Outcome = FinalOutcome | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRow:
+    """A final state to write, fenced by the owner and epoch of the claim. `output_data` is JSON.
+
+    The fields are the columns of `record_outcomes` in their order.
+    """
+
+    id: RequestId
+    owner: InstanceId
+    epoch: int
+    status: Status
+    output_data: bytes | None
+    error_code: str | None
+    error_msg: str | None
+    token_used: int | None
+    token_count: int | None
+    processing_time: timedelta
+    model: str | None
+    segments: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the row takes on the wire."""
+        return len(self.output_data or b"") + len(self.error_msg or "") + ROW_OVERHEAD
 
 
 _mint_lock = threading.Lock()

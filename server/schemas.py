@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.encoding import dumps
 from server.errors import FieldError, Invalid
-from server.model_request import FinalOutcome, ModelRequest, Status
+from server.model_request import FinalRow, ModelRequest, RequestSpec, Status
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEADLINE_S = 86_400.0
@@ -84,64 +84,76 @@ def _words(kind: str, message: str) -> str:
     return _ASIDE.sub("", _SUBJECT.sub("must ", message.removeprefix("Value error, ")))
 
 
-def render_final(
-    model_request: ModelRequest, outcome: FinalOutcome, *, completed_at: datetime, processing_time: timedelta
-) -> bytes:
+def render_final(model_request: ModelRequest, row: FinalRow, *, completed_at: datetime) -> bytes:
     """The public object of a request that has just become final, from memory."""
     return _render(
-        _memory(model_request, outcome.status)
-        | {
+        {
+            **_asked(model_request),
+            "created_at": model_request.created_at,
             "completed_at": completed_at,
-            "model": outcome.model or model_request.model,
-            "output_data": outcome.output_data,
-            "error_msg": outcome.error_msg,
-            "error_code": outcome.error_code,
-            "token_used": outcome.usage.token_used,
-            "token_count": outcome.usage.token_count,
-            "processing_time": processing_time,
+            "status": row.status,
+            "model": row.model or model_request.model,
+            "output_data": row.output_data,
+            "error_msg": row.error_msg,
+            "error_code": row.error_code,
+            "token_used": row.token_used,
+            "token_count": row.token_count,
+            "processing_time": row.processing_time,
+            "attempt": model_request.attempt,
+            "deadline_at": model_request.deadline_at,
         }
     )
 
 
-def render_pending(fields: Mapping[str, Any]) -> bytes:
+def render_pending(spec: RequestSpec, *, created_at: datetime, deadline_at: datetime, queue_position: int) -> bytes:
     """The public object of a request that has just gone to the backlog."""
-    return _render({**fields, "status": Status.PENDING, "attempt": 0})
+    return _render(
+        {
+            **_asked(spec),
+            "created_at": created_at,
+            "status": Status.PENDING,
+            "attempt": 0,
+            "queue_position": queue_position,
+            "deadline_at": deadline_at,
+        }
+    )
 
 
 def render_running(model_request: ModelRequest) -> bytes:
     """The public object of a request that this process runs, from memory."""
-    return _render(_memory(model_request, Status.PROCESSING))
-
-
-def render_record(record: Mapping[str, Any]) -> bytes:
-    """The public object of a row of `get_request` or `list_requests`; its jsonb is passed on as it is."""
-    output = record["output_data"]
     return _render(
         {
-            **record,
-            "input_data": orjson.Fragment(record["input_data"] or b"{}"),
-            "output_data": None if output is None else orjson.Fragment(output),
+            **_asked(model_request),
+            "created_at": model_request.created_at,
+            "status": Status.PROCESSING,
+            "attempt": model_request.attempt,
+            "deadline_at": model_request.deadline_at,
         }
     )
 
 
-def _memory(model_request: ModelRequest, status: Status) -> dict[str, Any]:
+def render_record(record: Mapping[str, Any]) -> bytes:
+    """The public object of a row of `get_request` or `list_requests`."""
+    return _render(record)
+
+
+def _asked(spec: RequestSpec) -> dict[str, Any]:
     return {
-        "id": model_request.id,
-        "created_at": model_request.created_at,
-        "user_id": model_request.user_id,
-        "status": status,
-        "model_type": model_request.model_type,
-        "model": model_request.model,
-        "input_data": model_request.input_data,
-        "attempt": model_request.attempt,
-        "deadline_at": model_request.deadline_at,
+        "id": spec.id,
+        "user_id": spec.user_id,
+        "model_type": spec.model_type,
+        "model": spec.model,
+        "input_data": spec.input_data,
     }
 
 
 def _render(fields: Mapping[str, Any]) -> bytes:
-    """The request object of the HTTP contract, section 2, its fields in the order given there."""
+    """The request object of the HTTP contract, section 2, its fields in the order given there.
+
+    Input and output are JSON already and are passed on unread.
+    """
     taken: timedelta | None = fields.get("processing_time")
+    output: bytes | None = fields.get("output_data")
     return dumps(
         {
             "id": fields["id"],
@@ -151,8 +163,8 @@ def _render(fields: Mapping[str, Any]) -> bytes:
             "status": fields["status"],
             "model_type": fields["model_type"],
             "model": fields["model"],
-            "input_data": fields["input_data"],
-            "output_data": fields.get("output_data"),
+            "input_data": orjson.Fragment(fields["input_data"] or b"{}"),
+            "output_data": None if output is None else orjson.Fragment(output),
             "error_msg": fields.get("error_msg"),
             "error_code": fields.get("error_code"),
             "token_used": fields.get("token_used"),

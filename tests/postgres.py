@@ -24,7 +24,6 @@ from server.storage.database import Database
 from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
 from server.storage.migrations import load_migrations, migrate
-from server.storage.queries import load_queries, sql_directory
 
 _TIMEOUT_S = 20
 _ROOM_BYTES = 2 * 1024**3
@@ -99,12 +98,10 @@ class Cluster:
 
 async def bring_forward(url: str) -> list[str]:
     """Apply every migration of this program that is missing, as a server does at its start; their names."""
-    sql, database = sql_directory(), Database(url)
+    database = Database(url)
     connection = await database.connect()
     try:
-        applied = await migrate(
-            connection, load_migrations(sql / "migrations"), load_queries(sql / "queries"), connect=database.connect
-        )
+        applied = await migrate(connection, load_migrations(), connect=database.connect)
     finally:
         connection.terminate()
     return [migration.name for migration in applied]

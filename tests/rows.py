@@ -1,9 +1,8 @@
 """Rows of the database for tests: what a test does not mention has a harmless value."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -11,7 +10,6 @@ import asyncpg
 
 from server.model_request import InstanceId, RequestId, UserId, mint_id
 from server.storage.database import Database
-from server.storage.queries import load_queries, sql_directory
 
 _INSERT_ROW = """
 INSERT INTO public.model_requests (
@@ -35,12 +33,6 @@ _READ_ROW = "SELECT * FROM public.model_requests WHERE id = $1"
 
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 FINAL = ("completed", "failed", "cancelled")
-
-
-@cache
-def queries() -> Mapping[str, str]:
-    """The statements of this program."""
-    return load_queries(sql_directory() / "queries")
 
 
 @asynccontextmanager

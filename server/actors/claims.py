@@ -1,7 +1,6 @@
 """Rows that were claimed, as the model requests that generators run."""
 
 import asyncpg
-import orjson
 
 from server.errors import Code
 from server.model_request import Failed, ModelRequest
@@ -14,8 +13,8 @@ def model_request_of(row: asyncpg.Record) -> ModelRequest:
         user_id=row["user_id"],
         model_type=row["model_type"],
         model=row["model"],
-        input_data=orjson.loads(row["input_data"] or b"{}"),
-        parameters=orjson.loads(row["parameters"]),
+        input_data=row["input_data"] or b"{}",
+        parameters=row["parameters"],
         owner=row["owner"],
         epoch=row["epoch"],
         attempt=row["attempt"],

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -116,9 +116,8 @@ class Feed:
 class Feeds:
     """One query a second for all feeds together; what this process does itself is told without it."""
 
-    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
-        self._line = line
-        self._queries = queries
+    def __init__(self, connection: DedicatedConnection) -> None:
+        self._connection = connection
         self._by_user: dict[UserId, set[Feed]] = {}
         self._count = 0
         self._stirred = asyncio.Event()
@@ -182,7 +181,7 @@ class Feeds:
             for feed in feeds
             for request_id in feed.live
         }
-        rows = await self._line.fetch(self._queries["feed_requests"], list(self._by_user), recent_id(), list(known))
+        rows = await self._connection.fetch("feed_requests", list(self._by_user), recent_id(), list(known))
         for row in rows:
             known.pop(row["id"], None)
             for feed in self._by_user.get(row["user_id"], ()):

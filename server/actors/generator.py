@@ -5,9 +5,10 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
+import orjson
 import structlog
 
 from server.actors.capacity import Slots
@@ -18,13 +19,13 @@ from server.actors.journal import Journal
 from server.actors.subscription import View
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Running, StopReason, Workload
-from server.actors.writes import FinalRow, ReleasedRow, WriteResult
+from server.actors.writes import ReleasedRow, WriteResult
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.errors import Code, Problem, Unavailable
 from server.inference.events import Call, Completed, Delta, FileChunk, Segment, Started, Upstream
 from server.inference.events import Failed as GenerationFailed
-from server.model_request import Cancelled, Failed, FinalOutcome, Interrupted, ModelRequest, Outcome, Status
+from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
 from server.transcript import START, Transcript
 
@@ -86,7 +87,7 @@ class Generator:
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)
             if outcome is not None:
-                await self._bring_home(running, outcome, taken)
+                await self._finish(running, outcome, taken)
         finally:
             self._workload.remove(running)
             self._slots.release()
@@ -147,8 +148,8 @@ class Generator:
         call = Call(
             task=model_type.task,
             models=self._catalog.chain(model_request.model_type, model_request.model),
-            input_data=model_request.input_data,
-            parameters=model_request.parameters,
+            input_data=orjson.loads(model_request.input_data),
+            parameters=orjson.loads(model_request.parameters),
             files=await self._files.inputs(model_request),
         )
         async with contextlib.aclosing(self._upstream.generate(call, timeout_s=timeout_s)) as events:
@@ -163,10 +164,10 @@ class Generator:
                     case Completed():
                         return await _with_files(_with_whole_text(event, transcript), outputs)
                     case GenerationFailed():
-                        return self._judge(event, model_request)
+                        return self._outcome_of(event, model_request)
         raise RuntimeError("the upstream ended without a final event")
 
-    def _judge(self, failure: GenerationFailed, model_request: ModelRequest) -> Outcome:
+    def _outcome_of(self, failure: GenerationFailed, model_request: ModelRequest) -> Outcome:
         """An outage is not an outcome: while there is time, the row goes back to the backlog."""
         left_s = model_request.seconds_left()
         if failure.transient and left_s > 0:
@@ -178,7 +179,7 @@ class Generator:
             failure.code, prefix + failure.message, failure.output_data, usage=failure.usage, model=failure.model
         )
 
-    async def _bring_home(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
+    async def _finish(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
         model_request = running.model_request
         if isinstance(outcome, Interrupted):
             released = await self._journal.release(
@@ -191,41 +192,37 @@ class Generator:
                     outcome.error_msg,
                 )
             )
-            log.info("request_released", id=str(model_request.id), fate=released.fate, reason=outcome.error_msg)
+            log.info("request_released", id=str(model_request.id), fate=released.status, reason=outcome.error_msg)
             status = Status.PENDING if released.completed_at is None else Status.CANCELLED
             self._tell(model_request, View(status, model_request.epoch))
             return
-        recorded, outcome = await self._record(running, outcome, taken)
+        row, recorded = await self._record(running, outcome, taken)
         log.info(
             "request_ended",
-            id=str(model_request.id),
-            status=outcome.status,
-            fate=recorded.fate,
+            id=str(row.id),
+            status=row.status,
+            fate=recorded.status,
             attempt=model_request.attempt,
-            epoch=model_request.epoch,
-            model=outcome.model,
+            epoch=row.epoch,
+            model=row.model,
             ms=round(taken.total_seconds() * 1000, 1),
-            error=outcome.error_msg,
+            error=row.error_msg,
         )
         if recorded.counts and recorded.completed_at is not None:
-            running.transcript.is_kept = outcome.output_data is not None or running.transcript.end == START
-            self._publish(model_request, outcome, recorded.completed_at, taken)
+            running.transcript.is_kept = row.output_data is not None or running.transcript.end == START
+            body = render_final(model_request, row, completed_at=recorded.completed_at)
+            self._tell(model_request, View(row.status, row.epoch, body))
 
-    async def _record(
-        self, running: Running, outcome: FinalOutcome, taken: timedelta
-    ) -> tuple[WriteResult, FinalOutcome]:
+    async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[FinalRow, WriteResult]:
+        """Write the outcome; one that the database refuses for its content becomes a failure."""
+        row = _final_row(running, outcome, taken)
         try:
-            return await self._journal.record(_final_row(running, outcome, taken)), outcome
+            return row, await self._journal.record(row)
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
-            log.exception("outcome_refused", id=str(running.model_request.id))
-            outcome = Failed(Code.SERVER_ERROR, "The answer could not be stored.", model=outcome.model)
-            return await self._journal.record(_final_row(running, outcome, taken)), outcome
-
-    def _publish(
-        self, model_request: ModelRequest, outcome: FinalOutcome, completed_at: datetime, taken: timedelta
-    ) -> None:
-        body = render_final(model_request, outcome, completed_at=completed_at, processing_time=taken)
-        self._tell(model_request, View(outcome.status, model_request.epoch, body))
+            log.exception("outcome_refused", id=str(row.id))
+            failed = Failed(Code.SERVER_ERROR, "The answer could not be stored.", model=outcome.model)
+            row = _final_row(running, failed, taken)
+            return row, await self._journal.record(row)
 
     def _tell(self, model_request: ModelRequest, view: View) -> None:
         self._subscriptions.publish(model_request.id, view)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -82,16 +82,14 @@ class Heartbeat:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         *,
         lease: Lease,
         workload: Workload,
         identify_store: Callable[[], Awaitable[str]],
         is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._line = line
-        self._queries = queries
+        self._connection = connection
         self._lease = lease
         self._workload = workload
         self._identify_store = identify_store
@@ -104,8 +102,8 @@ class Heartbeat:
         """Take the first lease under the current id."""
         self._store = await self._identify_store()
         sent_at = time.monotonic()
-        await self._line.fetch(
-            self._queries["register_instance"],
+        await self._connection.fetch(
+            "register_instance",
             self._lease.instance_id,
             LEASE_TTL_S,
             socket.gethostname(),
@@ -134,8 +132,8 @@ class Heartbeat:
         """Renew once; stop what was cancelled or taken over."""
         sent_at = time.monotonic()
         claims = self._workload.claims()
-        [news] = await self._line.fetch(
-            self._queries["renew_lease"],
+        [news] = await self._connection.fetch(
+            "renew_lease",
             self._lease.instance_id,
             LEASE_TTL_S,
             [request_id for request_id, _ in claims],
@@ -168,4 +166,4 @@ class Heartbeat:
 
     async def forget(self, instance_id: Any) -> None:
         """Remove an instance that is known to be dead."""
-        await self._line.fetch(self._queries["delete_instance"], instance_id)
+        await self._connection.fetch("delete_instance", instance_id)

@@ -10,7 +10,8 @@ last write, be it of a row or of the check that a journal without work makes.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from enum import Enum, auto
 from typing import Any
 
@@ -19,9 +20,9 @@ import structlog
 
 from server.actors.heartbeat import Lease
 from server.actors.write_queue import PendingWrite, WriteQueue
-from server.actors.writes import Accepted, FinalRow, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
+from server.actors.writes import Accepted, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
 from server.errors import Unavailable
-from server.model_request import RequestId, UserId
+from server.model_request import FinalRow, RequestId, UserId
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
@@ -39,6 +40,11 @@ _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
 
+_ACCEPTED, _RECORDED, _RELEASED = (
+    tuple(field.name for field in fields(row)) for row in (NewRequest, FinalRow, ReleasedRow)
+)
+"""The arrays that the three statements take, in their order."""
+
 log = structlog.get_logger(__name__)
 
 Write = Callable[[Sequence[Any]], Awaitable[None]]
@@ -55,9 +61,8 @@ class _Next(Enum):
 class Journal:
     """The only writer of accepts, outcomes and releases of this instance."""
 
-    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str], *, lease: Lease) -> None:
-        self._line = line
-        self._queries = queries
+    def __init__(self, connection: DedicatedConnection, *, lease: Lease) -> None:
+        self._connection = connection
         self._lease = lease
         self._finals = WriteQueue[FinalRow, WriteResult](is_patient=True)
         self._releases = WriteQueue[ReleasedRow, WriteResult](is_patient=True)
@@ -69,11 +74,11 @@ class Journal:
         self._failed_checks = 0
         self.is_ready = False
         """Whether the last write succeeded, on a connection that still stands."""
-        line.watch(self._connection_lost)
+        connection.watch(self._connection_lost)
 
     async def check(self) -> None:
         """Write something that changes nothing, as rows are written. Raises `DatabaseAway` and asyncpg's errors."""
-        await self._line.fetch(self._queries["check_writes"], self._lease.instance_id)
+        await self._connection.fetch("check_writes", self._lease.instance_id)
         self._note_back()
 
     def _connection_lost(self) -> None:
@@ -121,7 +126,7 @@ class Journal:
                     await self._flush()
                 await self._rest()
         finally:
-            self._line.terminate()
+            self._connection.terminate()
 
     async def _rest(self) -> None:
         """Wait for more to write, or for the time to try again what was set aside, or to check the connection."""
@@ -214,22 +219,9 @@ class Journal:
 
     async def _write_accepts(self, entries: Sequence[PendingWrite[NewRequest, Accepted | Replayed]]) -> None:
         rows = [entry.row for entry in entries]
-        inserted = await self._line.fetch(
-            self._queries["accept_requests"],
-            *_columns(
-                _first_of_each_key(rows),
-                "id",
-                "user_id",
-                "model_type",
-                "model",
-                "input_data",
-                "parameters",
-                "owner",
-                "deadline_s",
-                "delay_s",
-                "key",
-                "fingerprint",
-            ),
+        inserted = await self._connection.fetch(
+            "accept_requests",
+            *_columns(_first_of_each_key(rows), *_ACCEPTED),
         )
         replies: dict[RequestId, Accepted | Replayed] = {
             record["id"]: Accepted(record["created_at"], record["deadline_at"]) for record in inserted
@@ -243,7 +235,7 @@ class Journal:
                 entry.reject(Unavailable("The request was not stored; try again.", retry_after_s=1))
 
     async def _read_back(self, rows: Sequence[NewRequest]) -> dict[RequestId, Accepted | Replayed]:
-        found = await self._line.fetch(self._queries["read_back_accepts"], *_columns(rows, "id", "user_id", "key"))
+        found = await self._connection.fetch("read_back_accepts", *_columns(rows, "id", "user_id", "key"))
         fingerprints = {row.id: row.fingerprint for row in rows}
         replies: dict[RequestId, Accepted | Replayed] = {}
         for record in found:
@@ -255,36 +247,26 @@ class Journal:
         return replies
 
     async def _write_finals(self, entries: Sequence[PendingWrite[FinalRow, WriteResult]]) -> None:
-        await self._write_fenced(
-            entries,
-            "record_outcomes",
-            "status",
-            "output_data",
-            "error_code",
-            "error_msg",
-            "token_used",
-            "token_count",
-            "processing_time",
-            "model",
-            "segments",
-        )
+        await self._write_fenced(entries, "record_outcomes", _RECORDED)
 
     async def _write_releases(self, entries: Sequence[PendingWrite[ReleasedRow, WriteResult]]) -> None:
-        await self._write_fenced(entries, "release_requests", "delay_s", "error_code", "error_msg")
+        await self._write_fenced(entries, "release_requests", _RELEASED)
 
-    async def _write_fenced(self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, *names: str) -> None:
+    async def _write_fenced(
+        self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, columns: Sequence[str]
+    ) -> None:
         rows = [entry.row for entry in entries]
-        written = await self._line.fetch(self._queries[query], *_columns(rows, "id", "owner", "epoch", *names))
+        written = await self._connection.fetch(query, *_columns(rows, *columns))
         # By id and epoch: a row that was claimed again may stand here twice, and only one of them counts.
         replies = {
             (record["id"], record["epoch"]): WriteResult(WriteStatus.WRITTEN, record["completed_at"])
             for record in written
         }
         if unmatched := [row for row in rows if (row.id, row.epoch) not in replies]:
-            for record in await self._line.fetch(
-                self._queries["classify_outcomes"], *_columns(unmatched, "id", "owner", "epoch")
+            for record in await self._connection.fetch(
+                "classify_outcomes", *_columns(unmatched, "id", "owner", "epoch")
             ):
-                reply = WriteResult(WriteStatus(record["fate"]), record["completed_at"])
+                reply = WriteResult(WriteStatus(record["status"]), record["completed_at"])
                 replies[record["id"], record["epoch"]] = reply
         for entry in entries:
             entry.resolve(replies[entry.row.id, entry.row.epoch])

@@ -7,7 +7,7 @@ never rides in a transaction that anybody waits for.
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -40,9 +40,8 @@ def channel_of(instance_id: InstanceId) -> str:
 class PeerNotifier:
     """Says nothing while no other instance lives."""
 
-    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str], *, lease: Lease) -> None:
-        self._line = line
-        self._queries = queries
+    def __init__(self, connection: DedicatedConnection, *, lease: Lease) -> None:
+        self._connection = connection
         self._lease = lease
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MAX_WAITING)
         self._changed: dict[RequestId, None] = {}
@@ -86,7 +85,7 @@ class PeerNotifier:
         payloads = self._payloads(waiting)
         while batch := list(itertools.islice(payloads, PAYLOADS_AT_ONCE)):
             channels, texts = zip(*batch, strict=True)
-            await self._line.fetch(self._queries["notify_instances"], channels, texts)
+            await self._connection.fetch("notify_instances", channels, texts)
 
     def _payloads(self, waiting: deque[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
         """Messages in the order in which they came, as many in one as fit. One that can never fit is not sent."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -36,16 +35,14 @@ class QuarantineRunner:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         *,
         queue: "asyncio.Queue[ModelRequest]",
         lease: Lease,
         slots: Slots,
         workload: Workload,
     ) -> None:
-        self._line = line
-        self._queries = queries
+        self._connection = connection
         self._queue = queue
         self._lease = lease
         self._slots = slots
@@ -59,7 +56,7 @@ class QuarantineRunner:
         size = min(GROUP_SIZE, self._slots.sensible)
         if size == 0 or (others_wait and time.monotonic() < self._rest_until):
             return False
-        rows = await self._line.fetch(self._queries["claim_suspects"], self._lease.instance_id, size)
+        rows = await self._connection.fetch("claim_suspects", self._lease.instance_id, size)
         if not rows:
             return False
         self._group = [replace(model_request_of(row), attempt=row["attempt"] + 1) for row in rows]
@@ -91,8 +88,8 @@ class QuarantineRunner:
 
     async def _start(self, group: list[ModelRequest]) -> list[ModelRequest]:
         """Spend an attempt of each that is still ours, and return those."""
-        started = await self._line.fetch(
-            self._queries["start_suspects"],
+        started = await self._connection.fetch(
+            "start_suspects",
             [suspect.id for suspect in group],
             [suspect.owner for suspect in group],
             [suspect.epoch for suspect in group],

@@ -1,7 +1,6 @@
 """Tells Supabase Realtime of requests that changed: in batches, beside the writes, never in their way."""
 
 import asyncio
-from collections.abc import Mapping
 
 import structlog
 
@@ -21,9 +20,8 @@ log = structlog.get_logger(__name__)
 class RealtimeBroadcaster:
     """Holds ids only: what is told is what the row says when it is told."""
 
-    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
-        self._line = line
-        self._queries = queries
+    def __init__(self, connection: DedicatedConnection) -> None:
+        self._connection = connection
         self._waiting: dict[RequestId, None] = {}
         self._news = asyncio.Event()
         self._forgotten = 0
@@ -55,7 +53,7 @@ class RealtimeBroadcaster:
             for request_id in batch:
                 del self._waiting[request_id]  # before the statement: what changes during it is told again
             try:
-                await self._line.fetch(self._queries["broadcast_requests"], batch)
+                await self._connection.fetch("broadcast_requests", batch)
             except DatabaseAway:
                 self._waiting = dict.fromkeys(batch) | self._waiting
                 raise

@@ -1,7 +1,7 @@
 """The relay by a table, where hints do not arrive: readers ask there, owners leave their text, twice a second."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import orjson
 import structlog
@@ -26,16 +26,14 @@ class StreamRelayTable:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         *,
         lease: Lease,
         workload: Workload,
         relay: StreamRelay,
         is_heard: Callable[[], bool],
     ) -> None:
-        self._line = line
-        self._queries = queries
+        self._connection = connection
         self._lease = lease
         self._workload = workload
         self._relay = relay
@@ -58,8 +56,8 @@ class StreamRelayTable:
         mirrors = self._relay.wanted()
         if not mirrors:
             return
-        rows = await self._line.fetch(
-            self._queries["want_texts"], [item[0] for item in mirrors], [item[1] for item in mirrors], WANTED_FOR_S
+        rows = await self._connection.fetch(
+            "want_texts", [item[0] for item in mirrors], [item[1] for item in mirrors], WANTED_FOR_S
         )
         for row in rows:
             start = 0
@@ -72,9 +70,7 @@ class StreamRelayTable:
         claims = self._workload.claims()
         if not claims:
             return
-        rows = await self._line.fetch(
-            self._queries["wanted_texts"], [item[0] for item in claims], [item[1] for item in claims]
-        )
+        rows = await self._connection.fetch("wanted_texts", [item[0] for item in claims], [item[1] for item in claims])
         ids, epochs, texts, left = [], [], [], dict[RequestId, int]()
         for row in rows:
             request_id, epoch = RequestId(row["request_id"]), row["epoch"]
@@ -88,5 +84,5 @@ class StreamRelayTable:
                 epochs.append(epoch)
                 texts.append(dumps([[part.segment, part.number, part.name, part.text] for part in parts]))
         if ids:
-            await self._line.fetch(self._queries["leave_texts"], ids, epochs, texts)
+            await self._connection.fetch("leave_texts", ids, epochs, texts)
         self._left = left

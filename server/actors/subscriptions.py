@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -27,14 +27,12 @@ class Subscriptions:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         *,
-        on_news: Callable[[RequestId], None] = lambda _: None,
+        on_change: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
-        self._line = line
-        self._queries = queries
-        self._on_news = on_news
+        self._connection = connection
+        self._on_change = on_change
         self._watches: dict[RequestId, set[Subscription]] = {}
         self._count = 0
         self._kept_bytes = 0
@@ -88,7 +86,7 @@ class Subscriptions:
 
     def publish(self, request_id: RequestId, view: View) -> None:
         """Tell everyone who waits for this request; never blocks."""
-        self._on_news(request_id)
+        self._on_change(request_id)
         for watch in tuple(self._watches.get(request_id, ())):
             watch.tell(view)
 
@@ -129,8 +127,8 @@ class Subscriptions:
         watches = [watch for group in groups for watch in group or () if watch.is_waiting]
         for start in range(0, len(watches), _SWEEP_CHUNK):
             chunk = watches[start : start + _SWEEP_CHUNK]
-            changed = await self._line.fetch(
-                self._queries["changed_requests"],
+            changed = await self._connection.fetch(
+                "changed_requests",
                 [watch.request_id for watch in chunk],
                 [str(watch.seen.status) if watch.any_change and watch.seen else None for watch in chunk],
                 [watch.seen.epoch if watch.any_change and watch.seen else None for watch in chunk],

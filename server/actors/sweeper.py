@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -40,8 +40,7 @@ class Sweeper:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         *,
         queue: "asyncio.Queue[ModelRequest]",
         lease: Lease,
@@ -50,10 +49,9 @@ class Sweeper:
         workload: Workload,
         retention_days: int = 0,
         upstream_outage: Callable[[], str | None] = lambda: None,
-        on_news: Callable[[RequestId], None] = lambda _: None,
+        on_change: Callable[[RequestId], None] = lambda _: None,
     ) -> None:
-        self._line = line
-        self._queries = queries
+        self._connection = connection
         self._queue = queue
         self._lease = lease
         self._slots = slots
@@ -61,7 +59,7 @@ class Sweeper:
         self._workload = workload
         self._retention_days = retention_days
         self._upstream_outage = upstream_outage
-        self._on_news = on_news
+        self._on_change = on_change
         self._known_dead: list[InstanceId] = []
         self._news = asyncio.Event()
         self._due: dict[str, float] = {}
@@ -69,7 +67,7 @@ class Sweeper:
         self.is_stopped = False
         self.is_away = False
         """Whether the last look at the backlog got no answer: what waits is not taken up here."""
-        self._quarantine = QuarantineRunner(line, queries, queue=queue, lease=lease, slots=slots, workload=workload)
+        self._quarantine = QuarantineRunner(connection, queue=queue, lease=lease, slots=slots, workload=workload)
         slots.watch(self._slot_came_free)
         backlog.watch(self.wake)
 
@@ -115,7 +113,7 @@ class Sweeper:
         if self.is_stopped or not self._lease.is_trusted or await self._quarantine.go_on():
             return
         mark = self._backlog.mark()
-        [survey] = await self._line.fetch(self._queries["survey_backlog"])
+        [survey] = await self._connection.fetch("survey_backlog")
         if survey["has_suspects"] and await self._quarantine.begin(others_wait=survey["has_due"]):
             self._backlog.is_empty = False
             return
@@ -137,7 +135,7 @@ class Sweeper:
         """Run a claiming statement for slots that were reserved, and return those that nothing came for."""
         enqueued = 0
         try:
-            rows = await self._line.fetch(self._queries[query], *args)
+            rows = await self._connection.fetch(query, *args)
             for row in rows:
                 if row["status"] == Status.PROCESSING:
                     self._enqueue(model_request_of(row))
@@ -152,8 +150,8 @@ class Sweeper:
 
     async def rescue(self) -> None:
         """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""
-        rows = await self._line.fetch(
-            self._queries["rescue_orphans"],
+        rows = await self._connection.fetch(
+            "rescue_orphans",
             self._known_dead,
             self._lease.may_judge_others,
             LEASE_TTL_S,
@@ -163,7 +161,7 @@ class Sweeper:
         )
         for row in rows:
             log.warning("request_rescued", id=str(row["id"]), status=row["status"], attempt=row["attempt"])
-            self._on_news(row["id"])
+            self._on_change(row["id"])
         if rows:
             self._backlog.hint()
         if len(rows) < _SWEEP_BATCH:
@@ -171,15 +169,15 @@ class Sweeper:
 
     async def expire(self) -> None:
         """End what passed its deadline or was cancelled while it waited."""
-        expired = await self._line.fetch(
-            self._queries["expire_requests"], _EXPIRY_GRACE_S, self._upstream_outage(), _SWEEP_BATCH
+        expired = await self._connection.fetch(
+            "expire_requests", _EXPIRY_GRACE_S, self._upstream_outage(), _SWEEP_BATCH
         )
         for row in expired:
             log.info("request_expired", id=str(row["id"]))
-            self._on_news(row["id"])
-        for row in await self._line.fetch(self._queries["finalise_cancelled"], _SWEEP_BATCH):
+            self._on_change(row["id"])
+        for row in await self._connection.fetch("finalise_cancelled", _SWEEP_BATCH):
             log.info("request_cancelled", id=str(row["id"]))
-            self._on_news(row["id"])
+            self._on_change(row["id"])
 
     async def adopt(self) -> None:
         """Run what the database says is ours and memory does not hold: an accept or a claim whose reply was lost."""
@@ -194,13 +192,13 @@ class Sweeper:
 
     async def purge(self) -> None:
         """Forget old keys, dead instances and, where the operator says so, old final rows; a small batch at a time."""
-        await self._line.fetch(self._queries["purge_instances"], _DEAD_LEASE_KEPT_S)
-        await self._line.fetch(self._queries["purge_texts"])
-        purged = await self._line.fetch(self._queries["purge_idempotency_keys"], _SWEEP_BATCH)
+        await self._connection.fetch("purge_instances", _DEAD_LEASE_KEPT_S)
+        await self._connection.fetch("purge_texts")
+        purged = await self._connection.fetch("purge_idempotency_keys", _SWEEP_BATCH)
         has_more = len(purged) == _SWEEP_BATCH
         if self._retention_days:
             oldest = _first_id_of(self._retention_days)
-            purged = await self._line.fetch(self._queries["purge_requests"], oldest, _SWEEP_BATCH)
+            purged = await self._connection.fetch("purge_requests", oldest, _SWEEP_BATCH)
             has_more = has_more or len(purged) == _SWEEP_BATCH
         if has_more:
             self._due["purge"] = 0.0  # at the next tick: claims come in between

@@ -1,26 +1,21 @@
-"""What is handed to the journal, and what it answers."""
+"""The rows that the journal writes, and its replies."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from server.model_request import InstanceId, RequestId, UserId
-
-_ROW_OVERHEAD = 200
-"""About what ids, times and names of a row weigh on the wire, in bytes."""
+from server.model_request import ROW_OVERHEAD, InstanceId, RequestId, RequestSpec
 
 
 @dataclass(frozen=True, slots=True)
-class NewRequest:
-    """A row to insert: born processing where `owner` is given, else pending and due after `delay_s`."""
+class NewRequest(RequestSpec):
+    """A validated create, and the row to insert: born processing where `owner` is given, else due after `delay_s`.
 
-    id: RequestId
-    user_id: UserId
-    model_type: str
-    model: str | None
-    input_data: bytes
-    parameters: bytes
+    `fingerprint`, given with an idempotency key, stands for the body that the client sent. The fields are the columns
+    of `accept_requests` in their order.
+    """
+
     owner: InstanceId | None
     deadline_s: float
     delay_s: float = 0.0
@@ -30,7 +25,7 @@ class NewRequest:
 
     @property
     def size(self) -> int:
-        return len(self.input_data) + len(self.parameters) + _ROW_OVERHEAD
+        return len(self.input_data) + len(self.parameters) + ROW_OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +45,8 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class FinalRow:
-    """A final state to write, fenced by the owner and epoch of the claim. `output_data` is JSON."""
-
-    id: RequestId
-    owner: InstanceId
-    epoch: int
-    status: str
-    output_data: bytes | None
-    error_code: str | None
-    error_msg: str | None
-    token_used: int | None
-    token_count: int | None
-    processing_time: timedelta
-    model: str | None
-    segments: bytes | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.output_data or b"") + len(self.error_msg or "") + _ROW_OVERHEAD
-
-
-@dataclass(frozen=True, slots=True)
 class ReleasedRow:
-    """A row to give back to the backlog, under the same fence."""
+    """A row to give back to the backlog, under the same fence. The fields are the columns of `release_requests`."""
 
     id: RequestId
     owner: InstanceId
@@ -84,7 +57,7 @@ class ReleasedRow:
 
     @property
     def size(self) -> int:
-        return len(self.error_msg or "") + _ROW_OVERHEAD
+        return len(self.error_msg or "") + ROW_OVERHEAD
 
 
 class WriteStatus(StrEnum):
@@ -101,10 +74,10 @@ class WriteStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    fate: WriteStatus
+    status: WriteStatus
     completed_at: datetime | None
 
     @property
     def counts(self) -> bool:
         """Whether the outcome that was handed in is the one that stands."""
-        return self.fate in {WriteStatus.WRITTEN, WriteStatus.MINE}
+        return self.status in {WriteStatus.WRITTEN, WriteStatus.MINE}

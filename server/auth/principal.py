@@ -11,6 +11,4 @@ class Principal:
     """A signed-in user, as the verified token says; `session_id` is None for tokens that carry none."""
 
     user_id: UserId
-    email: str
     session_id: UUID | None = None
-    role: str = "authenticated"

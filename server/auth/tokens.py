@@ -197,11 +197,9 @@ class TokenVerifier:
             raise Unauthenticated
         if expires_at - issued_at > self._max_lifetime_s or claims.get("role") != "authenticated":
             raise Unauthenticated
-        email = claims.get("email", "")
         session_id = claims.get("session_id")
         return Principal(
             user_id=UserId(_uuid(claims["sub"])),
-            email=email if isinstance(email, str) else "",
             session_id=None if session_id is None else _uuid(session_id),
         )
 

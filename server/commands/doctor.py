@@ -19,7 +19,6 @@ from server.storage.embedded.postgres import EmbeddedPostgres
 from server.storage.migrations import MigrationError, Standing, load_migrations, status
 from server.storage.objects import check_objects
 from server.storage.prepare import database_of, require_usable
-from server.storage.queries import load_queries, sql_directory
 
 _CHECK_TIMEOUT_S = 15.0
 
@@ -104,9 +103,8 @@ async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
         return Finding("database", advice, Exit.DATABASE)
     try:
         version = connection.get_server_version()
-        queries = load_queries(sql_directory() / "queries")
-        await require_usable(connection, settings, queries)
-        entries = await status(connection, load_migrations(sql_directory() / "migrations"), queries)
+        await require_usable(connection, settings)
+        entries = await status(connection, load_migrations())
     except CannotStart as error:
         return Finding("database", " ".join(error.faults), Exit.DATABASE)
     except MigrationError as error:

@@ -9,18 +9,16 @@ import asyncpg
 from server.commands.serve import open_shared_database
 from server.settings import Settings
 from server.storage.prepare import database_of, prepare_database
-from server.storage.queries import Queries, load_queries, sql_directory
 
 
 @contextlib.asynccontextmanager
-async def open_prepared(settings: Settings) -> AsyncIterator[tuple["asyncpg.Connection[Any]", Queries]]:
-    """A connection to the newest schema, and the statements for it; beside a running server, or without one."""
-    queries = load_queries(sql_directory() / "queries")
+async def open_prepared(settings: Settings) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection to the newest schema. Works while a server runs on the same data, and while none does."""
     async with open_shared_database(settings) as url:
         database = database_of(settings, url)
-        await prepare_database(settings, database, directory=sql_directory() / "migrations", queries=queries)
+        await prepare_database(settings, database)
         connection = await database.connect()
         try:
-            yield connection, queries
+            yield connection
         finally:
             connection.terminate()

@@ -1,7 +1,5 @@
 """The command `migrate`: brings the database to the newest schema, or shows where it stands."""
 
-from pathlib import Path
-
 from server.commands.serve import open_database
 from server.errors import CannotStart
 from server.settings import Settings
@@ -9,7 +7,6 @@ from server.storage.database import Database, explain_refusal
 from server.storage.faults import Fault, classify
 from server.storage.migrations import Entry, MigrationError, Standing, load_migrations, status
 from server.storage.prepare import database_of, prepare_database, require_usable
-from server.storage.queries import load_queries, sql_directory
 
 
 async def run_migrate(settings: Settings, *, status_only: bool) -> int:
@@ -17,7 +14,7 @@ async def run_migrate(settings: Settings, *, status_only: bool) -> int:
     async with open_database(settings) as url:
         database = database_of(settings, url)
         try:
-            entries = await _bring_forward(settings, database, sql_directory(), status_only=status_only)
+            entries = await _bring_forward(settings, database, status_only=status_only)
         except MigrationError as error:
             raise CannotStart(error.message) from error
         except Exception as error:
@@ -33,13 +30,12 @@ async def run_migrate(settings: Settings, *, status_only: bool) -> int:
     return 0 if is_settled else 1
 
 
-async def _bring_forward(settings: Settings, database: Database, sql: Path, *, status_only: bool) -> list[Entry]:
-    queries = load_queries(sql / "queries")
+async def _bring_forward(settings: Settings, database: Database, *, status_only: bool) -> list[Entry]:
     if not status_only:
-        await prepare_database(settings, database, directory=sql / "migrations", queries=queries)
+        await prepare_database(settings, database)
     connection = await database.connect()
     try:
-        await require_usable(connection, settings, queries)
-        return await status(connection, load_migrations(sql / "migrations"), queries)
+        await require_usable(connection, settings)
+        return await status(connection, load_migrations())
     finally:
         connection.terminate()

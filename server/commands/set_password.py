@@ -8,6 +8,7 @@ from server.auth.passwords import Passwords, require_acceptable
 from server.commands.maintenance import open_prepared
 from server.errors import CannotStart, Invalid
 from server.settings import Settings
+from server.storage.queries import statements
 
 _MAX_LINE = 4096
 
@@ -37,8 +38,8 @@ async def run_set_password(settings: Settings, email: str) -> int:
 
 
 async def _store(settings: Settings, address: str, hashed: str) -> bool:
-    async with open_prepared(settings) as (connection, queries):
-        return await connection.fetchrow(queries["set_password"], address, hashed) is not None
+    async with open_prepared(settings) as connection:
+        return await connection.fetchrow(statements()["set_password"], address, hashed) is not None
 
 
 def _read_password() -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -34,10 +34,8 @@ class FileCollector:
     `arriving` are the uploads that this process is receiving now.
     """
 
-    def __init__(
-        self, line: DedicatedConnection, queries: Mapping[str, str], *, objects: Objects, lease: Lease
-    ) -> None:
-        self._statements = Statements(line, queries)
+    def __init__(self, connection: DedicatedConnection, *, objects: Objects, lease: Lease) -> None:
+        self._statements = Statements(connection)
         self._objects = objects
         self._lease = lease
         self._audit = Audit(self._statements, objects)

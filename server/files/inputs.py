@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from server.actors.files import FileGone
@@ -29,7 +28,7 @@ class InputFiles:
     def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
 
-    async def attach(self, user_id: UserId, request_id: RequestId, input_data: Mapping[str, Any]) -> bool:
+    async def attach(self, user_id: UserId, request_id: RequestId, input_data: bytes) -> bool:
         """Note that this request, which is about to be stored, uses the files that its input refers to.
 
         False where it refers to none. Raises `Invalid`, by field, for what is not a file of this user, or of another

@@ -16,13 +16,12 @@ class StoredFiles:
 
     def __init__(
         self,
-        line: DedicatedConnection,
-        queries: Mapping[str, str],
+        connection: DedicatedConnection,
         objects: Objects,
         *,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self._statements = Statements(line, queries)
+        self._statements = Statements(connection)
         self._objects = objects
         self._wake = wake
         self._inputs = InputLoader(self._statements, objects)

@@ -1,6 +1,5 @@
 """Short statements of actors about files, on a line of their own: a pooled call can hang, and a generation must not."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -16,15 +15,14 @@ _TRIES = 3
 class Statements:
     """Named queries on one line; a database that is away, or stays busy, is `Unavailable`."""
 
-    def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
-        self._line = line
-        self._queries = queries
+    def __init__(self, connection: DedicatedConnection) -> None:
+        self._connection = connection
 
     async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """Run one statement; deadlocks are tried again."""
         for _ in range(_TRIES):
             try:
-                return await self._line.fetch(self._queries[name], *args)
+                return await self._connection.fetch(name, *args)
             except DatabaseAway as error:
                 raise Unavailable("The database is not available; try again.", retry_after_s=_RETRY_S) from error
             except asyncpg.PostgresError as error:

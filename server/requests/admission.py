@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
@@ -18,7 +18,6 @@ from server.actors.journal import Journal
 from server.actors.subscription import View
 from server.actors.workload import Workload
 from server.actors.writes import Accepted, NewRequest, Replayed
-from server.encoding import dumps
 from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
@@ -34,22 +33,6 @@ PUT_OFF_SHARE = 10
 """Requests that are put off may be a tenth of those that may wait: until they are due they only use the database."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A create that has passed validation."""
-
-    id: RequestId
-    user_id: UserId
-    model_type: str
-    model: str | None
-    input_data: Mapping[str, Any]
-    parameters: Mapping[str, Any]
-    deadline_s: float
-    key: str | None = None
-    fingerprint: bytes | None = None
-    """Of the body as it was sent, without what settings filled in; given with a key."""
 
 
 def fingerprint_of(body: Any) -> bytes:
@@ -122,7 +105,7 @@ class Admission:
         row = await self._reader.fetch_row("find_idempotency_key", user_id, key)
         return None if row is None else _replay(Replayed(row["request_id"], row["fingerprint"] == fingerprint))
 
-    async def admit(self, draft: Draft, *, delay_s: float = 0.0) -> Admitted:
+    async def admit(self, draft: NewRequest, *, delay_s: float = 0.0) -> Admitted:
         """Store the request and get it started, or waiting.
 
         Raises `Unavailable` (stopping, overloaded, database away), `RateLimited` (the user's backlog is full),
@@ -132,12 +115,12 @@ class Admission:
         starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
         return await (self._start(draft) if starts_now else self._line_up(draft, delay_s))
 
-    async def _start(self, draft: Draft) -> Admitted:
+    async def _start(self, draft: NewRequest) -> Admitted:
         owner = self._lease.instance_id
         handed_over = False
         try:
             sent_at = time.monotonic()
-            accepted = await self._accept(draft, owner=owner)
+            accepted = await self._accept(replace(draft, owner=owner))
             if isinstance(accepted, Replayed):
                 return _replay(accepted)
             model_request = _newborn(draft, owner, accepted, sent_at)
@@ -149,19 +132,21 @@ class Admission:
             if not handed_over:
                 self._slots.release()
 
-    async def _line_up(self, draft: Draft, delay_s: float) -> Admitted:
+    async def _line_up(self, draft: NewRequest, delay_s: float) -> Admitted:
         """The limits are counted in the database, so that they hold over all instances; creates in flight may exceed
         them.
         """
         ahead = await (self._find_place(draft.user_id) if delay_s <= 0 else self._find_later_place(draft.user_id))
-        accepted = await self._accept(draft, delay_s=max(0.0, delay_s))
+        accepted = await self._accept(replace(draft, delay_s=max(0.0, delay_s)))
         if isinstance(accepted, Replayed):
             return _replay(accepted)
         if delay_s <= 0:
             self._backlog.hint()
             self._on_waiting()
-        fields = _fields(draft, accepted) | {"queue_position": ahead}
-        view = View(Status.PENDING, 0, render_pending(fields))
+        body = render_pending(
+            draft, created_at=accepted.created_at, deadline_at=accepted.deadline_at, queue_position=ahead
+        )
+        view = View(Status.PENDING, 0, body)
         self._feeds.tell(draft.user_id, draft.id, view)
         return Admitted(draft.id, view)
 
@@ -206,29 +191,14 @@ class Admission:
             self._refused_until = {user: until for user, until in self._refused_until.items() if until > now}
         self._refused_until[user_id] = now + _FULL_FOR_S
 
-    async def _accept(
-        self, draft: Draft, *, owner: InstanceId | None = None, delay_s: float = 0.0
-    ) -> Accepted | Replayed:
-        row = NewRequest(
-            id=draft.id,
-            user_id=draft.user_id,
-            model_type=draft.model_type,
-            model=draft.model,
-            input_data=dumps(draft.input_data),
-            parameters=dumps(draft.parameters),
-            owner=owner,
-            deadline_s=draft.deadline_s,
-            delay_s=delay_s,
-            key=draft.key,
-            fingerprint=draft.fingerprint,
-        )
+    async def _accept(self, row: NewRequest) -> Accepted | Replayed:
         try:
             accepted = await self._journal.accept(row)
         except asyncpg.ForeignKeyViolationError:
             raise Unauthenticated from None  # the account was deleted while its token lived on
         if isinstance(accepted, Accepted):
-            status = Status.PROCESSING if owner else Status.PENDING
-            log.info("request_accepted", id=str(draft.id), user=str(draft.user_id), status=status)
+            status = Status.PROCESSING if row.owner else Status.PENDING
+            log.info("request_accepted", id=str(row.id), user=str(row.user_id), status=status)
         return accepted
 
 
@@ -247,19 +217,7 @@ def _replay(replayed: Replayed) -> Admitted:
     return Admitted(replayed.request_id, None)
 
 
-def _fields(draft: Draft, accepted: Accepted) -> dict[str, Any]:
-    return {
-        "id": draft.id,
-        "user_id": draft.user_id,
-        "model_type": draft.model_type,
-        "model": draft.model,
-        "input_data": draft.input_data,
-        "created_at": accepted.created_at,
-        "deadline_at": accepted.deadline_at,
-    }
-
-
-def _newborn(draft: Draft, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:
+def _newborn(draft: NewRequest, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:
     return ModelRequest(
         id=draft.id,
         user_id=draft.user_id,

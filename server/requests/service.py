@@ -12,13 +12,15 @@ import structlog
 from server.actors.feeds import Feeds
 from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
 from server.actors.subscriptions import Subscriptions
+from server.actors.writes import NewRequest
 from server.catalog import Catalog, read_create
+from server.encoding import dumps
 from server.errors import NotFound, Problem, RateLimited, Unavailable
 from server.files.inputs import InputFiles
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
-from server.requests.admission import Admission, Admitted, Draft, fingerprint_of
+from server.requests.admission import Admission, Admitted, fingerprint_of
 from server.requests.history import Filters, History, Page
 from server.requests.stream import Cursor, RequestStream
 from server.storage.reader import PooledQueries
@@ -139,22 +141,23 @@ class ModelRequests:
             undo.pop_all()
         return Created(subscription, admitted.is_replayed, delay_s, draft.deadline_s, draft.model)
 
-    def _draft(self, user_id: UserId, body: Any, *, sent: Any, key: str | None, deadline_s: float | None) -> Draft:
+    def _draft(self, user_id: UserId, body: Any, *, sent: Any, key: str | None, deadline_s: float | None) -> NewRequest:
         create, input_data, parameters, model = read_create(self._catalog, body)
-        return Draft(
+        return NewRequest(
             id=mint_id(),
             user_id=user_id,
             model_type=create.model_type,
             model=model,
-            input_data=input_data,
-            parameters=parameters,
+            input_data=dumps(input_data),
+            parameters=dumps(parameters),
+            owner=None,
             deadline_s=deadline_s or create.deadline_s or self._deadline_s,
             key=key,
             fingerprint=None if key is None else fingerprint_of(sent),
         )
 
     async def _admit(
-        self, draft: Draft, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
+        self, draft: NewRequest, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> tuple[Admitted, float]:
         """Also returns by how many seconds the start was put off. A retry is answered before any limit is asked.
 
@@ -190,7 +193,7 @@ class ModelRequests:
             retry_after_s=verdict.retry_after_s,
         )
 
-    async def _store(self, draft: Draft, delay_s: float) -> Admitted:
+    async def _store(self, draft: NewRequest, delay_s: float) -> Admitted:
         """Store it, and that it uses its files: that comes first, so that they cannot go in between."""
         has_files = await self.input_files.attach(draft.user_id, draft.id, draft.input_data)
         try:
@@ -204,7 +207,7 @@ class ModelRequests:
             await self._detach(draft, has_files=has_files)
         return admitted
 
-    async def _detach(self, draft: Draft, *, has_files: bool) -> None:
+    async def _detach(self, draft: NewRequest, *, has_files: bool) -> None:
         if has_files:
             with contextlib.suppress(Unavailable):  # then the use runs out by itself
                 await self.input_files.detach(draft.id)

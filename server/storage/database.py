@@ -13,6 +13,7 @@ import asyncpg
 from server.pooling import Pooling, default_sslmode
 from server.storage.faults import Fault, classify
 from server.storage.hedge import connect_overlapping
+from server.storage.queries import statements
 
 CONNECT_TIMEOUT_S = 5.0
 ACQUIRE_TIMEOUT_S = 2.0
@@ -159,13 +160,16 @@ class DedicatedConnection:
             await self._open()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one autocommit statement. Raises `DatabaseAway` when no answer came, asyncpg's errors when one did."""
+        """Run one autocommit statement of sql/queries by its name.
+
+        Raises `DatabaseAway` when no answer came, asyncpg's errors when one did.
+        """
         async with self._turn:
             return await self._fetch(query, *args)
 
     async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
         connection = await self._open()
-        call = asyncio.ensure_future(connection.fetch(query, *args))
+        call = asyncio.ensure_future(connection.fetch(statements()[query], *args))
         try:
             await asyncio.wait({call}, timeout=self._timeout_s)
             if not call.done():

@@ -14,6 +14,7 @@ import asyncpg
 
 from server.storage.database import Connect
 from server.storage.faults import Fault, classify
+from server.storage.queries import sql_directory, statements
 
 MIGRATION_TIMEOUT_S = 600.0
 """The longest a statement may take, and the longest a runner waits for another one."""
@@ -75,8 +76,12 @@ class Entry:
     applied_at: datetime | None
 
 
-def load_migrations(directory: Path) -> tuple[Migration, ...]:
-    """The files of a folder, numbered 0001, 0002 and so on without a gap; `MigrationError` for anything else."""
+def load_migrations(directory: Path | None = None) -> tuple[Migration, ...]:
+    """This program's migrations, or those of another folder.
+
+    They are numbered 0001, 0002 and so on without a gap; `MigrationError` for anything else.
+    """
+    directory = directory or sql_directory() / "migrations"
     migrations = [_read(path) for path in sorted(directory.glob("*.sql"))]
     for expected, migration in enumerate(migrations, start=1):
         if migration.number != expected:
@@ -94,7 +99,6 @@ def load_migrations(directory: Path) -> tuple[Migration, ...]:
 async def migrate(
     connection: "asyncpg.Connection[Any]",
     migrations: Sequence[Migration],
-    queries: Mapping[str, str],
     *,
     connect: Connect | None = None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
@@ -107,18 +111,16 @@ async def migrate(
     before must work on it, and refusing would stop exactly the instances that a rollback starts. `status` shows it.
     Raises `MigrationError`, or asyncpg's error when the database goes away; what was applied before stays applied.
     """
-    runner = _Runner(connection, queries, connect, lock_timeout_s)
+    runner = _Runner(connection, connect, lock_timeout_s)
     await runner.prepare()
     applied = await runner.applied()
     _refuse_disorder(_compare(migrations, applied))
     return [migration for migration in migrations if migration.number not in applied and await runner.apply(migration)]
 
 
-async def status(
-    connection: "asyncpg.Connection[Any]", migrations: Sequence[Migration], queries: Mapping[str, str]
-) -> list[Entry]:
+async def status(connection: "asyncpg.Connection[Any]", migrations: Sequence[Migration]) -> list[Entry]:
     """Every known migration by number, those of the files and those of the database; changes nothing."""
-    runner = _Runner(connection, queries, None, LOCK_TIMEOUT_S)
+    runner = _Runner(connection, None, LOCK_TIMEOUT_S)
     return _compare(migrations, await runner.applied() if await runner.has_table() else {})
 
 
@@ -128,17 +130,15 @@ class _Runner:
     def __init__(
         self,
         connection: "asyncpg.Connection[Any]",
-        queries: Mapping[str, str],
         connect: Connect | None,
         lock_timeout_s: float,
     ) -> None:
         self._connection = connection
-        self._queries = queries
         self._connect = connect
         self._lock_timeout_s = lock_timeout_s
 
     async def has_table(self) -> bool:
-        return bool(await self._connection.fetchval(self._queries["find_migration_table"]))
+        return bool(await self._connection.fetchval(statements()["find_migration_table"]))
 
     async def prepare(self) -> None:
         """Create the table, unless it is there or another runner creates it at this moment."""
@@ -146,8 +146,8 @@ class _Runner:
             return
         try:
             async with self._connection.transaction():
-                await self._connection.execute(self._queries["create_migration_table"])
-                await self._connection.execute(self._queries["hide_migration_table"])
+                await self._connection.execute(statements()["create_migration_table"])
+                await self._connection.execute(statements()["hide_migration_table"])
         except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
             return  # which of them it is depends on how far the other one was
         except asyncpg.InsufficientPrivilegeError as error:
@@ -156,7 +156,7 @@ class _Runner:
     async def applied(self) -> dict[int, asyncpg.Record]:
         """The rows of the table by number."""
         try:
-            rows = await self._connection.fetch(self._queries["list_applied_migrations"])
+            rows = await self._connection.fetch(statements()["list_applied_migrations"])
         except asyncpg.UndefinedColumnError as error:
             raise MigrationError(
                 "public.schema_migrations belongs to another program: give this one a database of its own."
@@ -174,7 +174,7 @@ class _Runner:
             else:
                 await self._execute_outside(migration)
             await self._connection.execute(
-                self._queries["record_migration"], migration.number, migration.name, migration.checksum
+                statements()["record_migration"], migration.number, migration.name, migration.checksum
             )
         return True
 
@@ -184,7 +184,7 @@ class _Runner:
         try:
             async with self._connection.transaction():
                 await self._limit_lock_wait(MIGRATION_TIMEOUT_S)
-                await self._connection.execute(self._queries["lock_migration_table"], timeout=MIGRATION_TIMEOUT_S)
+                await self._connection.execute(statements()["lock_migration_table"], timeout=MIGRATION_TIMEOUT_S)
                 await self._limit_lock_wait(self._lock_timeout_s)
                 yield
         except asyncpg.LockNotAvailableError as error:
@@ -209,7 +209,7 @@ class _Runner:
         """
         if self._connect is None:
             raise MigrationError(f"{migration.name} runs outside a transaction, which takes a second connection.")
-        await self._connection.execute(self._queries["lock_migration_table"])
+        await self._connection.execute(statements()["lock_migration_table"])
         second = await self._connect()
         try:
             await _execute(second, migration)
@@ -217,7 +217,7 @@ class _Runner:
             second.terminate()
 
     async def _limit_lock_wait(self, seconds: float) -> None:
-        await self._connection.execute(self._queries["limit_lock_wait"], f"{seconds * 1000:.0f}ms")
+        await self._connection.execute(statements()["limit_lock_wait"], f"{seconds * 1000:.0f}ms")
 
 
 async def _execute(connection: "asyncpg.Connection[Any]", migration: Migration) -> None:

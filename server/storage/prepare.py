@@ -1,7 +1,5 @@
 """Makes a database ready to serve from: the schema, the check that it is the right one, the signing secret."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,6 +10,7 @@ from server.pooling import Pooling, find_pooling
 from server.settings import Settings
 from server.storage.database import Database
 from server.storage.migrations import MigrationError, load_migrations, migrate
+from server.storage.queries import statements
 
 OLDEST_POSTGRES = 15
 
@@ -42,9 +41,7 @@ def listening_database(settings: Settings, database: Database) -> Database | Non
     return Database(url, pooling=Pooling.SESSION, root_cert=settings.database_ssl_root_cert)
 
 
-async def prepare_database(
-    settings: Settings, database: Database, *, directory: Path, queries: Mapping[str, str]
-) -> None:
+async def prepare_database(settings: Settings, database: Database) -> None:
     """Migrate over a connection of its own, a session where there is a way to one.
 
     Raises `CannotStart` when a person has to do something first.
@@ -52,8 +49,8 @@ async def prepare_database(
     database = listening_database(settings, database) or database
     connection = await database.connect()
     try:
-        await require_usable(connection, settings, queries)
-        for migration in await migrate(connection, load_migrations(directory), queries, connect=database.connect):
+        await require_usable(connection, settings)
+        for migration in await migrate(connection, load_migrations(), connect=database.connect):
             log.info("migration_applied", name=migration.name)
     except MigrationError as error:
         raise CannotStart(f"The database cannot be migrated: {error.message}") from error
@@ -61,12 +58,12 @@ async def prepare_database(
         connection.terminate()
 
 
-async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings, queries: Mapping[str, str]) -> None:
+async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings) -> None:
     """Raises `CannotStart` for a Postgres that is too old, and for one that does not hold the accounts in use."""
     major = connection.get_server_version().major
     if major < OLDEST_POSTGRES:
         raise CannotStart(f"DATABASE_URL: Postgres {major} is too old: {OLDEST_POSTGRES} or newer is needed.")
-    is_supabase = await connection.fetchval(queries["is_supabase"])
+    is_supabase = await connection.fetchval(statements()["is_supabase"])
     if is_supabase and not settings.supabase_url:
         raise CannotStart(
             "DATABASE_URL is the database of a Supabase project, whose Auth owns the accounts: "

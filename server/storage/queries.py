@@ -1,12 +1,14 @@
 """Loads the SQL of this program: every statement has a name and lives in a file under `sql/queries`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-_HEADER = re.compile(r"--\s*name:\s*(?P<name>.*?)\s*")
+_HEADER = re.compile(r"--\s*(?P<kind>name|columns):\s*(?P<name>.*?)\s*")
+_COLUMNS = re.compile(r"@(\w+)")
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 
 
@@ -14,48 +16,52 @@ class BadQueryFile(Exception):
     """A query file breaks the rules: the message names the file, the line and the rule."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queries(Mapping[str, str]):
-    """Statements by name, without their header and purpose comment, ready to be sent."""
-
-    texts: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> str:
-        return self.texts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.texts)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
 def sql_directory() -> Path:
-    """The `sql` folder, which lies beside the `server` package in a checkout and in an installed wheel alike."""
+    """The `sql` folder, which has the same parent folder as the `server` package in a checkout and in a wheel."""
     return Path(__file__).parents[2] / "sql"
 
 
-def load_queries(directory: Path) -> Queries:
-    """Every statement of every `*.sql` file of a folder.
+@cache
+def statements() -> Mapping[str, str]:
+    """The statements of this program by name, read once per process."""
+    return load_queries(sql_directory() / "queries")
+
+
+def load_queries(directory: Path) -> Mapping[str, str]:
+    """Every statement of every `*.sql` file of a folder by name, without its header and purpose, ready to be sent.
 
     A statement begins with `-- name: verb_object`, then at least one comment line with its purpose, then one statement.
-    Raises `BadQueryFile` for a statement without a name or purpose, an empty one, two of one name, or an empty folder.
+    A list of columns that several statements share begins with `-- columns: noun_plural`; `@noun_plural` inserts it.
+    Raises `BadQueryFile` for a statement without a name or purpose, an empty one, two of one name, a list that does not
+    exist, or an empty folder.
     """
     texts: dict[str, str] = {}
-    for path in sorted(directory.glob("*.sql")):
-        for query in _parse(path):
-            if query.name in texts:
-                raise BadQueryFile(f"{query.place}: the name {query.name!r} is taken by another query.")
-            texts[query.name] = query.statement()
+    blocks = [block for path in sorted(directory.glob("*.sql")) for block in _parse(path)]
+    columns = {block.name: block.statement() for block in blocks if block.kind == "columns"}
+    for block in blocks:
+        if block.kind == "name":
+            if block.name in texts:
+                raise BadQueryFile(f"{block.place}: the name {block.name!r} is taken by another query.")
+            texts[block.name] = _insert_columns(block, columns)
     if not texts:
-        raise BadQueryFile(f"{directory}: no query found. Is the sql folder installed beside the server package?")
-    return Queries(MappingProxyType(texts))
+        raise BadQueryFile(f"{directory}: no query found. Is the sql folder installed with the server package?")
+    return MappingProxyType(texts)
+
+
+def _insert_columns(block: "_Block", columns: Mapping[str, str]) -> str:
+    try:
+        return _COLUMNS.sub(lambda use: columns[use[1]], block.statement())
+    except KeyError as error:
+        raise BadQueryFile(
+            f"{block.place}: {block.name!r} uses @{error.args[0]}, which is no list of columns."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     """The lines under one header, as they stand in the file."""
 
+    kind: str
     name: str
     place: str
     lines: list[str]
@@ -82,7 +88,7 @@ def _parse(path: Path) -> list[_Block]:
         if header := _HEADER.fullmatch(line):
             if not _NAME.fullmatch(header["name"]):
                 raise BadQueryFile(f"{place}: {header['name']!r} is not a name such as claim_pending.")
-            blocks.append(_Block(header["name"], place, []))
+            blocks.append(_Block(header["kind"], header["name"], place, []))
         elif blocks:
             blocks[-1].lines.append(line)
         elif line.strip() and not line.startswith("--"):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -10,6 +9,7 @@ import asyncpg
 from server.errors import Unavailable
 from server.storage.database import ACQUIRE_TIMEOUT_S, Database
 from server.storage.faults import Fault, classify
+from server.storage.queries import statements
 
 KEEP_INTERVAL_S = 60.0
 """Less than the time after which the pool closes an idle connection."""
@@ -21,9 +21,8 @@ _CLOSE_TIMEOUT_S = 2.0
 class PooledQueries:
     """Runs named queries; every statement is one round trip, and every wait has a limit."""
 
-    def __init__(self, database: Database, queries: Mapping[str, str]) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = queries
         self._pool: asyncpg.Pool[Any] | None = None
         self._silences = database.silences
 
@@ -57,7 +56,7 @@ class PooledQueries:
             try:
                 pool = await self._open_pool()
                 async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                    return await connection.fetch(self._queries[query], *args)
+                    return await connection.fetch(statements()[query], *args)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 match classify(error):
                     case Fault.AWAY:

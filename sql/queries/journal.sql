@@ -120,7 +120,7 @@ SELECT
             AND row.status IN ('completed', 'failed', 'cancelled') THEN 'mine'
         WHEN row.status IN ('completed', 'failed', 'cancelled') THEN 'finished_elsewhere'
         ELSE 'fenced'
-    END AS fate
+    END AS status
 FROM unnest($1::uuid[], $2::uuid[], $3::integer[]) AS held (id, owner, epoch)
 LEFT JOIN public.model_requests AS row ON row.id = held.id;
 

@@ -1,3 +1,8 @@
+-- columns: moved_columns
+-- What an archive holds of a model request as it stands.
+id, created_at, started_at, model_type, model, parameters, input_data, output_data, error_msg, error_code, token_used,
+token_count, processing_time, attempt, epoch, cancel_requested, priority, segments
+
 -- name: export_users
 -- Every account, a JSON object each, by id. Works on auth.users of our own and of Supabase.
 SELECT to_jsonb(account)::text AS line
@@ -16,9 +21,7 @@ FROM (
 SELECT to_jsonb(request)::text AS line
 FROM (
     SELECT
-        row.id, row.user_id, row.created_at, row.started_at, row.run_at, row.deadline_at, row.model_type, row.model,
-        row.parameters, row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
-        row.processing_time, row.attempt, row.epoch, row.cancel_requested, row.priority, row.segments,
+        @moved_columns, user_id, run_at, deadline_at,
         CASE
             WHEN row.status IN ('completed', 'failed', 'cancelled') THEN row.status
             WHEN row.status IN ('pending', 'processing') THEN 'pending'
@@ -110,29 +113,16 @@ RETURNING id;
 -- name: import_requests
 -- Requests of page $1, whose users $2 are called $3 here. What is not final gets the time it had left $4 ago. Rows that are
 -- there already stay as they are; rows of accounts that are not there are left out. Returns the ids that were made.
-INSERT INTO public.model_requests (
-    id, user_id, created_at, started_at, run_at, deadline_at, completed_at, status, model_type, model, parameters,
-    input_data, output_data, error_msg, error_code, token_used, token_count, processing_time, attempt, epoch,
-    cancel_requested, priority, segments
-)
+INSERT INTO public.model_requests (@moved_columns, user_id, run_at, deadline_at, completed_at, status)
 SELECT
-    request.id, account.id, request.created_at, request.started_at,
-    request.run_at + CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END,
-    request.deadline_at + CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END,
-    request.completed_at, request.status, request.model_type, request.model, request.parameters, request.input_data,
-    request.output_data, request.error_msg, request.error_code, request.token_used, request.token_count,
-    request.processing_time, request.attempt, request.epoch, request.cancel_requested, request.priority,
-    request.segments
-FROM jsonb_to_recordset($1::jsonb) AS request (
-    id uuid, user_id uuid, created_at timestamptz, started_at timestamptz, run_at timestamptz, deadline_at timestamptz,
-    completed_at timestamptz, status text, model_type text, model text, parameters jsonb, input_data jsonb,
-    output_data jsonb, error_msg text, error_code text, token_used integer, token_count integer,
-    processing_time interval, attempt integer, epoch integer, cancel_requested boolean, priority smallint,
-    segments jsonb
-)
-LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = request.user_id
-LEFT JOIN auth.users AS account ON account.id = coalesce(renamed.here, request.user_id)
-WHERE request.user_id IS NULL OR account.id IS NOT NULL
+    @moved_columns, account.here,
+    run_at + CASE WHEN completed_at IS NULL THEN $4::interval ELSE interval '0' END,
+    deadline_at + CASE WHEN completed_at IS NULL THEN $4::interval ELSE interval '0' END,
+    completed_at, status
+FROM jsonb_populate_recordset(NULL::public.model_requests, $1::jsonb) AS request
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, after) ON renamed.before = user_id
+LEFT JOIN (SELECT users.id FROM auth.users AS users) AS account (here) ON account.here = coalesce(renamed.after, user_id)
+WHERE user_id IS NULL OR account.here IS NOT NULL
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
 

@@ -1,9 +1,13 @@
+-- columns: public_columns
+-- What the public object of a model request is made of (server/schemas.py).
+row.id, row.created_at, row.completed_at, row.user_id, row.status, row.model_type, row.model,
+row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
+row.processing_time, row.epoch, row.attempt, row.deadline_at
+
 -- name: get_request
 -- One model request of one user, with its place in the backlog.
 SELECT
-    row.id, row.created_at, row.completed_at, row.user_id, row.status, row.model_type, row.model,
-    row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
-    row.processing_time, row.epoch, row.attempt, row.deadline_at,
+    @public_columns,
     CASE WHEN row.status = 'pending' THEN (
         SELECT count(*)
         FROM public.model_requests AS ahead
@@ -31,13 +35,11 @@ WITH page AS MATERIALIZED (
     WHERE status = 'pending' AND EXISTS (SELECT FROM page WHERE page.status = 'pending')
 )
 SELECT
-    page.id, page.created_at, page.completed_at, page.user_id, page.status, page.model_type, page.model,
-    page.input_data, page.output_data, page.error_msg, page.error_code, page.token_used, page.token_count,
-    page.processing_time, page.epoch, page.attempt, page.deadline_at,
+    @public_columns,
     places.queue_position
-FROM page
-LEFT JOIN places ON places.id = page.id
-ORDER BY page.id DESC;
+FROM page AS row
+LEFT JOIN places ON places.id = row.id
+ORDER BY row.id DESC;
 
 -- name: changed_requests
 -- Which of the waited-for requests no longer stand where their waiters last saw them (or are gone).
@@ -139,15 +141,15 @@ RETURNING row.id;
 
 -- name: feed_requests
 -- How the requests stand that some users are told of: those that live, those that are newer than $2, and those named in $3.
-SELECT id, user_id, status, epoch, model_type
+SELECT id, user_id, status, epoch
 FROM public.model_requests
 WHERE user_id = ANY ($1::uuid[]) AND status IN ('pending', 'processing')
 UNION
-SELECT id, user_id, status, epoch, model_type
+SELECT id, user_id, status, epoch
 FROM public.model_requests
 WHERE user_id = ANY ($1::uuid[]) AND id > $2
 UNION
-SELECT id, user_id, status, epoch, model_type
+SELECT id, user_id, status, epoch
 FROM public.model_requests
 WHERE id = ANY ($3::uuid[]);
 

@@ -1,3 +1,9 @@
+-- columns: claimed_columns
+-- What a generator needs of a row (server/actors/claims.py).
+row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
+row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
+extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s
+
 -- name: claim_pending
 -- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the users who wait (after $3 first), each gives its oldest.
 WITH RECURSIVE waiting AS (
@@ -46,10 +52,7 @@ SET status = 'processing',
     started_at = clock_timestamp()
 FROM picked
 WHERE row.id = picked.id
-RETURNING
-    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
-    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+RETURNING @claimed_columns;
 
 -- name: claim_suspects
 -- Take over a group of suspects, rows that were running when their instance died twice or more: those with the fewest crashes
@@ -83,10 +86,7 @@ SET status = 'processing',
     started_at = clock_timestamp()
 FROM picked
 WHERE row.id = picked.id
-RETURNING
-    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
-    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+RETURNING @claimed_columns;
 
 -- name: start_suspects
 -- Spend an attempt of each suspect that starts now (sent again, it spends no more); what is no longer ours does not come back.
@@ -226,10 +226,7 @@ SET status = CASE WHEN row.attempt > $4 THEN 'pending' ELSE row.status END,
     started_at = clock_timestamp()
 FROM forgotten
 WHERE row.id = forgotten.id
-RETURNING
-    row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-    row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
-    extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s;
+RETURNING @claimed_columns;
 
 -- name: purge_instances
 -- Forget instances whose lease ran out long ago and which own nothing any more.

@@ -11,6 +11,7 @@ import pytest
 
 from server.actors.journal import Journal
 from server.http import keys
+from server.storage.queries import statements
 from tests.acceptance.conftest import Api, Reply, Start, events_of
 from tests.acceptance.test_cancel import cancel, online_settings
 from tests.acceptance.test_files import fetch, stored, until_nothing_is_stored
@@ -20,7 +21,6 @@ from tests.fakes.gotrue import serve_gotrue
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3, error_answer
-from tests.rows import queries
 from tests.supabase import Project
 
 MIB = 1024 * 1024
@@ -281,7 +281,7 @@ async def test_an_account_that_goes_while_its_request_reads_a_file_takes_the_fil
 async def test_retention_takes_files_along(api: Api, database: str) -> None:
     await draw(api, prefer="wait=20")
     assert len(await stored(api)) == 1
-    assert len(await fetch(database, queries()["purge_requests"], UUID(int=2**128 - 1), 100)) == 1
+    assert len(await fetch(database, statements()["purge_requests"], UUID(int=2**128 - 1), 100)) == 1
     api.app[keys.ENGINE].collector.wake()
     await until_nothing_is_stored(api, database)
 

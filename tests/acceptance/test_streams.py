@@ -12,8 +12,9 @@ from aiohttp import ClientPayloadError, web
 from server.actors import feeds, subscriptions
 from server.actors.journal import Journal
 from server.actors.subscription import StreamSubscription
-from server.actors.writes import FinalRow, WriteResult
+from server.actors.writes import WriteResult
 from server.http import keys, sse
+from server.model_request import FinalRow
 from server.requests import stream as streams
 from server.routes import events as event_routes
 from tests.acceptance.conftest import Api, Start, created, events_of

@@ -13,9 +13,10 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from server.actors.writes import NewRequest
 from server.errors import Unavailable
 from server.http import keys
-from server.requests.admission import Admission, Admitted, Draft
+from server.requests.admission import Admission, Admitted
 from server.storage.objects import create_objects
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.media import PNG, SAMPLES, WAV
@@ -394,7 +395,7 @@ async def test_a_create_whose_reply_is_lost_keeps_its_file(api: Api, monkeypatch
     """It may be stored all the same, and later than the answer was given up."""
     original, late = Admission.admit, list[Coroutine[Any, Any, Admitted]]()
 
-    async def lose(self: Admission, draft: Draft, **options: Any) -> Admitted:
+    async def lose(self: Admission, draft: NewRequest, **options: Any) -> Admitted:
         late.append(original(self, draft, **options))
         raise Unavailable("away", retry_after_s=1)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import asyncpg
 
 from server.storage.database import Database
-from tests.rows import queries
+from server.storage.queries import statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Wire:
             error, self.break_next = self.break_next, None
             raise error
         gate = self._gate
-        name = next(name for name, known in queries().items() if known == text)
+        name = next(name for name, known in statements().items() if known == text)
         try:
             reply = await connection.fetch(text, *args)
         finally:

@@ -163,7 +163,7 @@ def test_a_database_of_supabase_is_refused_by_every_command(tmp_path: Path, clus
 @pytest.mark.parametrize(("major", "is_usable"), [(14, False), (15, True), (18, True)])
 async def test_a_postgres_that_is_too_old_is_refused(major: int, *, is_usable: bool) -> None:
     connection = OldPostgres(major)
-    usable = require_usable(cast("Any", connection), Settings(_env_file=None), {"is_supabase": "SELECT false"})
+    usable = require_usable(cast("Any", connection), Settings(_env_file=None))
     if is_usable:
         await usable
     else:

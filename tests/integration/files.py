@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from server.actors.heartbeat import Lease
+from server.encoding import dumps
 from server.files.collector import FileCollector
 from server.files.inputs import InputFiles
 from server.files.request_files import StoredFiles
@@ -23,7 +24,7 @@ from server.storage.objects.places import LocalFolder
 from server.storage.reader import PooledQueries
 from tests.fakes.media import PNG
 from tests.fakes.wire import Wire
-from tests.rows import Row, add_instance, add_row, add_user, connected, queries
+from tests.rows import Row, add_instance, add_row, add_user, connected
 
 _STATES = "SELECT id, state FROM public.files"
 _ALL_DUE = "UPDATE public.files SET due_at = due_at - interval '25 hours'"
@@ -94,13 +95,13 @@ class Desk:
         return key_of(self.user, file_id, content_type)
 
 
-def image(*file_ids: UUID) -> dict[str, Any]:
+def image(*file_ids: UUID) -> bytes:
     """Input data that refers to these files."""
-    return {"images": [{"image": f"file:{file_id}"} for file_id in file_ids]}
+    return dumps({"images": [{"image": f"file:{file_id}"} for file_id in file_ids]})
 
 
 def run_of(
-    request_id: RequestId, user_id: UserId, owner: InstanceId, epoch: int, input_data: dict[str, Any] | None = None
+    request_id: RequestId, user_id: UserId, owner: InstanceId, epoch: int, input_data: bytes = b'{"prompt": "hello"}'
 ) -> ModelRequest:
     now = datetime.now(UTC)
     return ModelRequest(
@@ -108,8 +109,8 @@ def run_of(
         user_id=user_id,
         model_type="text-to-image",
         model=None,
-        input_data=input_data or {"prompt": "hello"},
-        parameters={},
+        input_data=input_data,
+        parameters=b"{}",
         owner=owner,
         epoch=epoch,
         attempt=1,
@@ -122,12 +123,12 @@ def run_of(
 @asynccontextmanager
 async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -> AsyncIterator[Desk]:
     wire, objects = Wire(url), Objects(LocalFolder(folder))
-    reader, line = PooledQueries(Database(url), queries()), DedicatedConnection(wire.connect)
+    reader, line = PooledQueries(Database(url)), DedicatedConnection(wire.connect)
     await reader.open()
     try:
         async with connected(url) as connection:
             lease = judging_lease(await add_instance(connection))
-            collector = FileCollector(line, queries(), objects=objects, lease=lease)
+            collector = FileCollector(line, objects=objects, lease=lease)
             uploads = Uploads(
                 reader, objects, collector=collector, lease=lease, max_bytes=64 * 1024 * 1024, quota_bytes=quota_bytes
             )
@@ -142,7 +143,7 @@ async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -
                 collector=collector,
                 uploads=uploads,
                 inputs=InputFiles(reader),
-                files=StoredFiles(line, queries(), objects, wake=collector.wake),
+                files=StoredFiles(line, objects, wake=collector.wake),
             )
     finally:
         line.terminate()

@@ -12,11 +12,11 @@ import asyncpg
 
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
-from server.actors.writes import FinalRow, NewRequest, ReleasedRow
-from server.model_request import InstanceId, RequestId, UserId, mint_id
+from server.actors.writes import NewRequest, ReleasedRow
+from server.model_request import FinalRow, InstanceId, RequestId, Status, UserId, mint_id
 from server.storage.database import DedicatedConnection
 from tests.fakes.wire import Wire
-from tests.rows import Row, add_row, add_user, connected, queries, read_row
+from tests.rows import Row, add_row, add_user, connected, read_row
 
 ME = InstanceId(uuid4())
 
@@ -63,7 +63,7 @@ def final(request_id: RequestId, **changes: Any) -> FinalRow:
         id=request_id,
         owner=ME,
         epoch=1,
-        status="completed",
+        status=Status.COMPLETED,
         output_data=b'{"output": "answer"}',
         error_code=None,
         error_msg=None,
@@ -84,7 +84,7 @@ async def open_desk(url: str) -> AsyncIterator[Desk]:
     """A journal that nobody runs yet."""
     wire = Wire(url)
     async with connected(url) as connection:
-        journal = Journal(DedicatedConnection(wire.connect), queries(), lease=Lease(ME))
+        journal = Journal(DedicatedConnection(wire.connect), lease=Lease(ME))
         await journal.check()  # as before readiness
         wire.sent.clear()
         yield Desk(journal, wire, connection, await add_user(connection))

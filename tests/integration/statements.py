@@ -176,7 +176,7 @@ class Statements(RuleBasedStateMachine):
             if self._holds(instance, claim):
                 self.rows[claim[0]].end(status, keeps_owner=True)
         fates = self.world.fetch("classify_outcomes", ids, [instance] * count, epochs)
-        assert {(row["id"], row["epoch"]): row["fate"] for row in fates} == {
+        assert {(row["id"], row["epoch"]): row["status"] for row in fates} == {
             claim: self._fate(instance, claim) for claim in claims
         }
 

@@ -17,7 +17,7 @@ from server.actors.workload import Workload
 from server.model_request import ModelRequest, RequestId, UserId
 from server.storage.database import DedicatedConnection
 from tests.fakes.wire import Wire
-from tests.rows import Row, add_row, add_users, connected, queries, read_row
+from tests.rows import Row, add_row, add_users, connected, read_row
 
 CAPACITY = 4
 SUSPECT = Row(attempt=SUSPECT_ATTEMPTS, epoch=SUSPECT_ATTEMPTS)
@@ -65,7 +65,7 @@ async def open_instance(url: str) -> AsyncIterator[Instance]:
     slots, backlog, workload = Slots(CAPACITY), Backlog(), Workload()
     lease.renewed(time.monotonic())
     line = DedicatedConnection(wire.connect)
-    sweeper = Sweeper(line, queries(), queue=queue, lease=lease, slots=slots, backlog=backlog, workload=workload)
+    sweeper = Sweeper(line, queue=queue, lease=lease, slots=slots, backlog=backlog, workload=workload)
     async with connected(url) as connection:
         users = await add_users(connection, 3)
         yield Instance(sweeper, wire, connection, users, queue, lease, slots, backlog, workload)

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from server.model_request import RequestId, UserId
-from tests.rows import Row, add_row, add_users, connected, queries
+from server.storage.queries import statements
+from tests.rows import Row, add_row, add_users, connected
 
 FIRST = UUID(int=0)
 SUSPECT_ATTEMPTS = 2
@@ -23,7 +24,7 @@ async def connection(any_database: str) -> AsyncIterator["asyncpg.Connection[Any
 
 
 async def _claim(connection: "asyncpg.Connection[Any]", count: int, *, after: UUID = FIRST) -> dict[RequestId, UserId]:
-    rows = await connection.fetch(queries()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS)
+    rows = await connection.fetch(statements()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS)
     return {row["id"]: row["user_id"] for row in rows}
 
 
@@ -120,7 +121,7 @@ async def test_sweeps_take_the_oldest_first_and_no_more_than_a_batch(
     [user_id] = await add_users(connection, 1)
     ids = await _add(connection, user_id, 5, state)
     for batch in (ids[:3], ids[3:]):
-        swept = await connection.fetch(queries()[query], *args, 3)
+        swept = await connection.fetch(statements()[query], *args, 3)
         assert {row["id"] for row in swept} == set(batch)
 
 
@@ -140,9 +141,9 @@ async def test_two_sweepers_pass_by_each_others_rows(
     # Of different users: rows of one that end at once take turns at the user's line in usage_daily.
     first, second = [await add_row(connection, user_id, state) for user_id in await add_users(connection, 2)]
     async with connected(any_database) as other, connection.transaction():
-        assert [row["id"] for row in await connection.fetch(queries()[query], *args)] == [first]
+        assert [row["id"] for row in await connection.fetch(statements()[query], *args)] == [first]
         async with asyncio.timeout(4):  # below the lock timeout of a session
-            assert [row["id"] for row in await other.fetch(queries()[query], *args)] == [second]
+            assert [row["id"] for row in await other.fetch(statements()[query], *args)] == [second]
 
 
 async def test_many_claims_at_once_hand_out_every_row_once(

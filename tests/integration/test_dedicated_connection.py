@@ -6,12 +6,21 @@ from typing import Any
 import asyncpg
 import pytest
 
+import server.storage.database
+import server.storage.reader
 from server.errors import Unavailable
 from server.storage.database import Database, DatabaseAway, DedicatedConnection
 from server.storage.hedge import MAX_AT_ONCE, connect_overlapping
 from server.storage.reader import PooledQueries
 
 _STAGGER_S = 0.02
+_STATEMENTS = {"one": "SELECT 1 AS one", "who": "SELECT pg_backend_pid() AS pid", "sleep": "SELECT pg_sleep(60)"}
+
+
+@pytest.fixture(autouse=True)
+def _statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (server.storage.database, server.storage.reader):
+        monkeypatch.setattr(module, "statements", lambda: _STATEMENTS)
 
 
 class Attempts:
@@ -112,7 +121,7 @@ async def test_whoever_is_cancelled_leaves_no_attempt_behind(database: str) -> N
 async def test_a_line_opens_past_an_attempt_that_reaches_nobody(database: str) -> None:
     attempts = Attempts(database, answered=2)
     line = DedicatedConnection(lambda: connect_overlapping(attempts, stagger_s=_STAGGER_S))
-    [row] = await line.fetch("SELECT 1 AS one")
+    [row] = await line.fetch("one")
     assert row["one"] == 1
     line.terminate()
     await attempts.wait_ended()
@@ -138,20 +147,20 @@ async def test_the_connections_of_the_server_are_opened_like_that(
 
 async def test_a_line_whose_database_refuses_says_that_it_is_away() -> None:
     with pytest.raises(DatabaseAway):
-        await DedicatedConnection(Database("postgresql://nobody@127.0.0.1:1/none").connect).fetch("SELECT 1")
+        await DedicatedConnection(Database("postgresql://nobody@127.0.0.1:1/none").connect).fetch("one")
 
 
 async def test_a_statement_without_an_answer_is_noted_as_a_silence(database: str) -> None:
     place = Database(database)
     line = DedicatedConnection(place.connect, timeout_s=0.1, on_silence=place.note_silence)
     with pytest.raises(DatabaseAway, match="no answer"):
-        await line.fetch("SELECT pg_sleep(60)")
+        await line.fetch("sleep")
     assert place.silences == 1
 
 
 async def test_readers_go_on_with_new_connections_after_a_silence(database: str) -> None:
     place = Database(database)
-    reader = PooledQueries(place, {"who": "SELECT pg_backend_pid() AS pid", "sleep": "SELECT pg_sleep(60)"})
+    reader = PooledQueries(place)
     await reader.open()
     [before], [again] = await reader.fetch("who"), await reader.fetch("who")
     hanging = asyncio.create_task(reader.fetch("sleep"))

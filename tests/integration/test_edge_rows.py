@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from server.model_request import mint_id
-from tests.rows import add_instance, add_user, connected, queries
+from server.storage.queries import statements
+from tests.rows import add_instance, add_user, connected
 
 CLAIM = "SELECT * FROM public.edge_claim($1)"
 RECORD = "SELECT public.edge_record($1, $2, $3, $4)"
@@ -38,7 +39,7 @@ async def add(connection: Connection, user: UUID, **columns: Any) -> UUID:
 async def rescue(connection: Connection) -> None:
     """As the sweeper of a server whose own lease lets it judge others."""
     may_judge_others = True
-    await connection.fetch(queries()["rescue_orphans"], [], may_judge_others, 0.0, 8, 2, 100)
+    await connection.fetch(statements()["rescue_orphans"], [], may_judge_others, 0.0, 8, 2, 100)
 
 
 async def claim(connection: Connection, request_id: UUID) -> Any:
@@ -65,7 +66,7 @@ async def test_a_claim_takes_the_row_under_a_lease_of_its_own(any_database: str,
         lease = await connection.fetchval("SELECT lease_until > now() FROM instances WHERE id = $1", row["owner"])
         assert lease
         assert await connection.fetch(CLAIM, request_id) == [], "it is taken"
-        assert await connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2) == []
+        assert await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2) == []
         await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "processing", "the sweeper leaves it alone"
 
@@ -102,7 +103,7 @@ async def test_a_lease_that_ran_out_makes_an_orphan_whose_late_outcome_is_fenced
         await connection.execute("UPDATE instances SET lease_until = now() - interval '1 second'")
         await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "pending"
-        [claimed] = await connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
+        [claimed] = await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
         assert claimed["epoch"] == 2
         assert not await connection.fetchval(RECORD, request_id, epoch, "completed", b"{}")
 
@@ -112,8 +113,8 @@ async def test_a_server_cannot_be_impersonated(any_database: str, user: UUID) ->
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
         server = uuid4()
-        await connection.execute(queries()["register_instance"], server, 15.0, "host", 1, "folder 1")
-        [claimed] = await connection.fetch(queries()["claim_pending"], server, 10, UUID(int=0), 2)
+        await connection.execute(statements()["register_instance"], server, 15.0, "host", 1, "folder 1")
+        [claimed] = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2)
         assert not await connection.fetchval(RECORD, request_id, claimed["epoch"], "completed", b"{}")
         assert await connection.fetch(CLAIM, request_id) == []
 
@@ -158,7 +159,7 @@ async def test_of_many_who_want_a_row_one_gets_it(any_database: str, user: UUID)
     async def claim_as_server() -> list[UUID]:
         async with connected(any_database) as connection:
             server = await add_instance(connection)  # without a lease, its rows are anybody's
-            rows = await connection.fetch(queries()["claim_pending"], server, 10, UUID(int=0), 2)
+            rows = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2)
             return [row["id"] for row in rows]
 
     functions = [claim_as_function(request_id) for request_id in ids for _ in range(2)]

@@ -13,7 +13,6 @@ from server.files.audit import Audit
 from server.files.statements import Statements
 from server.storage.objects import key_of
 from tests.integration.files import Desk, open_desk
-from tests.rows import queries
 
 DAY_S = 24 * 3600
 
@@ -25,7 +24,7 @@ async def desk(any_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 def _audit(desk: Desk) -> Audit:
-    return Audit(Statements(desk.line, queries()), desk.objects)
+    return Audit(Statements(desk.line), desk.objects)
 
 
 def _lay(desk: Desk, name: str, *, age_s: float) -> str:
@@ -86,7 +85,7 @@ async def test_what_a_truncate_left_is_found(desk: Desk) -> None:
 
 async def test_it_comes_once_a_day(desk: Desk) -> None:
     now = [0.0]
-    audit = Audit(Statements(desk.line, queries()), desk.objects, clock=lambda: now[0])
+    audit = Audit(Statements(desk.line), desk.objects, clock=lambda: now[0])
     runs = []
     for hour in range(100):
         now[0] = 3600.0 * hour
@@ -99,7 +98,7 @@ async def test_it_comes_once_a_day(desk: Desk) -> None:
 
 async def test_a_database_that_is_away_puts_it_off_by_an_hour(desk: Desk) -> None:
     now = [3600.0]
-    audit = Audit(Statements(desk.line, queries()), desk.objects, clock=lambda: now[0])
+    audit = Audit(Statements(desk.line), desk.objects, clock=lambda: now[0])
     now[0] = 7200.0
     desk.wire.is_cut = True
     with pytest.raises(Unavailable):

@@ -12,9 +12,10 @@ import pytest
 
 from server.errors import Conflict, Invalid, NotFound, Unavailable
 from server.model_request import mint_id
+from server.storage.queries import statements
 from tests.fakes.media import PNG
 from tests.integration.files import Desk, image, open_desk
-from tests.rows import Row, add_row, connected, queries
+from tests.rows import Row, add_row, connected
 
 WORKERS, STEPS, FILES = 6, 60, 3
 _INSERT = "INSERT INTO public.model_requests (id, user_id, status) VALUES ($1, $2, 'pending')"
@@ -133,15 +134,15 @@ async def _churn(desk: Desk, url: str, dice: random.Random) -> None:
             made = [mint_id() for _ in range(2 * FILES)]
             for place, file_id in enumerate(made):
                 run, number = runs[place % 2], place // 2
-                await deletes.execute(queries()["begin_output"], file_id, run, 1, number, "image/png")
+                await deletes.execute(statements()["begin_output"], file_id, run, 1, number, "image/png")
             for run in runs:
                 with contextlib.suppress(Invalid):
                     await desk.inputs.attach(desk.user, run, image(*dice.sample(uploads, min(len(uploads), 8))))
             dice.shuffle(made)
             await asyncio.gather(
                 deletes.execute(_DELETE_MANY, runs),
-                stores.execute(queries()["store_outputs"], made, [1] * len(made)),
-                discards.execute(queries()["discard_files"], made[::-1] + uploads[-2:]),
+                stores.execute(statements()["store_outputs"], made, [1] * len(made)),
+                discards.execute(statements()["discard_files"], made[::-1] + uploads[-2:]),
                 *([desk.uploads.forget(desk.user)] if dice.random() < 0.3 else []),
             )
 

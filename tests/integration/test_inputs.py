@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from server.actors.files import FileGone
+from server.encoding import dumps
 from server.errors import Invalid, Unavailable
 from server.model_request import RequestId
 from tests.fakes.media import PNG, SAMPLES, WAV
@@ -23,7 +23,7 @@ async def desk(any_database: str, tmp_path: Path) -> AsyncIterator[Desk]:
         yield desk
 
 
-async def _refusal(desk: Desk, input_data: dict[str, Any]) -> list[tuple[str, str]]:
+async def _refusal(desk: Desk, input_data: bytes) -> list[tuple[str, str]]:
     with pytest.raises(Invalid) as caught:
         await desk.inputs.attach(desk.user, NEW, input_data)
     assert await desk.connection.fetchval("SELECT count(*) FROM public.file_uses") == 0
@@ -31,7 +31,7 @@ async def _refusal(desk: Desk, input_data: dict[str, Any]) -> list[tuple[str, st
 
 
 async def test_input_without_references_asks_nobody(desk: Desk) -> None:
-    assert not await desk.inputs.attach(desk.user, NEW, {"prompt": f"file:{uuid4()}"})
+    assert not await desk.inputs.attach(desk.user, NEW, dumps({"prompt": f"file:{uuid4()}"}))
 
 
 async def test_what_is_not_there_or_not_theirs_is_named_by_its_field(desk: Desk) -> None:
@@ -49,10 +49,10 @@ async def test_what_is_not_there_or_not_theirs_is_named_by_its_field(desk: Desk)
 
 async def test_a_file_of_another_kind_is_refused(desk: Desk) -> None:
     picture, sound = await desk.upload(PNG), await desk.upload(WAV)
-    assert await _refusal(desk, {"image": f"file:{sound}"}) == [
+    assert await _refusal(desk, dumps({"image": f"file:{sound}"})) == [
         ("input_data.image", "must be an image file, and this one is audio/wav")
     ]
-    assert await _refusal(desk, {"audio": f"file:{picture}"}) == [
+    assert await _refusal(desk, dumps({"audio": f"file:{picture}"})) == [
         ("input_data.audio", "must be an audio file, and this one is image/png")
     ]
 
@@ -60,7 +60,7 @@ async def test_a_file_of_another_kind_is_refused(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ["mp4", "webm", "m4a", "wav"])
 async def test_films_are_taken_for_the_sound_in_them(desk: Desk, name: str) -> None:
     file_id = await desk.upload(SAMPLES[name].data)
-    assert await desk.inputs.attach(desk.user, NEW, {"audio": f"file:{file_id}"})
+    assert await desk.inputs.attach(desk.user, NEW, dumps({"audio": f"file:{file_id}"}))
 
 
 async def test_a_request_refers_to_sixteen_files_at_most(desk: Desk) -> None:

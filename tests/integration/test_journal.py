@@ -16,7 +16,7 @@ from server.actors.writes import Accepted, NewRequest, Replayed, WriteStatus
 from server.errors import Unavailable
 from server.storage.database import Database, DedicatedConnection
 from tests.integration.journals import ME, Desk, final, open_desk, released, run_journal, settle
-from tests.rows import queries, read_row
+from tests.rows import read_row
 
 KEY: dict[str, Any] = {"key": "order-1", "fingerprint": b"one"}
 
@@ -96,7 +96,7 @@ async def test_an_outcome_that_is_refused_does_not_harm_the_others(desk: Desk) -
     bad = await desk.running()
     outcomes = [final(request_id) for request_id in ids] + [final(bad, output_data=b'{"output": "\\u0000"}')]
     *good, refused = await asyncio.gather(*map(desk.journal.record, outcomes), return_exceptions=True)
-    assert [getattr(reply, "fate", None) for reply in good] == [WriteStatus.WRITTEN] * 4
+    assert [getattr(reply, "status", None) for reply in good] == [WriteStatus.WRITTEN] * 4
     assert isinstance(refused, asyncpg.UntranslatableCharacterError)
     assert await desk.status(bad) == "processing"  # for its generator to fail it with words of its own
 
@@ -109,7 +109,7 @@ async def test_outcomes_are_told_what_became_of_them(desk: Desk) -> None:
         desk.journal.record(final(fenced, epoch=9)),
         desk.journal.record(final(desk.new().id)),
     )
-    assert [reply.fate for reply in replies] == [WriteStatus.MINE, WriteStatus.FENCED, WriteStatus.GONE]
+    assert [reply.status for reply in replies] == [WriteStatus.MINE, WriteStatus.FENCED, WriteStatus.GONE]
     assert replies[0].completed_at == written.completed_at == (await read_row(desk.connection, mine))["completed_at"]
     assert [reply.counts for reply in (written, *replies)] == [True, True, False, False]
 
@@ -163,7 +163,7 @@ async def test_a_refused_row_leaves_its_key_free(desk: Desk) -> None:
 
 
 async def test_two_instances_race_for_a_key_and_one_wins(database: str, desk: Desk) -> None:
-    rival = Journal(DedicatedConnection(Database(database).connect), queries(), lease=Lease())
+    rival = Journal(DedicatedConnection(Database(database).connect), lease=Lease())
     async with run_journal(rival):
         for number in range(20):
             key = {"key": f"race-{number}", "fingerprint": b"same"}

@@ -55,7 +55,7 @@ async def test_an_outcome_whose_reply_was_lost_is_known_as_mine(desk: Desk) -> N
     request_id = await desk.running()
     desk.wire.lose_replies = 1
     recorded = await desk.journal.record(final(request_id))
-    assert recorded.fate is WriteStatus.MINE
+    assert recorded.status is WriteStatus.MINE
     assert recorded.counts
     usage = await desk.connection.fetch("SELECT completed, token_used FROM usage_daily")
     assert [tuple(day) for day in usage] == [(1, 3)]
@@ -206,7 +206,7 @@ async def test_outcomes_wait_for_the_database_however_long_it_is_away(desk: Desk
     assert not outcome.done()
     assert not release.done()
     desk.wire.is_cut = False
-    assert [(await outcome).fate, (await release).fate] == [WriteStatus.WRITTEN, WriteStatus.WRITTEN]
+    assert [(await outcome).status, (await release).status] == [WriteStatus.WRITTEN, WriteStatus.WRITTEN]
     assert desk.journal.is_ready
     assert (await desk.status(ended), await desk.status(given_back)) == ("completed", "pending")
 
@@ -223,7 +223,7 @@ async def test_outcomes_are_written_after_the_server_closed_the_connection(desk:
 
 async def test_a_statement_that_nobody_answers_is_sent_again(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_desk(database) as desk:
-        monkeypatch.setattr(desk.journal._line, "_timeout_s", 0.2)
+        monkeypatch.setattr(desk.journal._connection, "_timeout_s", 0.2)
         async with run_journal(desk.journal):
             desk.wire.hold()
             accept = asyncio.create_task(desk.journal.accept(desk.new()))
@@ -274,7 +274,7 @@ async def test_a_run_that_ends_after_half_a_flush_sends_only_the_rest_again(idle
     idle.wire.on_statement = hold_the_accept
     async with run_journal(idle.journal):
         await idle.wire.wait_sent(2)
-        assert (await outcome).fate is WriteStatus.WRITTEN
+        assert (await outcome).status is WriteStatus.WRITTEN
     idle.wire.release_waiting()
     async with run_journal(idle.journal):
         assert isinstance(await accept, Accepted)

@@ -14,7 +14,6 @@ from server.inference.events import FileChunk
 from server.storage.objects import Objects
 from tests.fakes.media import PNG, WAV
 from tests.integration.files import Desk, open_desk
-from tests.rows import queries
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ async def test_a_run_that_another_instance_took_over_stores_nothing(desk: Desk) 
 
 
 async def test_a_file_that_is_too_large_ends_the_run(desk: Desk) -> None:
-    statements = Statements(desk.line, queries())
+    statements = Statements(desk.line)
     run = await desk.running()
     outputs = StoredOutputs(run, statements, desk.objects, wake=lambda: None, max_bytes=1000)
     with pytest.raises(BodyTooLarge):
@@ -145,7 +144,7 @@ async def _turns() -> None:
 async def _slow(desk: Desk) -> tuple[Slow, StoredOutputs, list[int], "asyncio.Task[None]"]:
     """A run whose model is faster than its store, at the moment where it has to wait."""
     slow = Slow(desk.objects.place)
-    outputs = StoredOutputs(await desk.running(), Statements(desk.line, queries()), slow, wake=lambda: None)
+    outputs = StoredOutputs(await desk.running(), Statements(desk.line), slow, wake=lambda: None)
     taken: list[int] = []
     filling = asyncio.create_task(_fill(outputs, taken))
     await desk.wire.wait_sent(1)

@@ -8,8 +8,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from server.storage.queries import statements
 from tests.postgres import Cluster, run
-from tests.rows import connected, queries
+from tests.rows import connected
 
 BY_STATUS = "idx_model_requests_status"
 BY_USER = "idx_model_requests_user_id"
@@ -99,7 +100,7 @@ async def _scans(
     planner: "asyncpg.Connection[Any]", query: str, *args: object, table: str = "model_requests"
 ) -> list[dict[str, Any]]:
     """The nodes of the plan that read this table."""
-    await planner.execute(f"PREPARE planned AS {queries()[query]}")
+    await planner.execute(f"PREPARE planned AS {statements()[query]}")
     arguments = f"({', '.join(_literal(value) for value in args)})" if args else ""
     plan = await planner.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {arguments}")
     return [

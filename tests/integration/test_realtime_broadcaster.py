@@ -14,7 +14,6 @@ from server.actors.realtime_broadcaster import RealtimeBroadcaster
 from server.model_request import RequestId, mint_id
 from server.storage.database import Database, DedicatedConnection
 from tests.postgres import bring_forward
-from tests.rows import queries
 from tests.supabase import Project
 
 
@@ -33,7 +32,7 @@ class CountingLine(DedicatedConnection):
 async def running(url: str) -> AsyncIterator[tuple[RealtimeBroadcaster, CountingLine]]:
     line = CountingLine(Database(url).connect)
     line.answered = asyncio.Event()
-    notifier = RealtimeBroadcaster(line, queries())
+    notifier = RealtimeBroadcaster(line)
     task = asyncio.create_task(notifier.run())
     try:
         yield notifier, line

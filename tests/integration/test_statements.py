@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from server.storage.database import Database
+from server.storage.queries import statements
 from tests.integration.statements import Statements, World
-from tests.rows import queries
 
 FENCE = "\n    AND row.owner = outcome.owner\n    AND row.epoch = outcome.epoch"
 FAULTS = {
@@ -35,7 +35,7 @@ FAULTS = {
 def _world(url: str, **changes: str) -> Iterator[World]:
     with asyncio.Runner() as runner:
         connection = runner.run(Database(url).connect())
-        yield World(connection, runner, {**queries(), **changes})
+        yield World(connection, runner, {**statements(), **changes})
         connection.terminate()
 
 
@@ -67,7 +67,7 @@ def test_the_statements_keep_what_is_promised(database: str, *, is_soak: bool) -
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_statement_that_was_broken_on_purpose_is_found_out(database: str, fault: str) -> None:
     name, part, replacement = FAULTS[fault]
-    text = queries()[name]
+    text = statements()[name]
     assert part in text
     with (
         _world(database, **{name: text.replace(part, replacement, 1)}) as world,

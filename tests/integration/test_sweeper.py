@@ -47,7 +47,7 @@ async def test_what_is_claimed_is_all_that_a_generator_needs(instance: Instance)
     await instance.sweeper.claim()
     [model_request] = instance.take()
     row = await instance.read(request_id)
-    assert model_request.input_data == {"prompt": "hello"}
+    assert model_request.input_data == b'{"prompt": "hello"}'
     assert (model_request.owner, model_request.epoch, model_request.attempt) == (instance.lease.instance_id, 1, 1)
     assert (row["owner"], row["epoch"], row["status"]) == (instance.lease.instance_id, 1, "processing")
     assert 590 < model_request.seconds_left() < 600

@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from server.model_request import InstanceId, RequestId, UserId
-from tests.rows import FINAL, STATUSES, Row, add_instance, add_row, add_user, connected, queries, read_row
+from server.storage.queries import statements
+from tests.rows import FINAL, STATUSES, Row, add_instance, add_row, add_user, connected, read_row
 
 ME, OTHER = uuid4(), uuid4()
 EPOCH = 3
@@ -31,7 +32,7 @@ class Table:
 
     async def run(self, query: str, *args: Any) -> dict[RequestId, asyncpg.Record]:
         """What a statement returns, by id."""
-        return {row["id"]: row for row in await self.connection.fetch(queries()[query], *args)}
+        return {row["id"]: row for row in await self.connection.fetch(statements()[query], *args)}
 
     async def read(self, request_id: RequestId) -> asyncpg.Record:
         return await read_row(self.connection, request_id)
@@ -157,7 +158,7 @@ async def test_an_outcome_that_matched_nothing_is_told_why(table: Table) -> None
     gone = RequestId(uuid4())
     ids = [*rows, gone]
     fates = {
-        request_id: row["fate"] for request_id, row in (await table.run("classify_outcomes", *_fence(ids))).items()
+        request_id: row["status"] for request_id, row in (await table.run("classify_outcomes", *_fence(ids))).items()
     }
 
     def expected(row: Row) -> str:
@@ -323,7 +324,7 @@ async def test_an_outcome_after_expiry_is_not_taken_for_the_one_that_stands(tabl
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, deadline_in_s=-60))
     await table.run("expire_requests", 30.0, None, 10)
     told = await table.run("classify_outcomes", *_fence([request_id]))
-    assert told[request_id]["fate"] == "finished_elsewhere"
+    assert told[request_id]["status"] == "finished_elsewhere"
 
 
 async def test_cancellation_that_was_asked_for_ends_pending_rows_only(table: Table) -> None:

@@ -11,9 +11,7 @@ import pytest
 
 from server.storage.database import Database
 from server.storage.migrations import MigrationError, Standing, load_migrations, migrate, status
-from server.storage.queries import load_queries, sql_directory
 
-QUERIES = load_queries(sql_directory() / "queries")
 BOOKS = "CREATE TABLE books (id integer PRIMARY KEY);\nINSERT INTO books VALUES (1);\n"
 TITLES = "ALTER TABLE books ADD COLUMN title text;\n"
 INDEX = """-- migrate: no-transaction
@@ -55,14 +53,12 @@ async def _migrate(
     connection: Connection, directory: Path, *, url: str | None = None, lock_timeout_s: float = 5
 ) -> list[str]:
     connect = None if url is None else Database(url).connect
-    applied = await migrate(
-        connection, load_migrations(directory), QUERIES, connect=connect, lock_timeout_s=lock_timeout_s
-    )
+    applied = await migrate(connection, load_migrations(directory), connect=connect, lock_timeout_s=lock_timeout_s)
     return [migration.name for migration in applied]
 
 
 async def _standings(connection: Connection, directory: Path) -> dict[str, Standing]:
-    return {entry.name: entry.standing for entry in await status(connection, load_migrations(directory), QUERIES)}
+    return {entry.name: entry.standing for entry in await status(connection, load_migrations(directory))}
 
 
 async def test_pending_migrations_are_applied_in_order_and_once(connection: Connection, write: Write) -> None:
@@ -83,7 +79,7 @@ async def test_status_changes_nothing_and_names_what_is_pending(connection: Conn
     assert await connection.fetchval("SELECT to_regclass('public.schema_migrations')") is None
     await _migrate(connection, directory)
     write(_0002_add_titles=TITLES)
-    first, second = await status(connection, load_migrations(directory), QUERIES)
+    first, second = await status(connection, load_migrations(directory))
     assert (first.standing, second.standing) == (Standing.APPLIED, Standing.PENDING)
     assert first.applied_at is not None
     assert second.applied_at is None

@@ -13,9 +13,9 @@ import pytest
 
 from server.model_request import mint_id
 from server.storage.migrations import Migration, load_migrations
-from server.storage.queries import sql_directory
+from server.storage.queries import sql_directory, statements
 from tests.postgres import bring_forward
-from tests.rows import add_user, connected, queries
+from tests.rows import add_user, connected
 
 # What Supabase has of its own where the earlier server ran, as far as it matters here.
 _SUPABASE = """
@@ -111,7 +111,7 @@ async def earlier(empty_database: str) -> AsyncIterator[Earlier]:
 
 
 def migrations() -> tuple[Migration, ...]:
-    return load_migrations(sql_directory() / "migrations")
+    return load_migrations()
 
 
 def _id_in_order_of_time(old: UUID, created_at: datetime) -> UUID:
@@ -131,7 +131,7 @@ async def test_ids_of_the_earlier_server_come_into_the_order_of_time(earlier: Ea
 
 async def test_every_query_can_be_prepared(any_database: str) -> None:
     async with connected(any_database) as connection:
-        for name, text in queries().items():
+        for name, text in statements().items():
             try:
                 await connection.prepare(text)
             except asyncpg.PostgresError as error:
@@ -183,7 +183,7 @@ async def test_a_row_that_the_earlier_server_was_running_is_run_again_and_the_ot
 
 async def test_unfinished_rows_of_the_earlier_server_can_be_claimed(earlier: Earlier) -> None:
     await earlier.bring_forward()
-    claimed = await earlier.connection.fetch(queries()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
+    claimed = await earlier.connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2)
     assert {row["id"] for row in claimed} == {earlier.ids["pending"], earlier.ids["processing"]}
     assert all(row["deadline_left_s"] > 0 for row in claimed)
 

@@ -31,7 +31,7 @@ def line() -> FakeLine:
 
 @pytest.fixture
 def feeds(line: FakeLine) -> Feeds:
-    return Feeds(cast("DedicatedConnection", line), {"feed_requests": "the look"})
+    return Feeds(cast("DedicatedConnection", line))
 
 
 async def told(feed: Feed) -> list[Status]:

@@ -49,7 +49,7 @@ class FakeLine:
 def hints_on(line: FakeLine, *, others: int = 1) -> tuple[PeerNotifier, Lease]:
     lease = Lease()
     lease.live_instances = 1 + others
-    return PeerNotifier(cast("DedicatedConnection", line), {"notify_instances": "notify"}, lease=lease), lease
+    return PeerNotifier(cast("DedicatedConnection", line), lease=lease), lease
 
 
 async def test_many_short_messages_are_no_more_than_postgres_takes() -> None:

@@ -32,6 +32,14 @@ def test_queries_of_all_files_are_one_mapping(tmp_path: Path) -> None:
     assert len(queries) == 3
 
 
+def test_a_list_of_columns_stands_where_it_is_named(tmp_path: Path) -> None:
+    _write(
+        tmp_path,
+        "-- columns: book_columns\n-- Of a book.\nid, title\n\n-- name: get_book\n-- It.\nSELECT @book_columns;",
+    )
+    assert dict(load_queries(tmp_path)) == {"get_book": "SELECT id, title"}
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -46,6 +54,7 @@ def test_queries_of_all_files_are_one_mapping(tmp_path: Path) -> None:
         ("-- name: Get One\n-- It.\nSELECT 1;", "'Get One' is not a name"),
         ("-- name:\n-- It.\nSELECT 1;", "'' is not a name"),
         ("-- only a comment", "no query found"),
+        ("-- name: get_one\n-- It.\nSELECT @lost_columns;", "'get_one' uses @lost_columns"),
     ],
 )
 def test_a_file_that_breaks_the_rules_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -70,7 +79,7 @@ def test_queries_cannot_be_changed(tmp_path: Path) -> None:
     _write(tmp_path, "-- name: get_one\n-- It.\nSELECT 1;")
     queries = load_queries(tmp_path)
     with pytest.raises(TypeError):
-        queries.texts["get_one"] = "DROP TABLE requests"  # type: ignore[index]
+        queries["get_one"] = "DROP TABLE requests"  # type: ignore[index]
 
 
 def test_the_queries_of_this_program_load() -> None:

@@ -30,7 +30,7 @@ class World:
     live: dict[int, Transcript] = field(default_factory=dict)
     is_away: bool = False
     id: RequestId = field(default_factory=mint_id)
-    subscriptions: Subscriptions = field(default_factory=lambda: Subscriptions(cast("DedicatedConnection", None), {}))
+    subscriptions: Subscriptions = field(default_factory=lambda: Subscriptions(cast("DedicatedConnection", None)))
 
     async def read_view(self) -> View | None:
         if self.is_away:

@@ -44,7 +44,7 @@ def line() -> FakeLine:
 
 @pytest.fixture
 def subscriptions(line: FakeLine) -> Subscriptions:
-    return Subscriptions(cast("DedicatedConnection", line), {"changed_requests": "the sweep"})
+    return Subscriptions(cast("DedicatedConnection", line))
 
 
 async def _waiting(watch: Waiter) -> "asyncio.Task[View | None]":

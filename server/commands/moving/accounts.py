@@ -18,6 +18,7 @@ from server.auth.supabase.refusals import read_refusal
 from server.encoding import dumps
 from server.errors import CannotStart, Invalid
 from server.settings import Settings
+from server.storage.queries import statements
 
 Account = dict[str, Any]
 """As `export_users` writes it, with an `email` that was normalised."""
@@ -39,12 +40,10 @@ class Accounts(Protocol):
     async def close(self) -> None: ...
 
 
-def accounts_of(
-    settings: Settings, connection: "asyncpg.Connection[Any]", queries: Mapping[str, str]
-) -> "OwnAccounts | SupabaseAdmin":
+def accounts_of(settings: Settings, connection: "asyncpg.Connection[Any]") -> "OwnAccounts | SupabaseAdmin":
     """Raises `CannotStart` where the project's accounts cannot be made for want of a key."""
     if not settings.supabase_url:
-        return OwnAccounts(connection, queries)
+        return OwnAccounts(connection)
     credentials = project_keys(settings).for_admin()
     if credentials is None:
         raise CannotStart("Accounts of the project are made with SUPABASE_SERVICE_ROLE_KEY: set it for the import.")
@@ -65,13 +64,12 @@ def address_of(account: Account) -> str:
 class OwnAccounts:
     """The table of our own. A password whose hash is not known here cannot be used: `set-password` gives another."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]", queries: Mapping[str, str]) -> None:
+    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
         self._connection = connection
-        self._import = queries["import_users"]
 
     async def create(self, accounts: Sequence[Account]) -> Mapping[UUID, str]:
         rows = [account | {"password_hash": account["password_hash"] or ""} for account in accounts]
-        made = await self._connection.fetch(self._import, dumps(rows), timeout=_STATEMENT_TIMEOUT_S)
+        made = await self._connection.fetch(statements()["import_users"], dumps(rows), timeout=_STATEMENT_TIMEOUT_S)
         ids = {row["id"] for row in made}
         return {
             UUID(account["id"]): "another account has this e-mail"

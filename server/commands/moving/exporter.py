@@ -12,6 +12,7 @@ from server.commands.moving.archive import ArchiveWriter
 from server.commands.moving.files import add_files
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
+from server.storage.queries import statements
 
 _NAMES = {
     "idempotency_keys": "idempotency keys",
@@ -23,14 +24,23 @@ _PAGE_ROWS = 500
 _PAGE_BYTES = 4 * 1024 * 1024
 _FETCH_ROWS = 25
 _FETCH_TIMEOUT_S = 300.0
+_EXPORTED = {
+    "users": "export_users",
+    "requests": "export_requests",
+    "idempotency_keys": "export_idempotency_keys",
+    "usage": "export_usage",
+    "file_rows": "export_file_rows",
+    "file_uses": "export_file_uses",
+}
+"""Kinds of rows and their queries, in the order of the import."""
 
 
 async def run_export(settings: Settings, path: Path) -> int:
     """Exit code 0: the file is complete. Works beside a running server; what comes in later is not in the file."""
-    async with open_prepared(settings) as (connection, queries):
+    async with open_prepared(settings) as connection:
         objects = create_objects(settings)
         try:
-            counts, unfinished = await _export(connection, queries, objects, settings, path)
+            counts, unfinished = await _export(connection, objects, settings, path)
         finally:
             await objects.close()
     _report(path, counts, unfinished)
@@ -39,7 +49,6 @@ async def run_export(settings: Settings, path: Path) -> int:
 
 async def _export(
     connection: "asyncpg.Connection[Any]",
-    queries: Mapping[str, str],
     objects: Objects,
     settings: Settings,
     path: Path,
@@ -48,28 +57,16 @@ async def _export(
     async with ArchiveWriter(path, "export", about) as archive:
         counts = Counter[str]()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            [unfinished] = await connection.fetch(queries["count_unfinished"])
-            for kind, query in _statements(queries).items():
+            [unfinished] = await connection.fetch(statements()["count_unfinished"])
+            for kind, query in _EXPORTED.items():
                 number = counts[kind] = 0
-                async for rows in _pages(connection, query):
+                async for rows in _pages(connection, statements()[query]):
                     number += 1
                     counts[kind] += len(rows)
                     await archive.add(f"{kind}/{number:06}.json", f"[{','.join(rows)}]".encode())
         # After the database: a file that an exported request names was there before it.
         counts["files"] = await add_files(archive, objects)
     return counts, unfinished
-
-
-def _statements(queries: Mapping[str, str]) -> dict[str, str]:
-    """What is exported, in the order in which it can be imported."""
-    return {
-        "users": queries["export_users"],
-        "requests": queries["export_requests"],
-        "idempotency_keys": queries["export_idempotency_keys"],
-        "usage": queries["export_usage"],
-        "file_rows": queries["export_file_rows"],
-        "file_uses": queries["export_file_uses"],
-    }
 
 
 async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIterator[list[str]]:

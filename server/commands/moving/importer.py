@@ -1,7 +1,6 @@
 """The command `import`: what `export` wrote, into the database, accounts and files of the settings."""
 
 from collections import Counter
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from server.commands.moving.archive import ArchiveReader, Member
 from server.errors import CannotStart
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects, parse_key
+from server.storage.queries import statements
 
 _STATEMENT_TIMEOUT_S = 120.0
 _MAX_NAMED_FAILURES = 20
@@ -31,11 +31,11 @@ async def run_import(settings: Settings, path: Path) -> int:
     """
     reader = ArchiveReader(path, "export")
     manifest = await reader.check()
-    async with open_prepared(settings) as (connection, queries):
+    async with open_prepared(settings) as connection:
         objects = create_objects(settings)
-        accounts = accounts_of(settings, connection, queries)
+        accounts = accounts_of(settings, connection)
         try:
-            run = Import(connection, queries, accounts, objects, exported_at=manifest.created_at)
+            run = Import(connection, accounts, objects, exported_at=manifest.created_at)
             for is_first_pass in (True, False):
                 async for member in reader.members():
                     if (member.name.partition("/")[0] in _FIRST) is is_first_pass:
@@ -52,14 +52,12 @@ class Import:
     def __init__(
         self,
         connection: "asyncpg.Connection[Any]",
-        queries: Mapping[str, str],
         accounts: Accounts,
         objects: Objects,
         *,
         exported_at: datetime,
     ) -> None:
         self._connection = connection
-        self._queries = queries
         self._accounts = accounts
         self._objects = objects
         self._age = max(timedelta(), datetime.now(UTC) - exported_at)
@@ -132,7 +130,7 @@ class Import:
             self._new["files"] += 1
 
     async def _send(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        return await self._connection.fetch(self._queries[name], *args, timeout=_STATEMENT_TIMEOUT_S)
+        return await self._connection.fetch(statements()[name], *args, timeout=_STATEMENT_TIMEOUT_S)
 
     def _names(self) -> tuple[list[UUID], list[UUID]]:
         """The ids of accounts that are called otherwise here, before and now."""

@@ -16,7 +16,7 @@ from server.storage.embedded.binaries import Binaries, EmbeddedPostgresError
 from server.storage.embedded.cluster import ClusterFolder
 from server.storage.embedded.data_folder import DataFolder, explained
 from server.storage.embedded.process import spawn, stop, stop_leftovers
-from server.storage.queries import load_queries, sql_directory
+from server.storage.queries import statements
 
 __all__ = ["Binaries", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
@@ -186,7 +186,7 @@ class EmbeddedPostgres:
     async def _create_database(self) -> None:
         connection = await asyncpg.connect(self._url("postgres"), timeout=_CONNECT_TIMEOUT_S)
         try:
-            await connection.execute(load_queries(sql_directory() / "queries")["create_database"])
+            await connection.execute(statements()["create_database"])
         finally:
             connection.terminate()
 
