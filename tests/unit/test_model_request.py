@@ -10,7 +10,7 @@ import pytest
 
 from server import model_request as model_request_module
 from server.model_request import FINAL, Status, mint_id
-from tests.unit.test_workload import model_request
+from tests.unit.actors.test_workload import model_request
 
 THREADS = 8
 
