@@ -1,7 +1,7 @@
 """Answers named statements without a database."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from tests.rows import queries
@@ -10,15 +10,16 @@ NAMES = {name: name for name in queries()}
 """In place of the statements' texts: a connection is then asked by name."""
 
 Rows = Sequence[dict[str, Any]]
+Answer = Rows | Exception | Callable[..., Rows | Awaitable[Rows]]
 
 
 class FakeStatements:
-    """Both a pool and a dedicated connection: `answers` by the name of the statement, as rows, a function or an error.
+    """Both a pool and a dedicated connection: `answers` by the name of the statement, as rows, an error, or a function.
 
     A statement without an answer returns no row. `asked` lists what was sent, with its arguments.
     """
 
-    def __init__(self, **answers: Rows | Callable[..., Rows] | Exception) -> None:
+    def __init__(self, **answers: Answer) -> None:
         self.answers = answers
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -28,7 +29,8 @@ class FakeStatements:
         answer = self.answers.get(query, ())
         if isinstance(answer, Exception):
             raise answer
-        return answer(*args) if callable(answer) else answer
+        rows = answer(*args) if callable(answer) else answer
+        return await rows if isinstance(rows, Awaitable) else rows
 
     async def fetch_row(self, query: str, *args: Any) -> dict[str, Any] | None:
         rows = await self.fetch(query, *args)

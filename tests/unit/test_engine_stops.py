@@ -10,10 +10,12 @@ import pytest
 
 from server import engine as engine_module
 from server.actors.peer_notifier import channel_of
+from server.actors.writes import Accepted, NewRequest
 from server.engine import Engine
 from server.inference.events import Completed, Delta
 from server.lifecycle import Phase
-from server.model_request import InstanceId, Status, Usage, mint_id
+from server.model_request import InstanceId, RequestId, Status, Usage, UserId, mint_id
+from tests.fakes.journal import NOW
 from tests.fakes.statements import Rows
 from tests.unit.engines import Desk, renewal
 
@@ -86,6 +88,28 @@ async def test_what_does_not_end_in_time_is_handed_back_at_once(
     [(ids, owners, epochs, delays, *_)] = desk.statements.args_of("release_requests")
     assert (ids, owners, epochs, delays) == ([request.id], [engine.lease.instance_id], [1], [0.0])
     assert "record_outcomes" not in desk.statements.names
+
+
+async def test_a_drain_waits_for_a_create_that_is_on_its_way(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    is_asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def accept(ids: list[RequestId], *_: Any) -> Rows:
+        is_asked.set()
+        await go_on.wait()
+        return [{"id": ids[0], "created_at": NOW, "deadline_at": NOW}]
+
+    desk.statements.answers["accept_requests"] = accept
+    row = NewRequest(mint_id(), UserId(mint_id()), "text2text", None, b"{}", b"{}", None, 600.0)
+    async with desk.started() as engine:
+        creating = asyncio.create_task(engine.journal.accept(row))
+        await is_asked.wait()
+        drain = draining(engine)
+        await asyncio.wait({drain}, timeout=0.05)
+        assert not drain.done()
+        go_on.set()
+        assert await drain
+        assert await creating == Accepted(NOW, NOW)
 
 
 async def test_an_outcome_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
