@@ -19,7 +19,8 @@ from tests.acceptance.conftest import Api, Start
 from tests.fakes.raw_upstream import Peer, RawUpstream
 
 WAITERS = 1000
-AT_ONCE = 50
+AT_ONCE = 20
+"""So many creates are no crowd, which would be asked to come back."""
 PROMPT = "x" * 100_000
 MAX_HELD_BYTES = len(PROMPT) // 2
 """For each waiter, its connection at both ends included."""
@@ -70,35 +71,35 @@ async def _waiting(
     user: Api, path: str, headers: dict[str, str], data: bytes
 ) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
     """More and more clients that wait, each on a connection of its own: call it with how many there are to be."""
-    url = user.client.make_url(path)
-    own_feed = user.app[keys.FEEDS].open(UserId(UUID(user.user_id)))
     accepted: set[UUID] = set()
+    tasks: list[asyncio.Task[None]] = []
+    url = user.client.make_url(path)
 
-    async def post(session: aiohttp.ClientSession, number: int) -> None:
+    async def post(number: int) -> None:
         names = {"Content-Type": "application/json", "Idempotency-Key": str(number), **headers}
         async with session.post(url, data=data, headers=names) as response:
+            assert response.status == 200, await response.text()
             await response.read()
 
-    tracemalloc.start()
+    async def wait_until(count: int) -> None:
+        while len(accepted) < count:
+            wanted = min(len(accepted) + AT_ONCE, count)
+            tasks.extend(group.create_task(post(number)) for number in range(len(tasks), wanted))
+            async with asyncio.timeout(60):
+                while len(accepted) < wanted:
+                    accepted.update(change.id for change in await feed.wait(60))
+
+        assert not any(task.done() for task in tasks)
+
     authorization = {"Authorization": f"Bearer {user.token}"}
-    async with aiohttp.ClientSession(headers=authorization, connector=aiohttp.TCPConnector(limit=0)) as session:
-        with own_feed as feed:
-            tasks: list[asyncio.Task[None]] = []
-
-            async def wait_until(count: int) -> None:
-                while len(accepted) < count:
-                    wanted = min(len(accepted) + AT_ONCE, count)
-                    tasks.extend(asyncio.create_task(post(session, number)) for number in range(len(tasks), wanted))
-                    async with asyncio.timeout(60):
-                        while len(accepted) < wanted:
-                            changes = await feed.wait(60)
-                            accepted.update(change.id for change in changes)
-                assert not any(task.done() for task in tasks)
-
-            try:
+    connector = aiohttp.TCPConnector(limit=0)
+    tracemalloc.start()
+    try:
+        with user.app[keys.FEEDS].open(UserId(UUID(user.user_id))) as feed:
+            session = aiohttp.ClientSession(headers=authorization, connector=connector)
+            async with session, asyncio.TaskGroup() as group:
                 yield wait_until
-            finally:
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks)
-                tracemalloc.stop()
+    finally:
+        tracemalloc.stop()
