@@ -32,7 +32,7 @@ READY_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 30.0
 TEST_TIMEOUT_S = 400.0
 TESTS = (
-    "tests/integration/test_embedded_postgres.py",
+    "tests/integration/embedded",
     "tests/acceptance/test_readme.py",
     "tests/acceptance/test_requests.py",
     "tests/faults/test_set_password.py",

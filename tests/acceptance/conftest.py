@@ -19,6 +19,7 @@ from server.http import keys
 from server.http.server import Runner
 from server.settings import Settings
 from tests.fakes.event_source import EventSource
+from tests.signals import until
 
 PASSWORD = "correct horse battery"
 _numbers = count(1)
@@ -111,9 +112,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _first_look(engine: Engine) -> None:
     """Until the sweeper has seen that nobody waits: before, the first create lines up instead of starting at once."""
-    async with asyncio.timeout(10):
-        while not engine.backlog.is_empty and engine.slots.free:  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.005)
+    await until(lambda: engine.backlog.is_empty and engine.slots.free)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.acceptance.conftest import Api, Reply, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer
 from tests.rows import connected, read_row
+from tests.signals import until
 
 STALLED = replace(chat_answer("Once ", "upon", finish=None, usage=None, done=False), end=End.STALL)
 SILENT = Answer(is_silent=True, end=End.STALL)
@@ -138,9 +139,7 @@ async def test_what_was_taken_up_and_has_not_begun_is_never_called(
     running = online.app[keys.ENGINE].workload.get(RequestId(UUID(request_id)))
     assert running is not None
     ending = asyncio.create_task(cancel(online, request_id))
-    async with asyncio.timeout(5):
-        while running.stop_reason is None:  # noqa: ASYNC110 - nobody is told
-            await asyncio.sleep(0.01)
+    await until(lambda: running.stop_reason is not None)
     go_on.set()
     reply = await ending
     assert (reply.status, reply.json["status"]) == (200, "cancelled")
@@ -149,9 +148,12 @@ async def test_what_was_taken_up_and_has_not_begun_is_never_called(
 
 async def _until_asked(database: str, request_id: str) -> None:
     """Until the wish to cancel is in the database."""
-    async with connected(database) as connection, asyncio.timeout(5):
-        while not (await read_row(connection, RequestId(UUID(request_id))))["cancel_requested"]:  # noqa: ASYNC110 - in a database
-            await asyncio.sleep(0.01)
+    async with connected(database) as connection:
+
+        async def is_asked() -> bool:
+            return bool((await read_row(connection, RequestId(UUID(request_id))))["cancel_requested"])
+
+        await until(is_asked)
 
 
 async def test_an_owner_that_is_out_of_reach_is_not_waited_for_without_end(

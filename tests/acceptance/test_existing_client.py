@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import PASSWORD, Api, Start
+from tests.signals import log_lines
 
 OKHTTP_HEADERS = {"User-Agent": "okhttp/4.12.0", "Accept-Encoding": "gzip"}
 CONTENT_TYPE = {"Content-Type": "application/json; charset=UTF-8"}
@@ -60,12 +61,11 @@ async def test_the_request_object_has_the_fields_of_the_contract(api: Api) -> No
 
 async def test_a_create_outlives_the_client_that_left(start: Start) -> None:
     api = await (await start()).sign_up()
-    creating = asyncio.create_task(api.create("hello", model="offline/slow-2s"))
-    async with asyncio.timeout(10):
-        while not (items := (await api.get("/api/requests")).json):  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.01)
+    with log_lines() as log:
+        creating = asyncio.create_task(api.create("hello", model="offline/slow-2s"))
+        await log.wait("request_accepted")
     creating.cancel()
     await asyncio.wait({creating})
-    [item] = items
+    [item] = (await api.get("/api/requests")).json
     reply = await api.get(f"/api/requests/{item['id']}?wait=10")
     assert reply.json["status"] == "completed"

@@ -1,6 +1,5 @@
 """Files over HTTP: what a request made, whole and in part, for its owner alone; and when all of it goes."""
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.acceptance.conftest import Api, Start
 from tests.fakes.media import PNG, png
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
 from tests.integration.files import image, run_of
+from tests.signals import until
 
 DATA = png(40, 40) + bytes(range(256)) * 4096
 
@@ -56,9 +56,10 @@ async def stored(api: Api) -> set[str]:
 
 
 async def until_nothing_is_stored(api: Api, database: str) -> None:
-    async with asyncio.timeout(10):
-        while await stored(api) or await fetch(database, "SELECT FROM public.files"):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    async def is_empty() -> bool:
+        return not (await stored(api) or await fetch(database, "SELECT FROM public.files"))
+
+    await until(is_empty)
 
 
 async def make(api: Api, database: str, *files: bytes, status: str = "completed") -> tuple[str, list[Any]]:
@@ -241,9 +242,7 @@ async def test_a_reader_that_leaves_frees_what_was_open_for_it(
         ) as response:
             assert (await response.content.read(1000))[:4] == DATA[:4]
             response.close()
-    async with asyncio.timeout(10):
-        while any(one.chunks.ag_frame is not None for one in opened):  # noqa: ASYNC110 - the handler tells nobody
-            await asyncio.sleep(0.01)
+    await until(lambda: all(one.chunks.ag_frame is None for one in opened))
     assert len(opened) == 5
     assert (await api.get(f"/api/requests/{request_id}/files/0", headers={"Range": "bytes=-1"})).status == 206
 

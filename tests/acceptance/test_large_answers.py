@@ -15,6 +15,7 @@ from server.limits.memory import MemoryBudget
 from server.model_request import UserId
 from server.requests.history import MAX_PAGE_BYTES
 from tests.acceptance.conftest import Api
+from tests.signals import until
 
 LARGE = "x" * 190_000
 PATH = "/api/requests?limit=1000"
@@ -45,9 +46,7 @@ async def unread(api: Api) -> AsyncIterator[asyncio.StreamReader]:
 
 
 async def is_taken(room: MemoryBudget, free: int) -> None:
-    async with asyncio.timeout(10):
-        while room.free >= free:  # noqa: ASYNC110 - the handler tells nobody
-            await asyncio.sleep(0.01)
+    await until(lambda: room.free < free)
 
 
 async def test_a_large_answer_comes_whole_and_as_the_small_ones_are(api: Api) -> None:
@@ -91,7 +90,5 @@ async def test_who_takes_nothing_of_a_large_answer_is_cut_off(api: Api, monkeypa
     free = room.free
     async with unread(api) as reader:
         await is_taken(room, free)
-        async with asyncio.timeout(10):
-            while room.free < free:  # noqa: ASYNC110 - the handler tells nobody
-                await asyncio.sleep(0.05)
+        await until(lambda: room.free >= free)
         assert (await reader.read(-1)).count(b"HTTP/1.1 ") < 3

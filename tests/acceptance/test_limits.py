@@ -15,6 +15,7 @@ from server.http.connections import Connections
 from server.http.server import Runner
 from server.model_request import UserId
 from tests.acceptance.conftest import PASSWORD, Api, Start
+from tests.signals import until
 
 
 async def test_every_answer_shows_what_is_left(start: Start) -> None:
@@ -203,9 +204,7 @@ async def test_one_connection_too_many_is_told_to_come_back_and_health_checks_ar
     async with asyncio.TaskGroup() as group:
         path = f"/api/requests/{request.json['id']}"
         waiters = [group.create_task(api.get(path, params={"wait": "60"})) for _ in range(3)]
-        async with asyncio.timeout(10):
-            while len(api.app[keys.REQUESTS].subscriptions) < 3:  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(0.01)
+        await until(lambda: len(api.app[keys.REQUESTS].subscriptions) >= 3)
         head, body = await _answer_to(api, "/api/requests")
         assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert b"\r\nRetry-After: 2" in head

@@ -12,6 +12,7 @@ from aiohttp import web
 from server.http import keys
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.huggingface import chat_answer
+from tests.signals import until
 
 WAITERS = 300
 AT_ONCE = 20
@@ -93,7 +94,5 @@ async def _long_polls(asked: Api, token: str, request_ids: list[str]) -> AsyncIt
 
     async with aiohttp.ClientSession(headers=headers, connector=connector) as session, asyncio.TaskGroup() as group:
         polls = [group.create_task(poll(session, request_id)) for request_id in request_ids]
-        async with asyncio.timeout(30):
-            while len(asked.app[keys.REQUESTS].subscriptions) < len(request_ids):  # noqa: ASYNC110 - it tells nobody
-                await asyncio.sleep(0.01)
+        await until(lambda: len(asked.app[keys.REQUESTS].subscriptions) >= len(request_ids), within_s=30)
         yield polls

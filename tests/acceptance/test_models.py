@@ -11,7 +11,7 @@ from server.catalog import MODEL_TYPES
 from server.openapi import build_document
 from tests.acceptance.conftest import Api, Reply, Start
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
-from tests.unit.test_live_listing import ROUTER
+from tests.unit.inference.test_live_listing import ROUTER
 
 DOCUMENT = build_document()
 

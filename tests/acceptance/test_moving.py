@@ -1,6 +1,5 @@
 """`export` and `import`: everything of one database, in another, with other accounts, and nothing twice."""
 
-import asyncio
 import json
 import tarfile
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.fixtures.object_keys import new_key
 from tests.integration.files import image
+from tests.signals import until
 from tests.supabase import Project
 
 ROWS = 10_000
@@ -38,6 +38,7 @@ INSERT INTO public.model_requests (
     id, user_id, status, completed_at, created_at, model_type, model, input_data, output_data, token_used, token_count,
     processing_time, attempt, epoch, owner, segments
 )
+from tests.signals import until
 SELECT
     (lpad(to_hex(1700000000000 + number), 12, '0') || '7000' || '8000' || lpad(to_hex(number), 12, '0'))::uuid,
     $1, CASE number % 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'completed' ELSE 'cancelled' END,
@@ -363,9 +364,7 @@ async def test_a_request_that_runs_as_soon_as_it_arrives_finds_its_file(
 
         async def take_requests_slowly(run: Import, page: bytes) -> None:
             await take_requests(run, page)
-            async with asyncio.timeout(20):
-                while not await _fetch(database_15, _ENDED):  # noqa: ASYNC110 - the server tells its own clients only
-                    await asyncio.sleep(0.05)
+            await until(lambda: _fetch(database_15, _ENDED), within_s=20)
 
         monkeypatch.setattr(Import, "_take_requests", take_requests_slowly)
         assert await run_import(after, archive) == 0

@@ -19,6 +19,7 @@ from server.routes import openai
 from tests.acceptance.conftest import Api, Reply, Start
 from tests.acceptance.openai_upstream import BROKEN, SILENT, STALLED, start_online
 from tests.fakes.huggingface import FakeHuggingFace, chat_answer, error_answer
+from tests.signals import log_lines
 
 PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -107,16 +108,21 @@ async def test_who_leaves_a_whole_answer_in_the_middle_cancels(online: Api, upst
     upstream.answer(STALLED)
     call = asyncio.create_task(ask(online))
     await upstream.called.wait()
-    async with asyncio.timeout(5):
-        while not _text_here(online):  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.005)
+    await _text_comes(online)
     assert await _closed_after(upstream, await _leave(call)) < 1
     request = await ended(online)
     assert (request["status"], request["output_data"]["partial"]) == ("cancelled", True)
 
 
-def _text_here(api: Api) -> bool:
-    return any(running.transcript.length for running in api.app[keys.ENGINE].workload._running.values())
+async def _text_comes(api: Api) -> None:
+    """Until there is text of the only request that runs."""
+    [running] = api.app[keys.ENGINE].workload._running.values()
+    comes = asyncio.Event()
+    running.transcript.readers.add(comes.set)
+    if not running.transcript.length:
+        async with asyncio.timeout(5):
+            await comes.wait()
+    running.transcript.readers.discard(comes.set)
 
 
 async def test_who_leaves_a_stream_in_the_middle_cancels(online: Api, upstream: FakeHuggingFace) -> None:
@@ -135,10 +141,9 @@ async def test_who_leaves_while_it_waits_for_its_turn_cancels(start: Start, upst
     api = await start_online(start, upstream, concurrency=1)
     await api.create_async()
     await upstream.called.wait()
-    call = asyncio.create_task(ask(api))
-    async with asyncio.timeout(5):
-        while (await newest(api))["model_type"] != "chat-completion":  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.01)
+    with log_lines() as log:
+        call = asyncio.create_task(ask(api))
+        await log.wait("request_accepted")
     await _leave(call)
     assert (await ended(api))["status"] == "cancelled"
     assert len(upstream.calls) == 1
@@ -160,10 +165,9 @@ async def test_who_leaves_before_the_request_is_stored_cancels(
     call = asyncio.create_task(ask(online))
     await accepting.wait()
     await _leave(call)
-    go_on.set()
-    async with asyncio.timeout(5):
-        while not (await online.get("/api/requests")).json:  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.01)
+    with log_lines() as log:
+        go_on.set()
+        await log.wait("request_accepted")
     assert (await ended(online))["status"] == "cancelled"
 
 

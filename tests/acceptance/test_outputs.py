@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from tests.fakes.gotrue import serve_gotrue
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3, error_answer
+from tests.signals import until
 from tests.supabase import Project
 
 MIB = 1024 * 1024
@@ -62,12 +63,6 @@ async def api(start: Start, upstream: FakeHuggingFace, place: dict[str, Any]) ->
 
 async def draw(api: Api, *, prefer: str = "respond-async", deadline_s: int = 100) -> Reply:
     return await api.post("/api/requests", DRAW | {"deadline_s": deadline_s}, headers={"Prefer": prefer})
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await holds():  # noqa: ASYNC110 - what is watched tells nobody
-            await asyncio.sleep(0.02)
 
 
 async def middle(api: Api, fake: FakeS3, database: str) -> None:

@@ -17,6 +17,7 @@ from server.requests import service
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import final_of, joined
 from tests.rows import connected
+from tests.signals import until
 
 LONG = "offline/long-stream"
 
@@ -38,12 +39,13 @@ async def both(start: Start, database: str) -> tuple[Api, Api]:
 async def hear_each_other(api: Api) -> None:
     """Until an instance has seen the other, and hears."""
     engine = api.app[keys.ENGINE]
-    async with asyncio.timeout(15):
-        while engine.lease.is_alone:
-            await engine._heartbeat.beat()
-            await asyncio.sleep(0.05)
-        while not engine._listener.is_heard:  # noqa: ASYNC110 - it says so itself
-            await asyncio.sleep(0.05)
+
+    async def has_seen_the_other() -> bool:
+        await engine._heartbeat.beat()
+        return not engine.lease.is_alone
+
+    await until(has_seen_the_other)
+    await until(lambda: engine._listener.is_heard, within_s=15)
 
 
 async def test_a_stream_at_another_instance_gets_deltas_while_they_are_made(both: tuple[Api, Api]) -> None:
@@ -130,9 +132,7 @@ async def test_nothing_is_kept_of_readers_that_left(both: tuple[Api, Api], monke
     request_id = (await here.create_async(model=LONG)).json["id"]
     async with events_of(there, f"/api/requests/{request_id}/events") as source:
         await source.until("delta")
-    async with asyncio.timeout(10):
-        while there.app[keys.ENGINE]._relay._mirrors or here.app[keys.ENGINE]._relay._outboxes:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(lambda: not there.app[keys.ENGINE]._relay._mirrors and not here.app[keys.ENGINE]._relay._outboxes)
 
 
 @pytest.fixture

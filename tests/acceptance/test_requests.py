@@ -13,6 +13,7 @@ from server.routes import auth
 from server.schemas import MAX_BODY_BYTES
 from tests.acceptance.conftest import Api, Start
 from tests.rows import connected
+from tests.signals import until
 
 _NOTE_DELETIONS = """
 CREATE TABLE deletions (id serial, count bigint);
@@ -79,10 +80,8 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
 
 async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
     """Close the connection of a call once it waits."""
-    async with asyncio.timeout(10):
-        watches = api.app[keys.REQUESTS].subscriptions._watches
-        while not any(watch.is_waiting for group in watches.values() for watch in group):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    watches = api.app[keys.REQUESTS].subscriptions._watches
+    await until(lambda: any(watch.is_waiting for group in watches.values() for watch in group))
     call.cancel()
     await asyncio.wait({call})
 
@@ -94,9 +93,7 @@ async def test_who_leaves_a_wait_makes_room_for_another(api: Api) -> None:
     await _leave(asyncio.create_task(api.create(headers={"Idempotency-Key": "left"}, **slow)), api)
     [item] = (await api.get("/api/requests")).json
     await _leave(asyncio.create_task(api.get(f"/api/requests/{item['id']}?wait=30")), api)
-    async with asyncio.timeout(5):
-        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
-            await asyncio.sleep(0.01)
+    await until(lambda: len(api.app[keys.REQUESTS].subscriptions) == 0)
     assert (await api.get(f"/api/requests/{item['id']}")).json["status"] == "processing"
 
 

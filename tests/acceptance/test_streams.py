@@ -20,6 +20,7 @@ from server.routes import events as event_routes
 from tests.acceptance.conftest import Api, Start, created, events_of
 from tests.fakes.event_source import Told, final_of, joined
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event
+from tests.signals import until
 
 LONG = "offline/long-stream"
 WORDS = ["Grüße ", "👩‍👩‍👧 ", "and ", "\U0001d518\U0001d52b", "code ", "\u0301e ", "日本", "語 "]
@@ -238,12 +239,13 @@ async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
     async with created(api, model=LONG) as source:
         heard = await source.until("delta")
     waiting = api.app[keys.REQUESTS].subscriptions
-    async with asyncio.timeout(10):
-        while len(waiting):  # noqa: ASYNC110 - the handler ends a moment after the connection
-            await asyncio.sleep(0.01)
-        while any(isinstance(kept, sse.EventStream) for kept in gc.get_objects()):
-            gc.collect()
-            await asyncio.sleep(0.01)
+    await until(lambda: len(waiting) == 0)
+
+    def is_freed() -> bool:
+        gc.collect()
+        return not any(isinstance(kept, sse.EventStream) for kept in gc.get_objects())
+
+    await until(is_freed)
     final = await api.get(f"/api/requests/{heard[0].data['id']}?wait=20")
     assert final.json["status"] == "completed"
 
@@ -252,9 +254,7 @@ async def test_a_reader_that_leaves_while_nothing_happens_is_noticed(api: Api) -
     """Long before the heartbeat, which would be the next write to it."""
     async with created(api, model="offline/slow-20s") as source:
         await source.until("status")
-    async with asyncio.timeout(streams.HEARTBEAT_S / 3):
-        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
-            await asyncio.sleep(0.01)
+    await until(lambda: len(api.app[keys.REQUESTS].subscriptions) == 0, within_s=streams.HEARTBEAT_S / 3)
 
 
 async def test_text_that_cannot_be_kept_is_taken_back(
@@ -283,10 +283,8 @@ async def test_a_reader_that_does_not_read_is_cut_off(api: Api, monkeypatch: pyt
     async with created(api, model="offline/slow-20s") as quiet, asyncio.timeout(20):
         await quiet.until("status")
         async with events_of(api, "/api/requests/events"):
-            while not api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - the handler begins a moment after the connection
-                await asyncio.sleep(0.01)
-            while api.app[keys.FEEDS]._by_user:  # noqa: ASYNC110 - and ends by itself
-                await asyncio.sleep(0.01)
+            await until(lambda: api.app[keys.FEEDS]._by_user)  # the handler begins a moment after the connection
+            await until(lambda: not api.app[keys.FEEDS]._by_user)  # and ends by itself
         assert len(api.app[keys.REQUESTS].subscriptions) == 1
 
 
@@ -301,9 +299,7 @@ async def test_a_reader_that_does_not_take_the_last_of_a_stream_is_cut_off(
     with pytest.raises(ClientPayloadError):
         async with created(api) as source:
             await source.all()
-    async with asyncio.timeout(10):
-        while len(api.app[keys.REQUESTS].subscriptions):  # noqa: ASYNC110 - the handler ends a moment after the connection
-            await asyncio.sleep(0.01)
+    await until(lambda: len(api.app[keys.REQUESTS].subscriptions) == 0)
 
 
 async def test_a_wake_up_between_the_look_and_the_wait_is_not_lost(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 import pytest
-from structlog.testing import capture_logs
 
 from server.actors.writes import NewRequest
 from server.errors import Unavailable
@@ -20,6 +19,7 @@ from server.requests.admission import Admission, Admitted
 from server.storage.objects import create_objects
 from tests.acceptance.conftest import Api, Start
 from tests.fakes.media import PNG, SAMPLES, WAV
+from tests.signals import log_lines, until
 
 MIB = 1024 * 1024
 
@@ -233,9 +233,7 @@ async def _raw(api: Api, head: str, *bodies: bytes, is_cut: bool = False) -> byt
 
 async def _settle(api: Api) -> None:
     """Until no upload is on its way any more in this process."""
-    async with asyncio.timeout(10):
-        while api.app[keys.ENGINE].collector.arriving:  # noqa: ASYNC110 - the handler tells nobody
-            await asyncio.sleep(0.01)
+    await until(lambda: not api.app[keys.ENGINE].collector.arriving)
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
@@ -244,9 +242,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: Api, datab
     body = content if framing.startswith("Content") else b"%x\r\n" % len(content) + content + b"\r\n"
     arriving = api.app[keys.ENGINE].collector.arriving
     cutting = asyncio.create_task(_raw(api, f"Content-Type: image/png\r\n{framing}\r\n", body))
-    async with asyncio.timeout(10):
-        while not arriving:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.005)
+    await until(lambda: arriving)
     assert len(await rows(database)) == 1
     cutting.cancel()
     await asyncio.gather(cutting, return_exceptions=True)
@@ -347,10 +343,9 @@ async def test_who_does_not_read_is_cut_off_and_can_go_on_later(api: Api, monkey
     with monkeypatch.context() as patch:
         patch.setattr("server.http.file_responses.STALL_S", 0.3)
         headers = {"Authorization": f"Bearer {api.token}"}
-        with capture_logs() as logs:
+        with log_lines() as log:
             async with api.client.get(path, headers=headers) as response, asyncio.timeout(20):
-                while not any(log["event"] == "file_cut_off" for log in logs):  # noqa: ASYNC110 - it is told to nobody
-                    await asyncio.sleep(0.01)
+                await log.wait("file_cut_off", within_s=20)
                 with pytest.raises(aiohttp.ClientPayloadError):
                     await response.read()
     rest = await api.get(path, headers={"Range": f"bytes={20 * MIB}-"})
@@ -362,9 +357,11 @@ async def test_a_deleted_upload_is_gone_with_its_bytes(api: Api, database: str) 
     assert (await api.send("DELETE", f"/api/files/{mine}")).status == 204
     assert (await api.get(f"/api/files/{mine}")).status == 404
     assert (await api.send("DELETE", f"/api/files/{mine}")).status == 404
-    async with asyncio.timeout(10):
-        while await objects_of(api) or await rows(database):  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+
+    async def is_empty() -> bool:
+        return not (await objects_of(api) or await rows(database))
+
+    await until(is_empty)
 
 
 def _look_at(file_id: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from tests.deno import DENO, ENVIRONMENT
 from tests.fakes.gotrue import SERVICE, GoTrueFake, serve_gotrue
+from tests.signals import until
 from tests.supabase import Project
 
 FUNCTION = Path(__file__).parents[2] / "supabase" / "functions" / "hf-inference"
@@ -49,13 +50,16 @@ class Platform:
             env=ENVIRONMENT | given | self.secrets,
             stdout=asyncio.subprocess.DEVNULL,
         )
-        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-            while True:
+        async with aiohttp.ClientSession() as session:
+
+            async def answers() -> bool:
                 try:
                     async with session.options(f"http://127.0.0.1:{self._port}/"):
-                        return
+                        return True
                 except aiohttp.ClientError:
-                    await asyncio.sleep(0.05)
+                    return False
+
+            await until(answers, within_s=60)
 
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -18,11 +18,19 @@ class Peer:
         self.head = b""
         self.body = bytearray()
         self.requests = 0
+        self._read = asyncio.Condition()
+
+    async def wait_requests(self, count: int) -> None:
+        """Until the heads of so many requests were read."""
+        async with self._read:
+            await self._read.wait_for(lambda: self.requests >= count)
 
     async def read_head(self) -> bytes:
         """The request line and the headers."""
         self.head = await self._reader.readuntil(b"\r\n\r\n")
-        self.requests += 1
+        async with self._read:
+            self.requests += 1
+            self._read.notify_all()
         return self.head
 
     async def read_request(self) -> bytes:

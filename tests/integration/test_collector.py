@@ -16,6 +16,7 @@ from server.storage.objects import ObjectKey
 from tests.fakes.media import PNG
 from tests.integration.files import Desk, image, open_desk, stream
 from tests.rows import add_instance
+from tests.signals import until
 
 MIB = 1024 * 1024
 _DELETE = "DELETE FROM public.model_requests WHERE id = $1"
@@ -66,9 +67,7 @@ async def test_a_file_of_several_requests_goes_with_the_last(desk: Desk) -> None
 
 async def _somebody_waits(desk: Desk) -> None:
     """Until a statement waits for a lock."""
-    async with asyncio.timeout(10):
-        while not await desk.connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: desk.connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
 
 async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,11 +86,13 @@ async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest
     running = asyncio.create_task(desk.collector.run())
     await hung.wait()
     monkeypatch.setattr(desk.objects, "delete", original)
-    async with asyncio.timeout(10):
-        while desk.kept():
-            assert not running.done()
-            desk.collector.wake()
-            await asyncio.sleep(0.01)
+
+    def is_deleted() -> bool:
+        assert not running.done()
+        desk.collector.wake()
+        return not desk.kept()
+
+    await until(is_deleted)
     running.cancel()
     await asyncio.wait({running})
 

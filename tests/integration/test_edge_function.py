@@ -13,7 +13,7 @@ from server.model_request import Completed
 from tests.deno import DENO, ENVIRONMENT
 from tests.fakes.huggingface import body_of
 from tests.fakes.tapes import TAPES, Record, all_exchanges
-from tests.unit.test_protocol_exchanges import decipher
+from tests.unit.inference.protocol.test_exchanges import decipher
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = ROOT / "supabase" / "functions" / "hf-inference"

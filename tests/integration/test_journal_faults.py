@@ -15,6 +15,7 @@ from server.storage.database import DatabaseAway
 from tests.fakes.wire import Wire
 from tests.integration.journals import Desk, final, open_desk, released, run_journal, settle
 from tests.rows import Row, add_row
+from tests.signals import until
 
 
 @pytest.fixture(autouse=True)
@@ -145,26 +146,23 @@ async def test_readiness_follows_the_last_write(desk: Desk, obstacle: str) -> No
         f"CREATE FUNCTION nothing_is_inserted() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {failing}; END$$; {lock}"
     )
     accept = asyncio.create_task(desk.journal.accept(desk.new()))
-    async with asyncio.timeout(5):
-        while desk.journal.is_ready:  # noqa: ASYNC110 - the journal has no event for it
-            await asyncio.sleep(0.005)
+    await until(lambda: not desk.journal.is_ready)
     await desk.connection.execute("DROP TRIGGER no ON model_requests")
     [reply] = await asyncio.gather(accept, return_exceptions=True)
     assert isinstance(reply, Accepted if obstacle == "read only" else asyncpg.InsufficientPrivilegeError)
-    async with asyncio.timeout(5):
-        while not desk.journal.is_ready:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.005)
+    await until(lambda: desk.journal.is_ready)
 
 
 async def _accept_within(desk: Desk, seconds: float) -> None:
     """Try as a client would, until it is accepted."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                assert isinstance(await desk.journal.accept(desk.new()), Accepted)
-                return
-            except Unavailable:
-                await asyncio.sleep(0.02)
+
+    async def is_accepted() -> bool:
+        try:
+            return isinstance(await desk.journal.accept(desk.new()), Accepted)
+        except Unavailable:
+            return False
+
+    await until(is_accepted, within_s=seconds)
 
 
 async def test_accepts_that_were_given_up_are_never_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,13 @@ from server.auth import key_set
 from server.auth.key_set import COOLDOWN_S, MAX_BODY_BYTES, MAX_PAUSE_S, TTL_S, UNKNOWN_S, KeySet
 from server.auth.tokens import SigningKey, TokenVerifier
 from server.errors import Unauthenticated, Unavailable
+from tests.fakes.clock import Clock
 from tests.fakes.jwks import KeyServer, serve_keys
 from tests.fakes.signers import Signer, ec_signer, rsa_signer
 
 NOW = 1_795_000_000
 USER = "6f1c2b8e-9d3a-4c55-8a77-0b8f3b1d2e4f"
 OLD, NEW, NEWEST = ec_signer("old"), rsa_signer("new"), ec_signer("newest")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from server.inference.events import FileChunk
 from server.storage.objects import Objects
 from tests.fakes.media import PNG, WAV
 from tests.integration.files import Desk, open_desk
+from tests.signals import until
 
 
 @pytest.fixture
@@ -148,9 +149,7 @@ async def _slow(desk: Desk) -> tuple[Slow, StoredOutputs, list[int], "asyncio.Ta
     taken: list[int] = []
     filling = asyncio.create_task(_fill(outputs, taken))
     await desk.wire.wait_sent(1)
-    async with asyncio.timeout(10):
-        while not taken:  # noqa: ASYNC110 - one statement away
-            await asyncio.sleep(0.005)
+    await until(lambda: taken)
     await _turns()
     return slow, outputs, taken, filling
 

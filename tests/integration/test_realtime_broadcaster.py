@@ -14,6 +14,7 @@ from server.actors.realtime_broadcaster import RealtimeBroadcaster
 from server.model_request import RequestId, mint_id
 from server.storage.database import Database, DedicatedConnection
 from tests.postgres import bring_forward
+from tests.signals import until
 from tests.supabase import Project
 
 
@@ -55,12 +56,13 @@ async def add_requests(project: Project, user_id: UUID, count: int) -> list[Requ
 
 async def heard(project: Project, count: int) -> list[dict[str, object]]:
     """Messages, once there are so many of them."""
-    async with project.connected(is_admin=True) as connection, asyncio.timeout(20):
-        while True:
+    async with project.connected(is_admin=True) as connection:
+
+        async def messages() -> list[dict[str, object]]:
             rows = await connection.fetch("SELECT * FROM realtime.messages ORDER BY inserted_at")
-            if len(rows) >= count:
-                return [dict(row) for row in rows]
-            await asyncio.sleep(0.02)
+            return [dict(row) for row in rows] if len(rows) >= count else []
+
+        return await until(messages, within_s=20)
 
 
 async def test_a_change_is_told_to_its_user_on_a_private_topic(any_project: Project) -> None:

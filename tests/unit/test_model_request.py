@@ -10,7 +10,8 @@ import pytest
 
 from server import model_request as model_request_module
 from server.model_request import FINAL, Status, mint_id
-from tests.unit.test_workload import model_request
+from tests.fakes.clock import Clock
+from tests.unit.actors.test_workload import model_request
 
 THREADS = 8
 
@@ -33,13 +34,13 @@ def test_ids_of_one_thread_rise_strictly() -> None:
 
 
 def test_ids_rise_strictly_while_the_clock_stands_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock:
+    class WallClock:
         now = time.time_ns() + 10**9
 
         def time_ns(self) -> int:
             return self.now
 
-    clock = Clock()
+    clock = WallClock()
     with monkeypatch.context() as patch:
         patch.setattr(model_request_module, "time", clock)
         patch.setattr(model_request_module, "_last_stamp", 0)
@@ -78,10 +79,7 @@ def test_three_states_are_final() -> None:
 
 
 def test_the_time_left_runs_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock:
-        def monotonic(self) -> float:
-            return claimed.claimed_at + 45.0
-
-    claimed = model_request()
-    monkeypatch.setattr(model_request_module, "time", Clock())
+    claimed, clock = model_request(), Clock()
+    clock.now = claimed.claimed_at + 45.0
+    monkeypatch.setattr(model_request_module, "time", clock)
     assert claimed.seconds_left() == pytest.approx(555.0)

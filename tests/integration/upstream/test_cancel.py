@@ -18,6 +18,7 @@ from tests.fakes.raw_upstream import Peer, RawUpstream
 from tests.fakes.stubborn_tls import answer, make_certificate
 from tests.integration.upstream.generations import MODELS, call
 from tests.integration.upstream.readers import follow_up_reader
+from tests.signals import until, until_still
 
 AT_ONCE_S = 0.1
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -31,10 +32,7 @@ class Uploading(HuggingFace):
 
     async def stalls(self) -> None:
         """Until nothing more goes out: what the kernel takes is full, and what the loop keeps is too."""
-        before = -1
-        while before != self.sent or self.sent == 0:
-            before = self.sent
-            await asyncio.sleep(0.05)
+        await until_still(lambda: self.sent, pause_s=0.05)
 
     async def _prepare(
         self, call: Call, model: str | None, timeout_s: float
@@ -104,19 +102,21 @@ async def leave(events: Any, ready: Callable[[], Awaitable[Any]]) -> None:
 def head_of(upstream: RawUpstream) -> Callable[[], Awaitable[None]]:
     async def ready() -> None:
         await upstream.connected.wait()
-        while not upstream.peers[-1].head:  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.001)
+        await upstream.peers[-1].wait_requests(1)
 
     return ready
 
 
 async def closed(port: int) -> None:
     """Until this process has no connection to it any more."""
-    while any(  # noqa: ASYNC110 - the kernel has no event for it
-        one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
-        for one in psutil.Process().net_connections("tcp")
-    ):
-        await asyncio.sleep(0.001)
+    await until(
+        lambda: (
+            not any(
+                one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
+                for one in psutil.Process().net_connections("tcp")
+            )
+        )
+    )
 
 
 async def test_while_the_connection_is_made(patience: float) -> None:
@@ -208,8 +208,7 @@ async def test_while_a_job_is_polled(patience: float) -> None:
 
         async def ready() -> None:
             await upstream.connected.wait()
-            while upstream.peers[0].requests < 4:  # noqa: ASYNC110 - a moment, in a test
-                await asyncio.sleep(0.001)
+            await upstream.peers[0].wait_requests(4)
 
         await leave(client.generate(call(), timeout_s=30), ready)
         async with asyncio.timeout(AT_ONCE_S * patience):

@@ -37,8 +37,7 @@ async def test_who_gives_up_does_so_for_nobody_else(client: Client) -> None:
     client.fake.default = lambda _: chat_answer("fine")
     one, other = (asyncio.create_task(run_own(client)) for _ in range(2))
     async with asyncio.timeout(5):
-        while not client.fake.received:  # noqa: ASYNC110 - a moment, in a test
-            await asyncio.sleep(0.001)
+        await client.fake.called.wait()
     one.cancel()
     outcome = await other
     assert isinstance(outcome, Completed)

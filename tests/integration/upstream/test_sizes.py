@@ -1,6 +1,5 @@
 """Large and compressed answers: what they cost in memory, and where they end."""
 
-import asyncio
 import gzip
 import hashlib
 import tracemalloc
@@ -21,6 +20,7 @@ from tests.fakes.raw_upstream import Peer, RawUpstream
 from tests.fakes.upstream_faults import bomb
 from tests.integration.upstream.generations import Client, Connect, call
 from tests.integration.upstream.readers import BytesReader
+from tests.signals import until_still
 
 MIB = 1024 * 1024
 PIECE = bytes(range(256)) * 1024
@@ -92,11 +92,7 @@ async def test_who_takes_no_more_is_sent_no_more() -> None:
         events = client.generate(call(), timeout_s=60)
         while not isinstance(await anext(events), FileChunk):
             pass
-        before = -1
-        while before != painter.sent:
-            before = painter.sent
-            await asyncio.sleep(0.1)
-        assert painter.sent < 32 * MIB
+        assert await until_still(lambda: painter.sent) < 32 * MIB
         size = sum([len(event.data) async for event in events if isinstance(event, FileChunk)])
         assert painter.sent == 64 * MIB > size > 60 * MIB
 

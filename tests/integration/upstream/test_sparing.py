@@ -5,16 +5,9 @@ import pytest
 from server.inference.breaker import Breaker
 from server.inference.circuits import THRESHOLD, ModelCircuits, TokenRefusals
 from server.inference.resilience import RetryBudget
+from tests.fakes.clock import Clock
 from tests.fakes.huggingface import Answer, Received, chat_answer, error_answer, json_answer
 from tests.integration.upstream.generations import MODELS, Client, Connect
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class NeverOpen(Breaker):

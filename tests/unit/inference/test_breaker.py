@@ -3,19 +3,7 @@
 import pytest
 
 from server.inference.breaker import PROBE_PATIENCE_S, PROBE_PAUSE_S, THRESHOLD, Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

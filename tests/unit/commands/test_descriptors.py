@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from server.commands.descriptors import connections_within, raise_limit, reporting_exhaustion
 from server.http import connections
 from server.http.connections import MAX_CONNECTIONS
+from tests.signals import log_lines
 
 
 @pytest.mark.parametrize(
@@ -37,14 +38,12 @@ def test_the_soft_limit_becomes_the_hard_one() -> None:
 async def test_accepts_that_fail_are_logged_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_FIRST_REPORT_S", 0.0)
     loop = asyncio.get_running_loop()
-    with capture_logs() as logs, reporting_exhaustion():
+    with log_lines() as log, reporting_exhaustion():
         for _ in range(1000):
             loop.call_exception_handler({"message": "accept", "exception": OSError(errno.EMFILE, "too many")})
-        async with asyncio.timeout(5):
-            while not logs:  # noqa: ASYNC110 - a timer tells nobody
-                await asyncio.sleep(0.005)
-    [line] = logs
-    assert (line["event"], line["accepts_failed"]) == ("out_of_file_descriptors", 1000)
+        await log.wait("out_of_file_descriptors")
+    [line] = log.lines
+    assert line["accepts_failed"] == 1000
 
 
 async def test_other_errors_of_the_loop_are_reported_as_ever(caplog: pytest.LogCaptureFixture) -> None:

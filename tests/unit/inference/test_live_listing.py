@@ -12,6 +12,7 @@ from server.inference.listings import FAILED_S, FRESH_S, LiveListing
 from server.inference.protocol import Unintelligible, UpstreamError
 from server.inference.protocol.live_models import MAX_MODELS, MAX_PROVIDERS, read_live_models
 from server.inference.questions import Reply
+from tests.fakes.clock import Clock
 
 ROUTER = {
     "object": "list",
@@ -107,13 +108,6 @@ class Source:
         self.asked += 1
         await self.go.wait()
         return next(self._replies)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def listed(*names: str) -> Reply:

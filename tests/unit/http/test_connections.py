@@ -2,15 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sized
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 import pytest
-from structlog.testing import capture_logs
 
 from server.http import connections as connections_module
 from server.http.connections import Connections, Place, RareReport
+from tests.signals import log_lines
 
 
 @dataclass(eq=False)
@@ -129,10 +128,10 @@ async def test_counts_are_logged_with_who_holds_most(monkeypatch: pytest.MonkeyP
     places = Connections(3, max_idle_per_address=2, reserve=1)
     _open(places, "192.0.2.1", 4)
     _open(places, "192.0.2.2", 2)
-    with capture_logs() as logs:
-        await _until_logged(logs)
-    [line] = logs
-    assert (line["event"], line["log_level"], line["limit"]) == ("connections_full", "warning", 3)
+    with log_lines() as log:
+        await log.wait("connections_full")
+    [line] = log.lines
+    assert (line["log_level"], line["limit"]) == ("warning", 3)
     assert (line["closed_over_cap"], line["closed_for_room"]) == (2, 1)
     assert line["most_idle"] == 2
 
@@ -140,20 +139,13 @@ async def test_counts_are_logged_with_who_holds_most(monkeypatch: pytest.MonkeyP
 async def test_a_report_comes_once_in_its_time_and_leaves_no_count_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections_module, "_FIRST_REPORT_S", 0.0)
     monkeypatch.setattr(connections_module, "_REPORT_S", 0.05)
-    reports: list[Counter[str]] = []
-    report = RareReport(reports.append)
+    reports: asyncio.Queue[Counter[str]] = asyncio.Queue()
+    report = RareReport(reports.put_nowait)
     report.count("a")
-    await _until_logged(reports)
+    assert await reports.get() == {"a": 1}
     began = asyncio.get_running_loop().time()
     for _ in range(3):
         report.count("a")
     report.count("b")
-    await _until_logged(reports, 2)
-    assert reports == [{"a": 1}, {"a": 3, "b": 1}]
+    assert await reports.get() == {"a": 3, "b": 1}
     assert asyncio.get_running_loop().time() - began > 0.02
-
-
-async def _until_logged(entries: Sized, count: int = 1) -> None:
-    async with asyncio.timeout(5):
-        while len(entries) < count:  # noqa: ASYNC110 - a timer tells nobody
-            await asyncio.sleep(0.005)

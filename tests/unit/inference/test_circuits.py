@@ -5,23 +5,11 @@ import pytest
 from server.inference import circuits
 from server.inference.circuits import PROBE_PAUSE_S, REFUSED_S, THRESHOLD, ModelCircuits, TokenRefusals
 from server.inference.protocol import UpstreamError
+from tests.fakes.clock import Clock
 
 MODELS = ("org/a", "org/b", "org/c:groq")
 NO_CREDITS = UpstreamError("No credits.", status=402)
 BAD_TOKEN = UpstreamError("Bad token.", status=401)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -7,16 +7,7 @@ import pytest
 
 from server.actors import supervisor as supervisor_module
 from server.actors.supervisor import MAX_RESTARTS, RESTART_WINDOW_S, ActorFailed, Supervisor
-
-
-class Clock:
-    """Stands for the module `time` in the supervisor."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.fakes.clock import Clock
 
 
 class Scripted:

@@ -6,22 +6,13 @@ from hypothesis import strategies as st
 
 from server.inference.protocol import UpstreamError
 from server.inference.resilience import BASE_PAUSE_S, MAX_PAUSE_S, Deadline, RetryBudget, RetryPlan, pause_before
+from tests.fakes.clock import Clock
 
 OUTAGE = UpstreamError("away", status=503, is_transient=True)
 UNREACHABLE = UpstreamError("no way", is_transient=True)
 REFUSED = UpstreamError("no", status=422)
 GONE = UpstreamError("gone", status=404, is_model_missing=True)
 STALE = UpstreamError("closed", is_transient=True, is_stale=True)
-
-
-class Clock:
-    """Monotonic time that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def most(_low: float, high: float) -> float:

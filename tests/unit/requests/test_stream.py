@@ -17,6 +17,7 @@ from server.requests import stream as streams
 from server.requests.stream import Cursor, RequestStream, StreamEvent
 from server.storage.database import DedicatedConnection
 from server.transcript import Transcript
+from tests.signals import until
 
 PENDING, RUNNING = Status.PENDING, Status.PROCESSING
 
@@ -347,9 +348,7 @@ async def test_a_stream_is_kept_alive_while_the_row_cannot_be_read(
         world.is_away = True
         world.subscriptions.publish(world.id, View(Status.CANCELLED if has_ended else RUNNING, 1))
         reader.look()
-        async with asyncio.timeout(5):
-            while reader.heartbeats < 3:  # noqa: ASYNC110 - the reader is told of none
-                await asyncio.sleep(0.01)
+        await until(lambda: reader.heartbeats >= 3)
 
 
 async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World) -> None:

@@ -6,19 +6,7 @@ import pytest
 
 from server.errors import Unavailable
 from server.limits.concurrency import CALM_S, FEW, MANY, TARGET_S, ConcurrencyLimiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

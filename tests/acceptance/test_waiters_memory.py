@@ -1,0 +1,105 @@
+"""A thousand clients wait for requests with large prompts: the server has stored the prompts and holds none of them."""
+
+import asyncio
+import gc
+import json
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import pytest
+
+from server.actors import subscriptions
+from server.http import keys
+from server.model_request import UserId
+from tests.acceptance.conftest import Api, Start
+from tests.fakes.raw_upstream import Peer, RawUpstream
+
+WAITERS = 1000
+AT_ONCE = 20
+"""So many creates are no crowd, which would be asked to come back."""
+PROMPT = "x" * 100_000
+MAX_HELD_BYTES = len(PROMPT) // 2
+"""For each waiter, its connection at both ends included."""
+
+_NATIVE = {"model_type": "text2text", "input_data": {"prompt": PROMPT}}
+_CHAT = {"model": "org/model", "messages": [{"role": "user", "content": PROMPT}]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/api/requests", {"Prefer": "wait=90"}, _NATIVE),
+        ("/api/requests", {"Accept": "text/event-stream"}, _NATIVE),
+        ("/v1/chat/completions", {}, _CHAT),
+        ("/v1/chat/completions", {}, {**_CHAT, "stream": True}),
+    ],
+    ids=["wait", "stream", "chat", "chat stream"],
+)
+async def test_who_waits_holds_no_prompt(
+    start: Start, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str], body: dict[str, Any]
+) -> None:
+    # What waiters may keep of the public objects has a limit of its own; here they keep nothing.
+    monkeypatch.setattr(subscriptions, "MAX_KEPT_BYTES", 0)
+    async with RawUpstream(_never_answer) as upstream:
+        settings: dict[str, Any] = {"inference_backend": "huggingface", "hf_base_url": upstream.url, "concurrency": 1}
+        user = await (await start(**settings, text_models="org/model", max_backlog_per_user=5000)).sign_up()
+        async with _waiting(user, path, headers, json.dumps(body).encode()) as wait_until:
+            await wait_until(AT_ONCE)  # what a server needs once, it has now
+            before = _held_bytes()
+            await wait_until(AT_ONCE + WAITERS)
+            held = (_held_bytes() - before) / WAITERS
+    assert held < MAX_HELD_BYTES
+
+
+async def _never_answer(peer: Peer) -> None:
+    await peer.read_to_end()
+
+
+def _held_bytes() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@asynccontextmanager
+async def _waiting(
+    user: Api, path: str, headers: dict[str, str], data: bytes
+) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """More and more clients that wait, each on a connection of its own: call it with how many there are to be."""
+    accepted: set[UUID] = set()
+    tasks: list[asyncio.Task[None]] = []
+    url = user.client.make_url(path)
+
+    async def post(number: int) -> None:
+        names = {"Content-Type": "application/json", "Idempotency-Key": str(number), **headers}
+        async with session.post(url, data=data, headers=names) as response:
+            assert response.status == 200, await response.text()
+            await response.read()
+
+    async def wait_until(count: int) -> None:
+        while len(accepted) < count:
+            wanted = min(len(accepted) + AT_ONCE, count)
+            tasks.extend(group.create_task(post(number)) for number in range(len(tasks), wanted))
+            async with asyncio.timeout(60):
+                while len(accepted) < wanted:
+                    accepted.update(change.id for change in await feed.wait(60))
+
+        assert not any(task.done() for task in tasks)
+
+    authorization = {"Authorization": f"Bearer {user.token}"}
+    connector = aiohttp.TCPConnector(limit=0)
+    tracemalloc.start()
+    try:
+        with user.app[keys.FEEDS].open(UserId(UUID(user.user_id))) as feed:
+            session = aiohttp.ClientSession(headers=authorization, connector=connector)
+            async with session, asyncio.TaskGroup() as group:
+                yield wait_until
+                for task in tasks:
+                    task.cancel()
+    finally:
+        tracemalloc.stop()
