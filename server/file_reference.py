@@ -1,4 +1,4 @@
-"""How input data names an uploaded file: `file:<uuid>`, in the fields that may hold one. Pure."""
+"""Finds references to uploaded files (`file:<uuid>`) in input data. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,12 +7,12 @@ from uuid import UUID
 
 SCHEME = "file:"
 _KINDS = {"image": "image", "audio": "audio", "url": "image"}
-"""Fields that may hold a reference, and the kind of file each takes; `url` stands in the `image_url` part of a chat."""
+"""Fields that may hold a reference, and the kind of file each takes. `url` is in the `image_url` part of a chat."""
 _REFERENCE = re.compile(r"file:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 
 
 class FileReference(NamedTuple):
-    """`text` as it stands in the input, at the dotted `path`; `kind` is the first half of its content type."""
+    """`text` is found at the dotted `path` of the input. `kind` is the first half of the expected content type."""
 
     text: str
     file_id: UUID
@@ -21,7 +21,7 @@ class FileReference(NamedTuple):
 
 
 def find_references(input_data: Mapping[str, Any]) -> list[FileReference]:
-    """All of them, in the order in which they stand."""
+    """All references, in the order of the input."""
     return list(_walk(input_data, "input_data"))
 
 

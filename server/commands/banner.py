@@ -1,4 +1,4 @@
-"""The last lines of a start, for a person: where it listens, what answers, where the data is."""
+"""The lines that a start prints for a person: address, model, data, files."""
 
 from server.auth.supabase import auth_host
 from server.catalog import Catalog
@@ -8,7 +8,7 @@ from server.storage.objects import place_of
 
 
 def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
-    """Four lines, and one for the accounts where they are elsewhere. Nothing in them is secret."""
+    """Four lines, and a fifth if Supabase keeps the accounts. They contain no secret."""
     lines = [
         f"Ready:  http://localhost:{port}   (API: /docs)",
         f"Model:  {_model(settings, catalog)}",

@@ -1,4 +1,4 @@
-"""The database for commands other than `serve`."""
+"""Opens the database for commands other than `serve`."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from server.storage.queries import Queries, load_queries, sql_directory
 
 @contextlib.asynccontextmanager
 async def open_prepared(settings: Settings) -> AsyncIterator[tuple["asyncpg.Connection[Any]", Queries]]:
-    """A connection to the newest schema, and the statements for it; beside a running server, or without one."""
+    """A connection to the migrated database, and its queries. Works with or without a running server."""
     queries = load_queries(sql_directory() / "queries")
     async with open_shared_database(settings) as url:
         database = database_of(settings, url)
