@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from server.auth.embedded import get_or_create_signing_secret
+from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.catalog import Catalog

@@ -140,7 +140,7 @@ async def _run(workers: Workers, settings: Settings, signals: StopSignals, outpu
 async def _gather(
     keepers: "set[asyncio.Task[int]]", workers: Workers, signals: StopSignals, *, timeout_s: float
 ) -> list[int]:
-    """The children's exit codes. A second signal is forwarded. A child that takes too long is killed, without data loss."""
+    """The children's exit codes. Forwards a second signal. A child that takes too long is killed, without data loss."""
     ended = asyncio.create_task(asyncio.wait(keepers), name="workers-ended")
     hurry = asyncio.create_task(signals.second.wait(), name="hurry")
     await asyncio.wait({ended, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -12,9 +12,9 @@ import asyncpg
 
 from server.auth.emails import normalise_email
 from server.auth.supabase.client import GoTrue, NoAnswer
+from server.auth.supabase.error_response import read_error_response
 from server.auth.supabase.project import connect, project_keys
-from server.auth.supabase.project_keys import Credentials
-from server.auth.supabase.refusals import read_refusal
+from server.auth.supabase.project_keys import CallCredentials
 from server.encoding import dumps
 from server.errors import CannotStart, Invalid
 from server.settings import Settings
@@ -89,7 +89,7 @@ class SupabaseAccountCreator:
     def __init__(
         self,
         gotrue: GoTrue,
-        credentials: Credentials,
+        credentials: CallCredentials,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -130,8 +130,8 @@ class SupabaseAccountCreator:
                 continue
             if answer.is_success:
                 return None
-            refusal = read_refusal(answer.status, answer.body)
-            reason = refusal.text or f"status {answer.status}"
+            error_response = read_error_response(answer.status, answer.body)
+            reason = error_response.text or f"status {answer.status}"
             if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
                 raise CannotStart("The project rejects SUPABASE_SERVICE_ROLE_KEY: copy it again from its settings.")
             if answer.status != HTTPStatus.TOO_MANY_REQUESTS and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
