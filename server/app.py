@@ -10,7 +10,7 @@ from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.catalog import Catalog
 from server.engine import Engine
-from server.files.inputs import InputFiles
+from server.files.input_files import InputFiles
 from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
 from server.http import keys

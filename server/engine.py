@@ -235,8 +235,8 @@ class Engine:
         await self._prepare()
         for predecessor in self._predecessors:
             await self._heartbeat.forget(predecessor)
-            self._sweeper.expect_orphans_of(predecessor)
-            self.collector.expect_orphans_of(predecessor)
+            self._sweeper.add_dead_instance(predecessor)
+            self.collector.add_dead_instance(predecessor)
         await self._heartbeat.register()
         await self._lines["sweeper"].open()
         await self._reader.check()

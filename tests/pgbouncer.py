@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import choose_account
 from tests import tools
 
 _CONFIG = """

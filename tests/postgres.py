@@ -21,8 +21,8 @@ from urllib.parse import quote
 import asyncpg
 
 from server.storage.database import Database
-from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import choose_account
 from server.storage.migrations import load_migrations, migrate
 from server.storage.queries import load_queries, sql_directory
 

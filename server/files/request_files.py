@@ -1,9 +1,9 @@
-"""Implements what `server.actors.files` asks for: the files of model requests, in the store and in the database."""
+"""Implements the protocols of `server.actors.files` with the database and the object store."""
 
 from collections.abc import Callable, Mapping
 
-from server.files.inputs import InputLoader
-from server.files.outputs import StoredOutputs
+from server.files.input_files import InputLoader
+from server.files.output_files import StoredOutputs
 from server.files.statements import Statements
 from server.inference.events import InputFile
 from server.model_request import ModelRequest
@@ -12,7 +12,7 @@ from server.storage.objects import Objects
 
 
 class StoredFiles:
-    """`RequestFiles` of this instance. `wake` is called when something is to be deleted."""
+    """`RequestFiles` of this instance. It calls `wake` when files must be deleted."""
 
     def __init__(
         self,
@@ -28,12 +28,9 @@ class StoredFiles:
         self._inputs = InputLoader(self._statements, objects)
 
     async def inputs(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
-        """By the reference as it stands in the input; empty where there is none.
-
-        Raises `FileGone`, and `Unavailable` while the database or the store is away.
-        """
+        """The input files by their reference in the input. Raises `FileGone`, and `Unavailable`."""
         return await self._inputs.load(model_request)
 
     def outputs(self, model_request: ModelRequest) -> StoredOutputs:
-        """Where the files of this run go. Costs nothing until the first chunk comes."""
+        """Stores the files of this run. Does nothing before the first chunk."""
         return StoredOutputs(model_request, self._statements, self._objects, wake=self._wake)

@@ -1,4 +1,4 @@
-"""Short statements of actors about files, on a line of their own: a pooled call can hang, and a generation must not."""
+"""Short statements of actors about files, on a dedicated connection: a generation must not wait for the pool."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ _TRIES = 3
 
 
 class Statements:
-    """Named queries on one line; a database that is away, or stays busy, is `Unavailable`."""
+    """Named queries on one connection. An unavailable or busy database raises `Unavailable`."""
 
     def __init__(self, line: DedicatedConnection, queries: Mapping[str, str]) -> None:
         self._line = line
         self._queries = queries
 
     async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement; deadlocks are tried again."""
+        """Run one statement. Deadlocks are retried."""
         for _ in range(_TRIES):
             try:
                 return await self._line.fetch(self._queries[name], *args)

@@ -12,7 +12,6 @@ from aiohttp import hdrs
 
 from server.inference.attempt import Attempt, Sleep, Step
 from server.inference.breaker import Breaker
-from server.inference.checkup import judge_listing, judge_probe
 from server.inference.circuits import ModelCircuits, TokenRefusals
 from server.inference.events import Call, Check, Delta, Event, FileChunk, Listing, Started
 from server.inference.listings import FirstModel, LiveListing, NoModel
@@ -30,9 +29,10 @@ from server.inference.protocol import (
     read_refusal,
     reader_for,
 )
-from server.inference.questions import Reply, ask
 from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudget, RetryPlan
+from server.inference.short_calls import Reply, ask
 from server.inference.transport import Transport, explain
+from server.inference.upstream_check import judge_listing, judge_probe
 from server.limits.rates import RateLimiter
 
 GAP_S = 60.0
@@ -175,9 +175,9 @@ class HuggingFace:
         """Space the calls of a model, where that is wanted. Raises `_NotCalled` if its turn is too far away to wait."""
         if self._pace.is_off:
             return
-        wait_s = self._pace.put_off(name)
+        wait_s = self._pace.reserve(name)
         if wait_s >= min(MAX_PAUSE_S, deadline.left_s):
-            self._pace.give_back(name)
+            self._pace.refund(name)
             error = UpstreamError(_OTHERS_FIRST, is_transient=True, retry_after_s=wait_s, max_retries=0)
             raise _NotCalled(error, blames_upstream=False)
         await self._sleep(wait_s)

@@ -12,8 +12,8 @@ import structlog
 from server.inference.events import Listing
 from server.inference.protocol import Unintelligible, UpstreamError, read_models
 from server.inference.protocol.live_models import read_live_models
-from server.inference.questions import Reply
 from server.inference.resilience import Clock
+from server.inference.short_calls import Reply
 
 FRESH_S = 600.0
 FAILED_S = 30.0

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from server.storage.embedded.account import Account, choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import Account, choose_account
 from server.storage.embedded.process import processes_on
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL

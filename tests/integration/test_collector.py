@@ -80,7 +80,7 @@ async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest
         await asyncio.Event().wait()
 
     monkeypatch.setattr(collector, "_DELETE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(collector, "TAKEN_FOR_S", 0.0)
+    monkeypatch.setattr(collector, "CLAIM_S", 0.0)
     monkeypatch.setattr(desk.objects, "delete", hang)
     file_id = await desk.upload()
     await desk.uploads.delete(desk.user, file_id)
@@ -317,7 +317,7 @@ async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
 
     async def last_bytes() -> AsyncIterator[bytes]:
         yield PNG + bytes(1000)
-        await desk.uploads.forget(desk.user)
+        await desk.uploads.delete_all(desk.user)
         reaping.append(asyncio.create_task(desk.reap(later=False)))
         await is_deleted.wait()
         yield bytes(10)

@@ -19,9 +19,9 @@ import asyncpg
 import psutil
 import pytest
 
-from server.storage.embedded import account as postgres_account
 from server.storage.embedded import binaries as postgres_binaries
-from server.storage.embedded.account import choose_account
+from server.storage.embedded import os_user as postgres_account
+from server.storage.embedded.os_user import choose_account
 from server.storage.embedded.postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
 from server.storage.embedded.process import processes_on
 from tests import tools

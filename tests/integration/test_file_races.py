@@ -142,7 +142,7 @@ async def _churn(desk: Desk, url: str, dice: random.Random) -> None:
                 deletes.execute(_DELETE_MANY, runs),
                 stores.execute(queries()["store_outputs"], made, [1] * len(made)),
                 discards.execute(queries()["discard_files"], made[::-1] + uploads[-2:]),
-                *([desk.uploads.forget(desk.user)] if dice.random() < 0.3 else []),
+                *([desk.uploads.delete_all(desk.user)] if dice.random() < 0.3 else []),
             )
 
 

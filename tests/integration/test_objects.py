@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from server.errors import BodyTooLarge, Invalid, NotFound
 from server.storage.objects import ObjectKey, Objects
-from server.storage.objects.places import Bucket, LocalFolder
+from server.storage.objects.locations import Bucket, LocalFolder
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
 from tests.fixtures.object_keys import new_key
 

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from server.errors import BodyTooLarge, NotFound, Problem, Unavailable, UnsupportedMedia
 from server.storage.objects import ObjectKey, Objects
-from server.storage.objects.faults import Fault, fix_for
-from server.storage.objects.places import Bucket
+from server.storage.objects.locations import Bucket
+from server.storage.objects.storage_faults import Fault, fix_for
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3, error_answer
 from tests.fixtures.object_keys import new_key
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.errors import BodyTooLarge, Problem, Unavailable
-from server.files.outputs import MAX_OUTPUTS, StoredOutputs
+from server.files.output_files import MAX_OUTPUTS, StoredOutputs
 from server.files.statements import Statements
 from server.inference.events import FileChunk
 from server.storage.objects import Objects

@@ -14,10 +14,10 @@ from server.commands.moving.files import add_files
 from server.commands.serve import open_shared_database
 from server.errors import CannotStart
 from server.settings import Settings
-from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
 from server.storage.embedded.cluster import ClusterFolder
 from server.storage.embedded.data_folder import DataFolder, explained
+from server.storage.embedded.os_user import choose_account
 from server.storage.embedded.postgres import EmbeddedPostgres
 from server.storage.embedded.process import clean_environment, stop_leftovers
 from server.storage.objects import Objects, create_objects, parse_key

@@ -10,7 +10,7 @@ from typing import Any
 from server.errors import Code
 from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Completed, Delta, Event, Failed, FileChunk, Segment, Started, Task
-from server.inference.offline.results import INTRODUCTION, make_result, quoted
+from server.inference.offline.sample_results import INTRODUCTION, make_result, quoted
 from server.model_request import Usage
 
 LONG_STREAM_WORDS = 300

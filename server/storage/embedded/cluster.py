@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.storage.disk import sync
-from server.storage.embedded.account import Account
 from server.storage.embedded.binaries import OWN_DATABASE, Binaries, EmbeddedPostgresError
 from server.storage.embedded.data_folder import disk_full, is_full, not_writable
+from server.storage.embedded.os_user import Account
 from server.storage.embedded.process import clean_environment, stop
 
 INITDB_TIMEOUT_S = 60.0

@@ -11,10 +11,10 @@ from urllib.parse import quote
 import asyncpg
 import structlog
 
-from server.storage.embedded.account import Account, choose_account
 from server.storage.embedded.binaries import Binaries, EmbeddedPostgresError
 from server.storage.embedded.cluster import ClusterFolder
 from server.storage.embedded.data_folder import DataFolder, explained
+from server.storage.embedded.os_user import Account, choose_account
 from server.storage.embedded.process import spawn, stop, stop_leftovers
 from server.storage.queries import load_queries, sql_directory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from server.storage.embedded.account import Account
+from server.storage.embedded.os_user import Account
 
 _POLL_S = 0.02
 _PATIENCE_S = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))

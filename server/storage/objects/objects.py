@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from server.errors import NotFound, Problem, Unavailable
-from server.storage.objects.faults import AWAY_RETRY_S, Fault, fix_for, problem_for, read_fault
 from server.storage.objects.names import ObjectKey, content_type_of, is_key, parse_key
-from server.storage.objects.source import Source, UploadStopped
+from server.storage.objects.storage_faults import AWAY_RETRY_S, Fault, fix_for, problem_for, read_fault
+from server.storage.objects.upload_source import Source, UploadStopped
 
 if TYPE_CHECKING:
     from obstore.store import LocalStore, S3Store

@@ -1,4 +1,4 @@
-"""Uploads as inputs of requests: whose they are is checked before a request is accepted, and a use keeps them there."""
+"""Uploads as inputs of requests: checks their owner before a request is accepted, and protects them from deletion."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,23 +18,22 @@ from server.storage.objects import Objects
 from server.storage.reader import PooledQueries
 
 MAX_FILES = 16
-"""That one request may refer to: a generator opens all of them."""
-_FILMS = frozenset({"video/mp4", "video/webm"})
-"""Taken where audio is wanted, for the sound in them."""
+"""Files of one request. A generator opens all of them."""
+_VIDEO_TYPES = frozenset({"video/mp4", "video/webm"})
+"""Accepted as audio, because of their sound."""
 
 
 class InputFiles:
-    """What a create needs of files. A request that refers to none costs nothing here."""
+    """Attaches uploads to new requests. Without file references it makes no query."""
 
     def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
 
     async def attach(self, user_id: UserId, request_id: RequestId, input_data: Mapping[str, Any]) -> bool:
-        """Note that this request, which is about to be stored, uses the files that its input refers to.
+        """Record that a request, which is stored next, uses the files in its input. False if there are none.
 
-        False where it refers to none. Raises `Invalid`, by field, for what is not a file of this user, or of another
-        kind than the field takes; `Unavailable` while the database is away. A use whose request never comes counts for
-        15 minutes; `detach` ends it at once.
+        Raises `Invalid`, by field, for a file of another user or of a wrong kind, and `Unavailable` without the
+        database. A use without a request expires after 15 minutes; `detach` ends it at once.
         """
         references = find_references(input_data)
         if not references:
@@ -51,30 +50,30 @@ class InputFiles:
         return True
 
     async def detach(self, request_id: RequestId) -> None:
-        """Nothing came of this request (it was refused, or is a repetition): it keeps no files."""
+        """Undo `attach` for a request that was rejected or is a duplicate."""
         await self._reader.fetch("detach_uploads", request_id)
 
 
 class InputLoader:
-    """What a generator needs of the files that its request refers to."""
+    """Loads the input files of a request for a generator."""
 
     def __init__(self, statements: Statements, objects: Objects) -> None:
         self._statements = statements
         self._objects = objects
 
     async def load(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
-        """By the reference as it stands in the input. Raises `FileGone`, and `Unavailable`."""
+        """The input files by their reference in the input. Raises `FileGone`, and `Unavailable`."""
         references = find_references(model_request.input_data)
         if not references:
             return {}
         files = await self._find(model_request.user_id, references)
-        if (missing := await self._look(list(files.values()))) is not None:
-            await self._find(model_request.user_id, references)  # perhaps it was deleted since
+        if (missing := await self._find_missing(list(files.values()))) is not None:
+            await self._find(model_request.user_id, references)  # raises FileGone if it was deleted meanwhile
             raise self._objects.report_elsewhere(missing.key)
         return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
 
     async def _find(self, user_id: UserId, references: Sequence[FileReference]) -> dict[UUID, StoredFile]:
-        """By the id, as the database has them. Raises `FileGone`."""
+        """The rows of the referenced files, by id. Raises `FileGone`."""
         ids = list({reference.file_id for reference in references})
         rows = await self._statements.fetch("find_inputs", user_id, ids)
         files = {row["id"]: stored_file_of(row) for row in rows}
@@ -83,10 +82,10 @@ class InputLoader:
                 raise FileGone(f"The file {reference.text} was deleted before the model could read it.")
         return files
 
-    async def _look(self, files: Sequence[StoredFile]) -> StoredFile | None:
-        """A file whose bytes are not here, if there is one.
+    async def _find_missing(self, files: Sequence[StoredFile]) -> StoredFile | None:
+        """A file without an object in this store, if there is one.
 
-        A store that is away is found out before a call is made upstream, not in the middle of it.
+        An unavailable store raises here, before the upstream call begins.
         """
         results = await asyncio.gather(*(self._objects.head(file.key) for file in files), return_exceptions=True)
         missing = None
@@ -110,7 +109,7 @@ def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | 
     content_type = types.get(reference.file_id)
     if content_type is None:
         return FieldError(reference.path, "there is no such file of yours")
-    if content_type.startswith(f"{reference.kind}/") or (reference.kind == "audio" and content_type in _FILMS):
+    if content_type.startswith(f"{reference.kind}/") or (reference.kind == "audio" and content_type in _VIDEO_TYPES):
         return None
     article = "an" if reference.kind[0] in "ai" else "a"
     return FieldError(reference.path, f"must be {article} {reference.kind} file, and this one is {content_type}")

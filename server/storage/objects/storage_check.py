@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from server.settings import Settings
-from server.storage.objects.faults import Fault, fix_for
-from server.storage.objects.places import create_objects
+from server.storage.objects.locations import create_objects
+from server.storage.objects.storage_faults import Fault, fix_for
 
 _CHECK_TIMEOUT_S = 15.0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.inference.events import Call, InputFile, Task
-from server.inference.offline.media import make_mask, make_png, make_wav
+from server.inference.offline.sample_files import make_mask, make_png, make_wav
 from server.model_request import Usage
 
 INTRODUCTION = "Offline model, not AI:"
