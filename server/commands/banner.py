@@ -4,7 +4,7 @@ from server.auth.supabase import auth_host
 from server.catalog import Catalog
 from server.settings import Backend, Settings
 from server.storage.database import Database
-from server.storage.objects import place_of
+from server.storage.objects import location_of
 
 
 def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
@@ -13,7 +13,7 @@ def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
         f"Ready:  http://localhost:{port}   (API: /docs)",
         f"Model:  {_model(settings, catalog)}",
         f"Data:   {_data(settings)}",
-        f"Files:  {place_of(settings)}",
+        f"Files:  {location_of(settings)}",
     ]
     if settings.supabase_url is not None:
         lines.append(f"Users:  Supabase Auth at {auth_host(settings)}")

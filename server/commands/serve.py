@@ -33,7 +33,7 @@ from server.storage.database import Database
 from server.storage.embedded.data_folder import DataFolderInUse
 from server.storage.embedded.ephemeral import is_ephemeral
 from server.storage.embedded.postgres import EmbeddedPostgres, url_of_running
-from server.storage.objects import place_of
+from server.storage.objects import location_of
 
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
@@ -173,7 +173,7 @@ def log_choices(settings: Settings) -> None:
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
     accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
-    chosen = {"database": database, "accounts": accounts, "model": model, "files": str(place_of(settings))}
+    chosen = {"database": database, "accounts": accounts, "model": model, "files": str(location_of(settings))}
     for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)
     if settings.supabase_url is not None and settings.supabase_service_role_key is None:
@@ -209,8 +209,8 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
         log.warning("data_will_be_lost", data_dir=str(settings.data_dir), fix=_EPHEMERAL_FIX)
     max_connections = max(_MIN_CONNECTIONS, _SPARE_CONNECTIONS + _CONNECTIONS_PER_WORKER * settings.workers)
     async with EmbeddedPostgres(settings.data_dir, max_connections=max_connections) as postgres:
-        if reason := postgres.account.reason:
-            log.info("embedded_postgres_user", uid=postgres.account.uid, reason=reason)
+        if reason := postgres.os_user.reason:
+            log.info("embedded_postgres_user", uid=postgres.os_user.uid, reason=reason)
         yield postgres.url
 
 

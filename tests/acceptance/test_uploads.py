@@ -377,7 +377,7 @@ async def test_a_request_whose_file_is_not_here_waits_for_it_and_says_so(api: Ap
     outcome = (await api.post("/api/requests", _look_at(mine) | {"deadline_s": 1})).json
     assert (outcome["status"], outcome["error_code"]) == ("failed", "SERVER_ERROR")
     assert outcome["error_msg"].startswith(
-        "Not finished by its deadline. The file is kept at another server, or was moved"
+        "Not finished by its deadline. The file is stored at another server, or was moved"
     )
 
 

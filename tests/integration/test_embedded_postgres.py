@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from server.storage.embedded import binaries as postgres_binaries
-from server.storage.embedded import os_user as postgres_account
-from server.storage.embedded.os_user import choose_account
+from server.storage.embedded import os_user
+from server.storage.embedded.os_user import choose_os_user
 from server.storage.embedded.postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
 from server.storage.embedded.process import processes_on
 from tests import tools
@@ -52,7 +52,7 @@ async def recall(url: str) -> Any:
 def pids_in(data_dir: Path) -> set[int]:
     """The Postgres processes that work on this folder."""
     home = data_dir.resolve() / "postgres"
-    return set(processes_on(home / "data", choose_account(home, Binaries.find()))) if home.exists() else set()
+    return set(processes_on(home / "data", choose_os_user(home, Binaries.find()))) if home.exists() else set()
 
 
 def names_in(folder: Path) -> set[str]:
@@ -213,7 +213,7 @@ async def test_postgres_sees_nothing_of_our_environment(data_dir: Path, monkeypa
     monkeypatch.setenv("HF_API_TOKEN", "hf_secret")
     monkeypatch.setenv("PGPORT", "1")
     async with EmbeddedPostgres(data_dir) as postgres:
-        asked = postgres.account.prefix if postgres.account.uid is not None else ()  # root of a container may not look
+        asked = postgres.os_user.prefix if postgres.os_user.uid is not None else ()  # root of a container may not look
         environ = await _output_of(*asked, "cat", f"/proc/{postgres.pid}/environ")
         assert {line.partition("=")[0] for line in environ.strip("\0").split("\0")} <= {
             "PATH",
@@ -369,7 +369,7 @@ async def test_a_second_server_is_refused_and_told_the_process(data_dir: Path) -
 async def test_data_of_another_major_version_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "data" / "PG_VERSION").write_text("16\n")
     message = await refusal(own_data_dir)
-    assert "written by Postgres 16, and this version brings Postgres 18" in message
+    assert "written by Postgres 16; this version uses Postgres 18" in message
     assert "`python -m server backup FILE`" in message
 
 
@@ -383,7 +383,7 @@ async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        ("password", "has no password file: restore the folder as a whole"),
+        ("password", "has no password file: restore the whole folder"),
         ("data/PG_VERSION", "is not a Postgres data folder"),
         ("data/global/pg_control", "does not start"),
     ],
@@ -396,7 +396,7 @@ async def test_a_damaged_folder_is_explained(own_data_dir: Path, damage: str, co
 
 async def test_a_password_file_of_another_database_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "password").write_text("other")
-    assert "is not the password of the database beside it" in await refusal(own_data_dir)
+    assert "is not the password of the database in that folder" in await refusal(own_data_dir)
     assert pids_in(own_data_dir) == set()
 
 
@@ -427,7 +427,7 @@ def _namespace(uid: int) -> tuple[str, ...]:
 
 
 in_namespace = pytest.mark.skipif(
-    IS_ROOT and postgres_account._in_namespace() is None, reason="this machine allows no user namespaces"
+    IS_ROOT and os_user._in_namespace() is None, reason="this machine allows no user namespaces"
 )
 
 
@@ -460,7 +460,7 @@ async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path)
 
 @as_root
 async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         reachable = Path(shutil.copytree(data_dir, folder / "data"))
         async with EmbeddedPostgres(reachable) as postgres:
@@ -474,7 +474,7 @@ async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatc
 
 @as_root
 async def test_root_without_namespaces_makes_a_database_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         async with EmbeddedPostgres(folder / "long" / ("x" * 100)) as postgres:
             assert await query(postgres.url, "SELECT 1") == 1
@@ -488,7 +488,7 @@ async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_fo
     programs = tmp_path / "bin"
     programs.symlink_to(Binaries.find().directory)
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_account, "_in_namespace", lambda: None)
+        patch.setattr(os_user, "_in_namespace", lambda: None)
         for data_dir in (own_data_dir, tmp_path / "new"):
             async with EmbeddedPostgres(data_dir, binaries=Binaries.at(programs)) as postgres:
                 assert psutil.Process(postgres.pid).uids().real == 65534
@@ -501,8 +501,8 @@ async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_fo
 async def test_root_without_namespaces_and_without_the_capability_is_told_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
-    monkeypatch.setattr(postgres_account, "_REACH_ALL", ("--ambient-caps=+all",))  # more than setpriv can give
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_KEEP_DAC_OVERRIDE", ("--ambient-caps=+all",))  # more than setpriv can give
     programs = tmp_path / "bin"
     programs.symlink_to(Binaries.find().directory)
     message = await refusal(tmp_path / "data", binaries=Binaries.at(programs))
@@ -514,8 +514,8 @@ async def test_root_without_namespaces_and_without_the_capability_is_told_what_i
 @pytest.mark.parametrize(
     ("ending", "explained"),
     [
-        ("exit 3", "it said nothing and ended with exit code 3. Set DATABASE_URL"),
-        ("kill -9 $$", "it said nothing and ended with SIGKILL, as when the memory is full. Set DATABASE_URL"),
+        ("exit 3", "it ended with exit code 3 and no message. Set DATABASE_URL"),
+        ("kill -9 $$", "it ended with SIGKILL (perhaps out of memory) and no message. Set DATABASE_URL"),
         ("echo 'a library is missing' >&2; exit 127", ": a library is missing"),
     ],
 )

@@ -144,7 +144,7 @@ async def _turns() -> None:
 
 async def _slow(desk: Desk) -> tuple[Slow, StoredOutputs, list[int], "asyncio.Task[None]"]:
     """A run whose model is faster than its store, at the moment where it has to wait."""
-    slow = Slow(desk.objects.place)
+    slow = Slow(desk.objects.location)
     outputs = StoredOutputs(await desk.running(), Statements(desk.line, queries()), slow, wake=lambda: None)
     taken: list[int] = []
     filling = asyncio.create_task(_fill(outputs, taken))

@@ -17,7 +17,7 @@ from server.settings import Settings
 from server.storage.embedded.binaries import Binaries
 from server.storage.embedded.cluster import ClusterFolder
 from server.storage.embedded.data_folder import DataFolder, explained
-from server.storage.embedded.os_user import choose_account
+from server.storage.embedded.os_user import choose_os_user
 from server.storage.embedded.postgres import EmbeddedPostgres
 from server.storage.embedded.process import clean_environment, stop_leftovers
 from server.storage.objects import Objects, create_objects, parse_key
@@ -106,13 +106,13 @@ async def _draft(data_dir: Path) -> AsyncIterator[Path]:
     """A temporary folder for the new database. Processes and files of an interrupted restore are removed first."""
     draft = data_dir / "restore.draft"
     leftover = ClusterFolder(draft / "postgres")
-    account = choose_account(leftover.home, Binaries.find())
+    os_user = choose_os_user(leftover.home, Binaries.find())
     if draft.exists():
-        await stop_leftovers(leftover.data, locks=leftover.locks, account=account)
+        await stop_leftovers(leftover.data, locks=leftover.locks, os_user=os_user)
         shutil.rmtree(draft)
     with explained(data_dir):
         draft.mkdir(mode=0o700)
-    account.admit(data_dir)
+    os_user.allow_traversal(data_dir)
     try:
         yield draft
     finally:
