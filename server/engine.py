@@ -26,8 +26,7 @@ from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
 from server.files.request_files import StoredFiles
-from server.inference.events import Check, Upstream
-from server.inference.events import Fault as UpstreamFault
+from server.inference.events import Check, Upstream, UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for

@@ -8,7 +8,7 @@ from enum import IntEnum
 from server.auth.supabase import check_accounts
 from server.errors import CannotStart
 from server.inference.backends import create_upstream
-from server.inference.events import Fault as UpstreamFault
+from server.inference.events import UpstreamFault
 from server.pooling import remedy_for
 from server.settings import Backend, Settings
 from server.storage.database import explain_refusal

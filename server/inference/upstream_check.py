@@ -1,35 +1,36 @@
-"""What the answer to a free question says of the configured upstream, in a sentence for the operator. Pure."""
+"""Turns the answer to a free call into a check result for the operator. Pure."""
 
-from server.inference.events import Check, Fault
+from server.inference.events import Check, UpstreamFault
 from server.inference.protocol import Unintelligible, UpstreamError, read_models, to_words
 
-_FAULTS = {401: Fault.TOKEN_REFUSED, 402: Fault.NO_CREDITS, 403: Fault.NO_PERMISSION}
+_FAULTS = {401: UpstreamFault.TOKEN_REFUSED, 402: UpstreamFault.NO_CREDITS, 403: UpstreamFault.NO_PERMISSION}
 
 
 def judge_probe(error: UpstreamError | None) -> Check:
-    """The router was asked for a model that cannot exist: that it says so is as good as an answer."""
+    """For a call to the router with a model that cannot exist: the error that says so is the good answer."""
     if error is None or error.is_model_missing:
-        return Check(None, "Hugging Face answers and takes the token.")
+        return Check(None, "Hugging Face answers and accepts the token.")
     return _judge_error(error)
 
 
 def judge_listing(body: bytes, error: UpstreamError | None, *, base_url: str) -> Check:
-    """A server of one's own was asked for its models."""
+    """For a call to an own server that lists its models."""
     if error is not None:
         return _judge_error(error)
     try:
         models = read_models(body)
     except Unintelligible:
-        return Check(Fault.UNEXPECTED, f"{base_url} does not list its models: see that HF_BASE_URL is right.")
+        return Check(UpstreamFault.UNEXPECTED, f"{base_url} does not list its models: check HF_BASE_URL.")
     if not models:
-        return Check(Fault.UNEXPECTED, f"{base_url} answers, but has no model: load one there.")
+        return Check(UpstreamFault.UNEXPECTED, f"{base_url} answers, but has no model: load one there.")
     return Check(None, f"{base_url} answers; its first model is {to_words(models[0])}.")
 
 
 def _judge_error(error: UpstreamError) -> Check:
     if error.status is None:
-        remedy = "See that HF_BASE_URL is right and that this machine may connect to it."
-        return Check(Fault.UNREACHABLE, f"{error.message} {remedy}")
+        return Check(
+            UpstreamFault.UNREACHABLE, f"{error.message} Check HF_BASE_URL, and that this machine may connect to it."
+        )
     if fault := _FAULTS.get(error.status):
         return Check(fault, error.message)
-    return Check(Fault.UNEXPECTED, f"{error.message} See that HF_BASE_URL is right; otherwise try again later.")
+    return Check(UpstreamFault.UNEXPECTED, f"{error.message} Check HF_BASE_URL, or try again later.")

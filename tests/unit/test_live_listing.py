@@ -149,7 +149,7 @@ async def test_a_listing_is_asked_for_once_by_all_and_kept() -> None:
 async def test_a_first_listing_that_takes_too_long_is_not_waited_for() -> None:
     source = Source(listed("a"))
     source.go.clear()
-    listing = LiveListing(source, patience_s=0.01, clock=Clock())
+    listing = LiveListing(source, first_wait_s=0.01, clock=Clock())
     assert await names_of(listing) is None
     source.go.set()
     await settled(listing)
@@ -197,7 +197,7 @@ async def test_no_listing_is_no_listing() -> None:
 async def test_a_fetch_ends_with_its_owner() -> None:
     source = Source(listed("a"))
     source.go.clear()
-    listing = LiveListing(source, patience_s=0.01)
+    listing = LiveListing(source, first_wait_s=0.01)
     await listing.get()
     await listing.close()
     assert listing._fetch is None
