@@ -168,7 +168,7 @@ def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
 
 
 def log_choices(settings: Settings) -> None:
-    """What the settings chose for each part, a line each, and which of them change nothing. No secrets."""
+    """Log the choice for each part, and the settings without effect. Logs no secrets."""
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value

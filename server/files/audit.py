@@ -48,7 +48,7 @@ class Audit:
 
     async def run(self) -> None:
         """Audit all files. Deletes nothing beyond the orphan limits."""
-        rechecked = await self._statements.fetch("doubt_files", _MAX_DELETED)
+        rechecked = await self._statements.fetch("recheck_files", _MAX_DELETED)
         await self._objects.remove_leftovers(older_than=datetime.now(UTC) - MIN_AGE)
         count, orphans = 0, list[StoredObject]()
         async for page in self._pages():

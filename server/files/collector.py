@@ -73,7 +73,7 @@ class FileCollector:
         while True:
             batch = self._batch
             rows = await self._statements.fetch(
-                "judge_files",
+                "claim_due_files",
                 batch,
                 CLAIM_S,
                 [self._lease.instance_id, *self._known_dead],

@@ -287,14 +287,14 @@ async def test_one_object_that_cannot_be_deleted_does_not_keep_the_others(desk: 
     assert await desk.states() == {}
 
 
-@pytest.mark.parametrize("lost", ["judge_files", "delete_files"])
+@pytest.mark.parametrize("lost", ["claim_due_files", "delete_files"])
 async def test_a_reply_that_is_lost_loses_nothing(desk: Desk, lost: str) -> None:
     file_id = await desk.upload()
     await desk.uploads.delete(desk.user, file_id)
-    if lost == "judge_files":
+    if lost == "claim_due_files":
         desk.wire.lose_replies = 1
     else:
-        desk.wire.on_statement = lambda query: setattr(desk.wire, "lose_replies", int(query == "judge_files"))
+        desk.wire.on_statement = lambda query: setattr(desk.wire, "lose_replies", int(query == "claim_due_files"))
     with pytest.raises(Unavailable, match="database"):
         await desk.reap(later=False)
     desk.wire.lose_replies, desk.wire.on_statement = 0, lambda _: None

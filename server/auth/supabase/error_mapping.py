@@ -9,10 +9,10 @@ from server.auth.supabase.error_response import ErrorResponse
 from server.auth.supabase.project_keys import ANON_KEY, SERVICE_KEY
 from server.errors import Conflict, FieldError, Forbidden, Invalid, Problem, RateLimited, Unauthenticated, Unavailable
 
-AWAY = "supabase_auth_away"
+UNAVAILABLE = "supabase_auth_away"
 MISCONFIGURED = "supabase_auth_misconfigured"
 REFUSED = "supabase_auth_refused"
-AWAY_RETRY_S = 5.0
+UNAVAILABLE_RETRY_S = 5.0
 MISCONFIGURED_RETRY_S = 60.0
 _PAUSED = 540
 
@@ -80,8 +80,8 @@ def map_error(
 
 def unavailable(fix: str = "") -> MappedError:
     """Supabase Auth does not answer, or answers with a server error."""
-    problem = Unavailable("The account service is not available; try again.", retry_after_s=AWAY_RETRY_S)
-    return MappedError(problem, AWAY, fix)
+    problem = Unavailable("The account service is not available; try again.", retry_after_s=UNAVAILABLE_RETRY_S)
+    return MappedError(problem, UNAVAILABLE, fix)
 
 
 def misconfigured(fix: str = _URL_FIX) -> MappedError:
