@@ -20,6 +20,7 @@
     └── Unavailable          503 SERVER_ERROR       with Retry-After; the caller can try again
 
     CannotStart              the server cannot start; the text is for its operator
+    CheckFailed              `doctor` found a fault; the text is for the operator
 
 `error` (the title) is fixed for each class. `detail` is written for the caller. Only the middleware in
 `http/middlewares.py` turns a `Problem` into a response.
@@ -176,8 +177,6 @@ class ModelTooSlow(Problem):
 
 
 class ServerFault(Problem):
-    title = "Internal server error"
-
     def __init__(
         self, detail: str = "Something went wrong on our side; quote the request_id when you report it."
     ) -> None:
@@ -199,3 +198,7 @@ class CannotStart(Exception):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class CheckFailed(Exception):
+    """A check of `doctor` found a fault. The text is one sentence with the fix."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidatorFunctionWrapHandler, WrapValidator
 
-from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Text, Threshold
+from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Temperature, Text, Threshold, TopK, TopP
 from server.catalog.text_schemas import Tokens
 from server.schemas import Body
 
@@ -95,9 +95,9 @@ class CaptionParameters(Body):
 class SpeechGenerationParameters(Body):
     """Sampling parameters of the model."""
 
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
     do_sample: bool | None = None
     num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
     max_new_tokens: Tokens | None = None

@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from server.auth.supabase import check_accounts
-from server.errors import CannotStart
+from server.errors import CannotStart, CheckFailed
 from server.inference.backends import create_upstream
 from server.inference.events import UpstreamFault
 from server.pooling import remedy_for
@@ -135,10 +136,15 @@ async def _examine_upstream(settings: Settings) -> Finding:
 
 
 async def _examine_accounts(settings: Settings) -> Finding:
-    found = await check_accounts(settings)
-    return Finding("accounts", found.text, Exit.WELL if found.is_ok else Exit.ACCOUNTS)
+    return await _finding_of(check_accounts(settings), "accounts", Exit.ACCOUNTS)
 
 
 async def _examine_storage(settings: Settings) -> Finding:
-    found = await check_objects(settings)
-    return Finding("storage", found.text, Exit.WELL if found.is_ok else Exit.STORAGE)
+    return await _finding_of(check_objects(settings), "storage", Exit.STORAGE)
+
+
+async def _finding_of(check: Awaitable[str], subject: str, exit_code: Exit) -> Finding:
+    try:
+        return Finding(subject, await check)
+    except CheckFailed as fault:
+        return Finding(subject, str(fault), exit_code)

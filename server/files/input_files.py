@@ -1,20 +1,14 @@
 """Uploads as inputs of requests: checks their owner before a request is accepted, and protects them from deletion."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from server.actors.files import FileGone
-from server.errors import FieldError, NotFound
+from server.errors import FieldError
 from server.file_reference import FileReference, find_references
-from server.files.statements import Statements
-from server.files.stored import StoredFile, stored_file_of
 from server.files.uploads import UNUSED_S
-from server.inference.events import InputFile
-from server.model_request import ModelRequest, RequestId, UserId
+from server.model_request import RequestId, UserId
 from server.schemas import invalid
-from server.storage.objects import Objects
 from server.storage.reader import PooledQueries
 
 MAX_FILES = 16
@@ -52,57 +46,6 @@ class InputFiles:
     async def detach(self, request_id: RequestId) -> None:
         """Undo `attach` for a request that was rejected or is a duplicate."""
         await self._reader.fetch("detach_uploads", request_id)
-
-
-class InputLoader:
-    """Loads the input files of a request for a generator."""
-
-    def __init__(self, statements: Statements, objects: Objects) -> None:
-        self._statements = statements
-        self._objects = objects
-
-    async def load(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
-        """The input files by their reference in the input. Raises `FileGone`, and `Unavailable`."""
-        references = find_references(model_request.input_data)
-        if not references:
-            return {}
-        files = await self._find(model_request.user_id, references)
-        if (missing := await self._find_missing(list(files.values()))) is not None:
-            await self._find(model_request.user_id, references)  # raises FileGone if it was deleted meanwhile
-            raise self._objects.report_elsewhere(missing.key)
-        return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
-
-    async def _find(self, user_id: UserId, references: Sequence[FileReference]) -> dict[UUID, StoredFile]:
-        """The rows of the referenced files, by id. Raises `FileGone`."""
-        ids = list({reference.file_id for reference in references})
-        rows = await self._statements.fetch("find_inputs", user_id, ids)
-        files = {row["id"]: stored_file_of(row) for row in rows}
-        for reference in references:
-            if reference.file_id not in files:
-                raise FileGone(f"The file {reference.text} was deleted before the model could read it.")
-        return files
-
-    async def _find_missing(self, files: Sequence[StoredFile]) -> StoredFile | None:
-        """A file without an object in this store, if there is one.
-
-        An unavailable store raises here, before the upstream call begins.
-        """
-        results = await asyncio.gather(*(self._objects.head(file.key) for file in files), return_exceptions=True)
-        missing = None
-        for file, result in zip(files, results, strict=True):
-            if isinstance(result, NotFound):
-                missing = file
-            elif isinstance(result, BaseException):
-                raise result
-        return missing
-
-    def _input_file(self, file: StoredFile) -> InputFile:
-        async def read() -> AsyncIterator[bytes]:
-            opened = await self._objects.get(file.key)
-            async for chunk in opened.chunks:
-                yield chunk
-
-        return InputFile(file.content_type, file.size, read)
 
 
 def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | None:

@@ -1,7 +1,7 @@
 """Accounts in Supabase Auth, over its HTTP API (GoTrue)."""
 
-from server.auth.supabase.auth_check import AuthCheck, check_accounts
+from server.auth.supabase.auth_check import check_accounts
 from server.auth.supabase.project import NO_SERVICE_KEY_FIX, auth_host, connect_accounts
 from server.auth.supabase.supabase_accounts import SupabaseAccounts
 
-__all__ = ["NO_SERVICE_KEY_FIX", "AuthCheck", "SupabaseAccounts", "auth_host", "check_accounts", "connect_accounts"]
+__all__ = ["NO_SERVICE_KEY_FIX", "SupabaseAccounts", "auth_host", "check_accounts", "connect_accounts"]

@@ -1,46 +1,32 @@
 """The check of Supabase Auth by `doctor`: whether it answers, accepts the keys, and allows sign-ups."""
 
-from dataclasses import dataclass
-
 from server.auth.supabase.answers import UnexpectedAnswer, read_object
 from server.auth.supabase.client import AuthResponse, GoTrue, NoAnswer
 from server.auth.supabase.error_mapping import Operation, map_error, misconfigured
 from server.auth.supabase.error_response import read_error_response
 from server.auth.supabase.project import NO_SERVICE_KEY_FIX, auth_host, connect, project_keys
 from server.auth.supabase.project_keys import CallCredentials
+from server.errors import CheckFailed
 from server.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class AuthCheck:
-    """A sentence for the operator, with a fix if `is_ok` is false."""
+async def check_accounts(settings: Settings) -> str:
+    """Make two read-only calls: the project's public settings, and one user with the service key.
 
-    is_ok: bool
-    text: str
-
-
-class _Fault(Exception):
-    """A fault; the text is the fix."""
-
-
-async def check_accounts(settings: Settings) -> AuthCheck:
-    """Make two read-only calls: the project's public settings, and one user with the service key."""
+    Returns a sentence for the operator. Raises `CheckFailed`.
+    """
     gotrue, keys, host = connect(settings), project_keys(settings), auth_host(settings)
     try:
         about = await _describe(gotrue, keys.for_anyone())
         admin = keys.for_admin()
         if admin is None:
-            return AuthCheck(is_ok=True, text=f"Supabase Auth at {host} accepts the key, {about}. {NO_SERVICE_KEY_FIX}")
+            return f"Supabase Auth at {host} accepts the key, {about}. {NO_SERVICE_KEY_FIX}"
         await _get(gotrue, "/admin/users?page=1&per_page=1", admin, Operation.DELETE)
-        return AuthCheck(is_ok=True, text=f"Supabase Auth at {host} accepts both keys, {about}.")
+        return f"Supabase Auth at {host} accepts both keys, {about}."
     except NoAnswer as error:
-        return AuthCheck(
-            is_ok=False, text=f"No answer from Supabase Auth at {host}: {error.reason}. Is SUPABASE_URL right?"
-        )
+        raise CheckFailed(f"No answer from Supabase Auth at {host}: {error.reason}. Check SUPABASE_URL.") from error
     except UnexpectedAnswer:
-        return AuthCheck(is_ok=False, text=misconfigured().fix)
-    except _Fault as fault:
-        return AuthCheck(is_ok=False, text=str(fault))
+        raise CheckFailed(misconfigured().fix) from None
     finally:
         await gotrue.close()
 
@@ -52,7 +38,7 @@ async def _describe(gotrue: GoTrue, credentials: CallCredentials) -> str:
     if not isinstance(external, dict):
         raise UnexpectedAnswer
     if external.get("email") is False:
-        raise _Fault("Signing in by e-mail and password is switched off in the project: switch it on.")
+        raise CheckFailed("Signing in by e-mail and password is switched off in the project: switch it on.")
     if data.get("disable_signup") is True:
         return "accepts no sign-ups"
     return "signs up at once" if data.get("mailer_autoconfirm") is True else "confirms new addresses by e-mail"
@@ -62,5 +48,5 @@ async def _get(gotrue: GoTrue, path: str, credentials: CallCredentials, operatio
     answer = await gotrue.call("GET", path, credentials)
     if not answer.is_success:
         mapped = map_error(read_error_response(answer.status, answer.body), operation, key_name=credentials.key_name)
-        raise _Fault(mapped.fix or f"Supabase Auth answers {path} with status {answer.status}.")
+        raise CheckFailed(mapped.fix or f"Supabase Auth answers {path} with status {answer.status}.")
     return answer

@@ -3,13 +3,12 @@
 from server.storage.objects.locations import create_objects, location_of
 from server.storage.objects.names import ObjectKey, content_type_of, file_id_of, kept_type, key_of, parse_key
 from server.storage.objects.objects import Objects, OpenObject, StoredObject
-from server.storage.objects.storage_check import StorageCheck, check_objects
+from server.storage.objects.storage_check import check_objects
 
 __all__ = [
     "ObjectKey",
     "Objects",
     "OpenObject",
-    "StorageCheck",
     "StoredObject",
     "check_objects",
     "content_type_of",
