@@ -1,16 +1,16 @@
-# Two stages: packages are installed where pip is, and run where it is not.
+# Two stages: the first installs the packages with pip; the second runs them without pip.
 
 FROM python:3.13-slim-bookworm AS packages
 COPY requirements.txt .
-# Wheels only: nothing is compiled, and nothing from a package index is executed during the build.
+# Wheels only: the build compiles nothing, and executes no code from a package index.
 RUN python -m venv --without-pip /opt/venv \
  && python -m pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --only-binary :all: --require-hashes -r requirements.txt
 
 
 FROM python:3.13-slim-bookworm
-# The embedded Postgres wants a user with a name and refuses to run as root. A data folder that exists and belongs to
-# that user lets a volume mounted on it inherit the owner.
+# The embedded Postgres needs a user with a name, and refuses to run as root. A new volume mounted on /data gets the owner
+# of the folder.
 RUN python -m pip uninstall --yes --quiet --root-user-action ignore pip \
  && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin app \
  && install --directory --owner app --group app --mode 0700 /data
@@ -26,7 +26,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     LOG_FORMAT=json \
     DATA_DIR=/data
-# No VOLUME: an anonymous one would hide that nothing outlives the container. Without DATABASE_URL, mount your own:
+# No VOLUME: an anonymous volume would be lost with the container without notice. Without DATABASE_URL, mount your own:
 # docker run -v ai-sdk-data:/data ...; a platform with an ephemeral disk (Koyeb) needs DATABASE_URL.
 
 USER app

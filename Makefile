@@ -1,4 +1,4 @@
-# Every target prepares what it needs in .venv (scripts/setup.sh); nothing has to be installed first but Python 3.11+.
+# Every target installs what it needs into .venv (scripts/setup.sh). Only Python 3.11+ must be installed before.
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,23 +22,23 @@ setup: $(RUNTIME) $(DEV) ## install everything that the other targets need into 
 run: $(RUNTIME) ## start the server on http://localhost:3000
 	@exec $(PY) -m server serve
 
-demo: $(RUNTIME) ## kill a server in the middle of its work and watch it lose nothing (10 s, no key)
+demo: $(RUNTIME) ## kill a server while it works, and check that it loses nothing (10 s, no key)
 	@exec $(PY) scripts/demo.py
 
-test: $(DEV) ## run all tests; more options: make test PYTEST_ARGS="-k journal"
+test: $(DEV) ## run all tests; with options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
 
-test-tools: $(DEV) ## install what some tests need: PgBouncer, Chromium, strace, PostgreSQL 15 (Debian 12, root)
+test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, strace, PostgreSQL 15 (Debian 12, root)
 	@exec $(PY) -m tests.tools
 
 test-poolers: $(DEV) ## run the acceptance tests through PgBouncer, in session and in transaction mode (10 min)
 	$(PY) -m pytest -n 4 --maxschedchunk=1 tests/acceptance --pooler=session $(PYTEST_ARGS)
 	$(PY) -m pytest -n 4 --maxschedchunk=1 tests/acceptance --pooler=transaction $(PYTEST_ARGS)
 
-soak: $(DEV) ## run the attacks at full length: every crash point, fifty kills, outages of a minute
+soak: $(DEV) ## run the fault tests at full length: every crash point, fifty kills, outages of a minute
 	$(PY) -m pytest --soak -s $(PYTEST_ARGS)
 
-check: $(DEV) ## format, lint, types, layers, pins: what CI runs
+check: $(DEV) ## check format, lint, types, layers and pins, as CI does
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -48,35 +48,35 @@ check: $(DEV) ## format, lint, types, layers, pins: what CI runs
 	$(DENO) lint --config $(FUNCTION)/deno.json $(FUNCTION)
 	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 
-image: $(DEV) ## execute the Dockerfile's steps in a clean root and serve from it (2 min; root, debootstrap)
+image: $(DEV) ## run the Dockerfile's steps in a clean root, and serve from it (2 min; root, debootstrap)
 	@exec $(PY) -m scripts.image $(CACHE:%=--cache %)
 
-bare: $(DEV) ## run the last commit on a Debian with only what the README asks for (5 min; root, debootstrap)
+bare: $(DEV) ## run the last commit on a Debian with only the README's prerequisites (5 min; root, debootstrap)
 	@exec $(PY) -m scripts.bare $(CACHE:%=--cache %)
 
 bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
 	@exec $(PY) -m bench.run
 
-bench-waiters: $(DEV) ## measure 2,000 long-polls beside other traffic (4 min)
+bench-waiters: $(DEV) ## measure 2,000 long-polls together with other traffic (4 min)
 	@exec $(PY) -m bench.waiters
 
 bench-streams: $(DEV) ## measure 500 streams at 20 deltas a second (2 min)
 	@exec $(PY) -m bench.streams
 
-bench-overload: $(DEV) ## measure ten times the load that there is capacity for, in 512 MB (2 min)
+bench-overload: $(DEV) ## measure ten times the load of the capacity, in 512 MB (2 min)
 	@exec $(PY) -m bench.overload
 
-lock: ## pin what pyproject.toml asks for, with hashes (needs uv)
+lock: ## pin the dependencies of pyproject.toml, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) --extra dev pyproject.toml -o requirements-dev.txt
 
-# A dangling interpreter (the system's Python was replaced) counts as missing, and so the set-up runs again.
+# A dangling interpreter link (the system's Python was replaced) counts as missing, so the setup runs again.
 $(PY):
 
 $(RUNTIME): requirements.txt $(PY)
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh runtime
 
-# One after the other, also under make -j.
+# Sequential, also with make -j.
 $(DEV): requirements-dev.txt $(PY) | $(RUNTIME)
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev

@@ -1,4 +1,4 @@
-"""Load that does not wait for answers: requests come when they are due, however long the ones before take."""
+"""Open-loop load: requests are sent at fixed times, without waiting for earlier answers."""
 
 import asyncio
 import itertools
@@ -13,14 +13,14 @@ from typing import Any
 import aiohttp
 
 NO_ANSWER = 0
-"""In place of a status: the connection ended without one."""
+"""Used as the status if the connection ended without one."""
 _TIMEOUT_S = 120.0
 _LAG_PROBE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one create, and when: `due_s` after the start of the load, `taken_s` from then to the last byte."""
+    """The result of one create. It was due `due_s` after the start of the load, and took `taken_s` to the last byte."""
 
     due_s: float
     taken_s: float
@@ -28,7 +28,7 @@ class Answer:
     id: str | None = None
     has_retry_after: bool = False
     reason: str = ""
-    """The error's text, where it is one."""
+    """The error text of an error answer."""
 
     @property
     def is_accepted(self) -> bool:
@@ -37,17 +37,17 @@ class Answer:
 
 @dataclass(slots=True)
 class Load:
-    """Creates that wait for their result, `per_second` of them at even distances, from these users in turn."""
+    """Sends `per_second` creates that wait for their result, at even intervals, from these users in turn."""
 
     url: str
     tokens: Sequence[str]
     per_second: float
     body: Callable[[int], bytes]
-    """Of the n-th request."""
+    """The body of the n-th request."""
     wait_s: int = 60
 
     async def run(self, session: aiohttp.ClientSession, seconds: float) -> list[Answer]:
-        """Offer the load for so long, and return when everything is answered."""
+        """Send the load for this long, and return when every request is answered."""
         heads = [
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Prefer": f"wait={self.wait_s}"}
             for token in self.tokens
@@ -83,7 +83,7 @@ class Load:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """As many connections as there are requests in flight."""
+    """A client session without a limit of connections."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
         timeout=aiohttp.ClientTimeout(_TIMEOUT_S),
@@ -92,7 +92,7 @@ def open_session() -> aiohttp.ClientSession:
 
 
 class OwnLag:
-    """How late the event loop of the measuring process itself was: what it measures is that much in doubt."""
+    """The lag of the measuring process's own event loop, which is the uncertainty of its results."""
 
     def __init__(self) -> None:
         self.seen_s: list[float] = []
@@ -121,7 +121,7 @@ def percentile(seconds: Iterable[float], percent: int) -> float:
 
 
 def count_by_status(answers: Sequence[Answer]) -> str:
-    """How many of each, with how long they took."""
+    """The number of answers with each status, and their durations."""
     lines = []
     for status, count in sorted(Counter(answer.status for answer in answers).items()):
         name = str(status) if status else "none"

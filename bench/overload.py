@@ -1,15 +1,14 @@
-"""Ten times the load that a small server can carry, in 512 MB: who is let in is served in time, nobody is lost.
+"""Ten times the load of a small server's capacity, in 512 MB: accepted requests are served in time, none is lost.
 
-The server runs 64 generations at once and the model provider takes 0.5 s for each, so 128 requests a second are all
-that can be done. All load is open (it does not wait for answers) and all creates wait for their result. 100 a second
-give the normal latency. Then come ten times as many, 5 % of them with a prompt of 199 KB (about the most that it may
-have); then 100 a second again, to see how long it takes until all is normal. In the end every request that was
-acknowledged must be in the database, and final.
+The server runs 64 generations at once, and the model provider takes 0.5 s for each, so the capacity is 128 requests a
+second. The load is an open loop (it does not wait for answers), and all creates wait for their result. First, 100 a
+second give the normal latency. Then follow ten times as many, 5 % of them with a prompt of 199 KB (near the limit).
+Then 100 a second again show the recovery. In the end every acknowledged request must be in the database, and final.
 
 `--max-backlog` bounds how long those who are let in wait: about so many divided by 128 seconds.
 
-The kernel holds the server to 512 MiB of private writable memory (RLIMIT_DATA), whether or not it has touched it. Its
-Postgres has as much for each of its own processes, and what both take together is measured.
+The kernel limits the server to 512 MiB of private writable memory (RLIMIT_DATA), touched or not. Each process of its
+Postgres has the same limit. The memory of both together is measured.
 
     python -m bench.overload [--max-backlog 32] [--per-second 100] [--seconds 30]
 """
@@ -42,7 +41,7 @@ USERS = 20
 BIG_EVERY, BIG_CHARACTERS = 20, 199_000
 NORMAL_S = 20.0
 SETTLE_S = 180.0
-"""A full default backlog is done after 80 s."""
+"""A full default backlog takes 80 s."""
 _FINAL = ("completed", "failed", "cancelled")
 
 
@@ -60,7 +59,7 @@ class Server:
 
     @property
     def database_url(self) -> str:
-        """Of its embedded Postgres, read from where that keeps it."""
+        """The process id of the embedded Postgres, from its pid file."""
         home = self.data_dir / "postgres"
         socket_dir = (home / "data" / "postmaster.pid").read_text().splitlines()[4]
         password = quote((home / "password").read_text().strip(), safe="")
@@ -142,18 +141,18 @@ def _report(answers: Sequence[Answer], usual_s: float) -> None:
 
 
 def _last_slow_s(answers: Sequence[Answer], usual_s: float) -> float:
-    """When the last one came that was refused, or took notably longer than normal."""
+    """The time of the last request that was rejected, or took notably longer than normal."""
     return max((a.due_s for a in answers if a.status != 200 or a.taken_s > 1.2 * usual_s), default=0.0)
 
 
 async def _audit(server: Server, answers: Sequence[Answer]) -> None:
-    """Wait until nothing is left to do, then look for everything that was acknowledged."""
+    """Wait until all rows are final, then check that every acknowledged request is there."""
     accepted = [answer.id for answer in answers if answer.is_accepted]
     connection, began = await asyncpg.connect(server.database_url), time.monotonic()
     try:
         async with asyncio.timeout(SETTLE_S):
             query = "SELECT count(*) FROM public.model_requests WHERE status IN ('pending', 'processing')"
-            while await connection.fetchval(query):  # noqa: ASYNC110 - another process tells nobody
+            while await connection.fetchval(query):  # noqa: ASYNC110 - another process sends no events
                 await asyncio.sleep(0.2)
         rows = await connection.fetch("SELECT id::text, status FROM public.model_requests")
     finally:

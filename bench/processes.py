@@ -1,4 +1,4 @@
-"""Starts what a measurement consists of, each part in a process of its own."""
+"""Starts the parts of a measurement, each in its own process."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def _wait_for(port: int, child: "subprocess.Popen[bytes]") -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
                 return
         except urllib.error.HTTPError as error:
-            if error.code == 404:  # not our server: whatever listens there is up
+            if error.code == 404:  # not our server, but it listens
                 return
         except OSError:
             pass
@@ -71,7 +71,7 @@ def _wait_for(port: int, child: "subprocess.Popen[bytes]") -> None:
 
 
 def sign_up(port: int, email: str = "bench@example.com") -> str:
-    """An account on the server at this port; returns its token."""
+    """Create an account on the server at this port. Returns its token."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/auth/signup",
         data=json.dumps({"email": email, "password": "correct horse battery"}).encode(),
@@ -82,13 +82,13 @@ def sign_up(port: int, email: str = "bench@example.com") -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def allow_many_connections() -> None:
-    """Raise the limit of open files as far as we may, for this process and those it starts."""
+    """Raise the limit of open files to the hard limit, for this process and its children."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""A bare aiohttp proxy with uvloop: the least that a Python server can do for a call, and so the yardstick.
+"""A minimal aiohttp proxy with uvloop, the baseline: a Python server cannot do less for a call.
 
 python -m bench.proxy PORT UPSTREAM_PORT [CONNECTIONS]
 """
@@ -25,7 +25,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:
-    """What comes is passed on as it comes."""
+    """Forward the bytes as they arrive."""
     answer = web.StreamResponse(status=response.status, headers={"Content-Type": response.content_type})
     await answer.prepare(request)
     while chunk := await response.content.readany():

@@ -1,4 +1,4 @@
-"""Create-and-wait through the server against the same call through a bare proxy, in one run on one machine.
+"""Compares create-and-wait through the server with the same call through a bare proxy, in one run on one machine.
 
 Quote the ratio, never the rates: both sides, the model provider and the load share the machine's cores.
 
@@ -24,7 +24,7 @@ WARM_UP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One measured stretch: answers per second and latency percentiles in milliseconds."""
+    """One measurement: answers per second, and latency percentiles in milliseconds."""
 
     per_second: float
     p50_ms: float
@@ -33,7 +33,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two that are compared."""
+    """One side of the comparison."""
 
     name: str
     port: int
@@ -44,7 +44,7 @@ class Side:
 
 
 async def _load(side: Side, connections: int, seconds: float) -> Round:
-    """Closed loop: each connection sends its next request when it has the answer to the last."""
+    """Closed loop: each connection sends its next request after the answer to the last one."""
     url, taken = f"http://127.0.0.1:{side.port}/api/requests", list[float]()
     deadline = time.perf_counter() + seconds
 
@@ -65,7 +65,7 @@ async def _load(side: Side, connections: int, seconds: float) -> Round:
 
 @contextmanager
 def _sides(answer: str, connections: int) -> Iterator[tuple[Side, Side]]:
-    """A provider that gives this answer, and the two ways to it."""
+    """Start a provider with this answer, the server and the proxy."""
     upstream, proxy, server = (free_port() for _ in range(3))
     with ExitStack() as stack:
         stack.enter_context(process("bench.upstream", str(upstream), answer, port=upstream))

@@ -1,6 +1,6 @@
-"""A model provider that takes as long as the prompt says, and answers with the moment at which its answer left.
+"""A model provider with the latency that the prompt names. It answers with the time at which the answer was sent.
 
-The first word of a prompt is the time in seconds. The clock is the machine's monotonic one, the same in every process.
+The first word of a prompt is the latency in seconds. The clock is the machine's monotonic one, shared by all processes.
 
     python -m bench.slow_upstream PORT
 """

@@ -1,8 +1,8 @@
-"""Many streams at once: whether every delta arrives, how late, and in how much memory; a bare proxy beside it.
+"""Measures many concurrent streams: lost deltas, their delay, and memory, compared with a bare proxy.
 
-Each of 500 clients creates a request with `Accept: text/event-stream`, whose answer comes in 20 deltas a second. How
-late a delta is counts from the moment at which the model provider sent it to the moment at which the client has it. The
-same load goes through a bare aiohttp proxy, which passes the bytes on: what the server adds is the difference.
+Each of 500 clients creates a request with `Accept: text/event-stream`; the answer has 20 deltas a second. The delay of
+a delta is the time from the provider to the client. The same load goes through a bare aiohttp proxy, so the difference
+is the delay that the server adds.
 
     python -m bench.streams [--streams 500] [--per-second 20] [--seconds 30]
 """
@@ -29,13 +29,13 @@ WARM_UP_S = 3.0
 
 @dataclass(slots=True)
 class Streams:
-    """What the clients got; `late_s` leaves out the first seconds, in which all of them connect."""
+    """The results of the clients. `late_s` excludes the first seconds, in which all of them connect."""
 
     url: str
     headers: dict[str, str]
     body: bytes
     text_of: Callable[[dict[str, object]], str]
-    """The text in the data of an event, empty where it has none."""
+    """The text of an event; empty if it has none."""
     late_s: list[float] = field(default_factory=list)
     complete: int = 0
     lost: int = 0

@@ -1,7 +1,7 @@
-"""A model provider that streams at a steady pace; each delta is its number and the moment at which it left.
+"""A model provider that streams at a steady rate. Each delta contains its number and the time at which it was sent.
 
-The first word of a prompt is how many deltas there are, the second how many a second. The clock is the machine's
-monotonic one, the same in every process.
+The first word of a prompt is the number of deltas, the second their rate per second. The clock is the machine's
+monotonic one, shared by all processes.
 
     python -m bench.ticking_upstream PORT
 """
@@ -25,7 +25,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     loop = asyncio.get_running_loop()
-    began = loop.time() + random.random() / per_second  # noqa: S311 - so that not all tick together
+    began = loop.time() + random.random() / per_second  # noqa: S311 - spreads the streams
     for number in range(int(count)):
         await asyncio.sleep(max(0.0, began + number / per_second - loop.time()))
         await response.write(delta(f"{number} {time.monotonic():.6f};", None))

@@ -1,4 +1,4 @@
-"""A model provider that answers at once, always the same: what is measured against it is the server's own work.
+"""A model provider that answers at once with a fixed answer, so that only the server's own work is measured.
 
 python -m bench.upstream PORT json|sse
 """
@@ -11,7 +11,7 @@ from aiohttp import web
 
 DELTAS = 200
 PIECES = 8
-"""In how many writes a stream leaves: a provider's deltas do not come one by one when they come this fast."""
+"""Number of writes for a stream: a provider this fast sends several deltas in one write."""
 USAGE = {"prompt_tokens": 12, "completion_tokens": DELTAS, "total_tokens": 12 + DELTAS}
 HEAD = {"id": "bench", "created": 1764000000, "model": "org/model"}
 

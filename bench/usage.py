@@ -1,4 +1,4 @@
-"""What a measurement takes of the machine: memory, processor, and what others take of it meanwhile."""
+"""Measures memory and processor time of a measurement, and the load of other processes."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ _SAMPLE_S = 0.5
 
 
 def memory_mb(pid: int, line: str = "VmRSS") -> float:
-    """What the kernel counts for a process: `VmRSS` is now, `VmHWM` the most so far."""
+    """A memory counter of a process: `VmRSS` is the present value, `VmHWM` the peak."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split(f"{line}:")[1].split()[0]) / 1024
 
 
 class CpuUse:
-    """How many of the machine's cores a server, its load and everybody else used, from now until it is printed."""
+    """The number of cores used by a server, its load and all other processes, from now until it is printed."""
 
     def __init__(self, server: int) -> None:
         self._server = psutil.Process(server)
@@ -36,7 +36,7 @@ class CpuUse:
         )
 
     def _read(self) -> tuple[float, float, float, float]:
-        """Seconds of the server, of this process, of all that this process started and itself, and of all processes."""
+        """CPU seconds of the server, of this process, of this process with its children, and of all processes."""
         load, times = psutil.Process(), psutil.cpu_times()
         ours = sum(_cpu_s(one) for one in (load, *load.children(recursive=True)))
         return _cpu_s(self._server), _cpu_s(load), ours, sum(times) - times.idle - times.iowait
@@ -51,24 +51,24 @@ def _cpu_s(one: psutil.Process) -> float:
 
 
 def load_average() -> str:
-    """How busy the machine was: figures from a busy one are worth little."""
+    """The load of the machine. Results from a busy machine are not reliable."""
     return "load average {:.2f} {:.2f} {:.2f}".format(*os.getloadavg())
 
 
 @dataclass(slots=True)
 class Memory:
-    """The most that a server held, alone and together with its Postgres, whose shared pages count once."""
+    """The peak memory of a server, alone and with its Postgres. Shared pages count once."""
 
     pid: int
     own_mb: float = 0.0
     all_mb: float = 0.0
 
     async def watch(self) -> None:
-        """Until it is cancelled, or the server is gone."""
-        while await asyncio.to_thread(self._look):  # noqa: ASYNC110 - the kernel tells nobody
+        """Measure until it is cancelled, or the server has ended."""
+        while await asyncio.to_thread(self._sample):  # noqa: ASYNC110 - the kernel sends no events
             await asyncio.sleep(_SAMPLE_S)
 
-    def _look(self) -> bool:
+    def _sample(self) -> bool:
         try:
             server = psutil.Process(self.pid)
             self.own_mb = max(self.own_mb, memory_mb(self.pid, "VmHWM"))

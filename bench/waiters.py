@@ -1,10 +1,9 @@
-"""Many long-polls at once: what they cost, how late each is woken, and what the other traffic notices of them.
+"""Measures many concurrent long-polls: their cost, the delay of each wake-up, and their effect on other traffic.
 
-Each of 2,000 clients has a connection of its own, on which it creates a request whose start is put off by about a
-minute (beyond the rate limit, `Prefer: respond-async`), long-polls it, and begins anew once it has the answer. So there
-are always as many long-polls, on requests that are pending or running, and some of them end at any time. Meanwhile
-other users create requests that are answered quickly. How late a long-poll is woken counts from the moment at which the
-model provider sent the last byte of its answer.
+Each of 2,000 clients has its own connection. It creates a request whose start is delayed by about a minute (beyond the
+rate limit, with `Prefer: respond-async`), long-polls it, and starts again after the answer. So the number of long-polls
+is constant, on pending and running requests, and some end at any time. Meanwhile other users create requests with quick
+answers. The delay of a wake-up counts from the last byte of the model provider's answer.
 
     python -m bench.waiters [--waiters 2000] [--seconds 60] [--per-second 100]
 """
@@ -30,14 +29,14 @@ from bench.usage import CpuUse, load_average, memory_mb
 
 BOUND_S = 0.1
 FAST_S, SLOW_S = 0.02, (10.0, 30.0)
-"""How long the model provider takes: for the other traffic, and at least and at most for what is long-polled."""
+"""The latency of the model provider: for the other traffic, and the range for the long-polled requests."""
 QUICK_USERS = 4
 AT_ONCE = 20
 
 
 @dataclass(slots=True)
 class Waiters:
-    """Clients that always wait; `late_s` is how long after its answer each was woken."""
+    """Clients that always wait. `late_s` contains the delay of each wake-up."""
 
     url: str
     headers: dict[str, str]
@@ -47,11 +46,11 @@ class Waiters:
     _opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def use_up_the_rate(self, session: aiohttp.ClientSession, count: int) -> None:
-        """Create what starts at once, so that what comes then is put off."""
+        """Create requests that start at once, so that the following ones are delayed."""
         await asyncio.gather(*(self._create(session, FAST_S) for _ in range(count)))
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """One client."""
+        """Run one client."""
         while True:
             seconds = random.uniform(*SLOW_S)  # noqa: S311 - to spread them, not to be secret
             url = f"{self.url}/{await self._create(session, seconds)}"
@@ -81,7 +80,7 @@ def _body(seconds: float) -> bytes:
 
 @contextmanager
 def _server(waiters: int) -> Iterator[tuple[int, int]]:
-    """A server whose users may start as many requests a minute as there are waiters; its process id and port."""
+    """A server with a rate limit of as many requests a minute as there are waiters. Yields its process id and port."""
     upstream, port = free_port(), free_port()
     with ExitStack() as stack:
         stack.enter_context(process("bench.slow_upstream", str(upstream), port=upstream))

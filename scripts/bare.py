@@ -28,7 +28,7 @@ from scripts.client import call, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent
 READY_TIMEOUT_S = 240.0
-"""With the installation of what the server needs."""
+"""Includes the installation of the server's packages."""
 STOP_TIMEOUT_S = 30.0
 TEST_TIMEOUT_S = 400.0
 TESTS = (
@@ -37,14 +37,14 @@ TESTS = (
     "tests/acceptance/test_requests.py",
     "tests/faults/test_set_password.py",
 )
-"""What depends most on the machine, and tests that are skipped here."""
+"""The tests that depend most on the machine, and some that are skipped here."""
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _CAPABILITIES = (
     "-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,+setfcap,+setpcap,+net_bind_service,"
     "+sys_chroot,+kill,+audit_write"
 )
-"""Those that container engines leave to root by default."""
+"""The capabilities that root has by default in a container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Case:
     user: str
     home: str
     folder: str
-    """The checkout, in its user's home."""
+    """The checkout, in the home of its user."""
     is_contained: bool = False
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a folder that keeps Debian and the wheels between runs")
     options = parser.parse_args()
     debian.require_tools("bare")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # in order with what the machine prints
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # keeps the order with the machine's output
     with tempfile.TemporaryDirectory(prefix="bare-") as name:
         folder = Path(name)
         cache = options.cache.resolve() if options.cache else folder / "cache"
@@ -75,7 +75,7 @@ def main() -> None:
         debian.download_wheels(PROJECT / "requirements-dev.txt", cache / "wheels")
         machine = Machine(folder / "root", cache / "wheels", folder / "log")
         machine.make(cache / "base")
-        for case in (ORDINARY, ROOT, CONTAINED, ROOT):  # root's data passes from one way of running Postgres to another
+        for case in (ORDINARY, ROOT, CONTAINED, ROOT):  # root's data is used by Postgres with different users
             machine.try_run(case)
         for case in (ORDINARY, CONTAINED):
             machine.try_tests(case)
@@ -87,7 +87,7 @@ class Machine:
     root: Path
     wheels: Path
     log: Path
-    """What the last command printed."""
+    """The output of the last command."""
 
     def make(self, base: Path) -> None:
         """Debian with an ordinary user, and a clone of the project for each user."""
@@ -96,13 +96,13 @@ class Machine:
         debian.run(["chroot", str(self.root), "useradd", "--create-home", ORDINARY.user])
         for case in (ORDINARY, ROOT):
             home = self.root / case.home
-            # Without links to the objects of this repository, whose owner would change with the clone's.
+            # Without hard links to the objects of this repository, whose owner would change with the clone's.
             debian.run(["git", "clone", "--quiet", "--no-hardlinks", str(PROJECT), str(home / case.folder)])
             debian.run(["chown", "-R", debian.ids(self.root, case.user), str(home)])
             home.chmod(0o700)
 
     def try_run(self, case: Case) -> None:
-        """`make run`, a user and a request, SIGTERM."""
+        """Run `make run`, sign up, send a request, and stop with SIGTERM."""
         port, began = free_port(), time.monotonic()
         with self._running(case, "make run", PORT=str(port)) as process:
             while not _is_healthy(port):
@@ -121,7 +121,7 @@ class Machine:
         print(f"make run as {case.title}: {time.monotonic() - began:.0f} s")
 
     def try_tests(self, case: Case) -> None:
-        """`make test` with some of the tests; prints what was left out."""
+        """Run `make test` with some of the tests, and print the skipped ones."""
         began = time.monotonic()
         with self._running(case, f"make test PYTEST_ARGS='{' '.join(TESTS)}'") as process:
             if process.wait(TEST_TIMEOUT_S) != 0:
@@ -131,7 +131,7 @@ class Machine:
 
     @contextmanager
     def _running(self, case: Case, command: str, **env: str) -> "Iterator[subprocess.Popen[bytes]]":
-        """A command in the checkout; whatever is left of it at the end is killed with its namespace of processes."""
+        """Run a command in the checkout. Its process namespace ends with it, so no process survives."""
         env |= debian.OFFLINE_PIP | {"PATH": _PATH, "HOME": f"/{case.home}"}
         variables = [f"{name}={value}" for name, value in env.items()]
         shell = ["sh", "-c", f"umask 077 && cd '/{case.home}/{case.folder}' && {command}"]
@@ -168,7 +168,7 @@ def _is_healthy(port: int) -> bool:
 
 
 def _server_below(pid: int) -> psutil.Process:
-    """The process of the server, which make has started."""
+    """The server process that make has started."""
     processes = psutil.Process(pid).children(recursive=True)
     return next(process for process in processes if process.cmdline()[-2:] == ["server", "serve"])
 

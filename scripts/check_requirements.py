@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails when the pins do not belong to pyproject.toml: missing, too old, left over, without hashes, or in disagreement.
+"""Fails if the pins do not match pyproject.toml: missing, too old, superfluous, without hashes, or contradictory.
 
 Works without a network; `make lock` repairs what it finds.
 """
@@ -24,7 +24,7 @@ _PIN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One pinned package. `is_direct`: the project itself asks for it, by the resolver's own note."""
+    """One pinned package. `is_direct`: the project itself requires it, according to the resolver's comment."""
 
     version: str
     hashes: int
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def read_pins(text: str) -> dict[str, Pin]:
-    """The pins of a requirements file by canonical name."""
+    """The pins of a requirements file, by canonical name."""
     return {
         canonicalize_name(match["name"]): Pin(
             match["version"], match["rest"].count("--hash=sha256:"), f"{PROJECT} (pyproject.toml)" in match["rest"]
@@ -60,7 +60,7 @@ def read_pins(text: str) -> dict[str, Pin]:
 
 
 def compare(wanted: list[str], pins: dict[str, Pin]) -> list[str]:
-    """What is wrong with `pins` for a project that wants `wanted`."""
+    """The faults of `pins` for a project that requires `wanted`."""
     requirements = {canonicalize_name(item.name): item for item in map(Requirement, wanted)}
     faults = []
     for name, requirement in requirements.items():
@@ -77,7 +77,7 @@ def compare(wanted: list[str], pins: dict[str, Pin]) -> list[str]:
 
 
 def disagreements(runtime: dict[str, Pin], dev: dict[str, Pin]) -> list[str]:
-    """Tests must run against what is deployed."""
+    """The tests must run with the deployed versions."""
     return [
         f"requirements-dev.txt: {name} must be pinned to {pin.version} as in requirements.txt"
         for name, pin in runtime.items()

@@ -1,15 +1,15 @@
-"""A client of a server on this machine, for scripts that try one out."""
+"""An HTTP client for a server on this machine."""
 
 import json
 import socket
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
-_local = build_opener(ProxyHandler({}))  # a proxy of the environment does not know this machine's loopback
+_local = build_opener(ProxyHandler({}))  # a proxy of the environment cannot reach this machine's loopback
 
 
 def call(port: int, method: str, path: str, *, token: str = "", body: Any = None) -> Any:
-    """One request; returns its JSON. Raises `OSError` where there is no server or the status is an error."""
+    """Send one request, and return the JSON of its answer. Raises `OSError` without a server or for an error status."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     content = None if body is None else json.dumps(body).encode()
     request = Request(f"http://127.0.0.1:{port}{path}", content, headers, method=method)

@@ -1,4 +1,4 @@
-"""A Debian machine without a container engine: made by debootstrap, entered by mounts in a namespace of its own."""
+"""A Debian root without a container engine: created by debootstrap, entered with its own mount namespace."""
 
 import os
 import shlex
@@ -9,14 +9,14 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,make,curl,git,ca-certificates"
-"""What the README asks for."""
+"""The packages that the README requires."""
 STEP_TIMEOUT_S = 600
 _SHARED_MEMORY = "dev/shm"
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 def require_tools(name: str) -> None:
-    """Exits with one line where this machine cannot make such a root."""
+    """Exit with one line if this machine cannot create such a root."""
     if os.geteuid() != 0:
         sys.exit(f"{name}: chroot and mounts need root: sudo make {name}")
     if shutil.which("debootstrap") is None:
@@ -24,7 +24,7 @@ def require_tools(name: str) -> None:
 
 
 def make_base(base: Path) -> None:
-    """Debian's minimum and the packages above, unless the folder is there already."""
+    """Create a minimal Debian with the packages above, unless the folder exists."""
     if base.exists():
         return
     draft = base.with_name(base.name + ".draft")
@@ -39,9 +39,9 @@ def copy_base(base: Path, root: Path) -> None:
 
 
 def download_wheels(requirements: Path, wheels: Path) -> None:
-    """What pip will install, fetched here, where the package index and its certificates are set up.
+    """Download the wheels for pip here, where the package index and its certificates are configured.
 
-    A copy of the requirements beside the wheels says that these are complete.
+    A copy of the requirements in the folder marks the download as complete.
     """
     done = wheels / requirements.name
     if done.exists() and done.read_bytes() == requirements.read_bytes():
@@ -53,13 +53,13 @@ def download_wheels(requirements: Path, wheels: Path) -> None:
         "3.11",
         "--require-hashes",
         "--no-deps",
-    ]  # the pins name all
+    ]  # the pins are complete
     run([sys.executable, "-m", "pip", "download", "-qq", *target, "-r", str(requirements), "-d", str(wheels)])
     shutil.copyfile(requirements, done)
 
 
 def mounts(root: Path, *, wheels: Path | None = None) -> list[str]:
-    """Shell lines for /proc, the devices that a container has, and the wheels at /wheels; for `unshare --mount`."""
+    """Shell lines for `unshare --mount`: /proc, the devices of a container, and the wheels at /wheels."""
     lines = [f"mount -t proc proc {root}/proc", f"mount -t tmpfs tmpfs {root}/dev", f"mkdir {root}/{_SHARED_MEMORY}"]
     lines.append(f"mount -t tmpfs -o mode=1777 tmpfs {root}/{_SHARED_MEMORY}")
     lines += [f"mkdir {root}/dev/pts", f"mount -t devpts -o newinstance,ptmxmode=0666 devpts {root}/dev/pts"]
@@ -72,11 +72,11 @@ def mounts(root: Path, *, wheels: Path | None = None) -> list[str]:
 
 
 OFFLINE_PIP = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-"""For the environment of commands in a root with wheels."""
+"""Environment variables for commands in a root with wheels."""
 
 
 def ids(root: Path, user: str) -> str:
-    """`uid:gid` of a user of that root."""
+    """`uid:gid` of a user in that root."""
     for line in (root / "etc/passwd").read_text().splitlines():
         name, _, uid, gid, *_ = line.split(":")
         if name == user:
@@ -85,6 +85,6 @@ def ids(root: Path, user: str) -> str:
 
 
 def run(command: list[str]) -> None:
-    """One step; exits with one line, after what the command printed, when it fails."""
+    """Run one step. If it fails, print its output, and exit with one line."""
     if (code := subprocess.run(command, check=False, timeout=STEP_TIMEOUT_S).returncode) != 0:
         sys.exit(f"{shlex.join(command)[:200]}: exit code {code}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kills a server in the middle of its work and shows that nothing is lost. Needs no key, no network and no database.
+"""Kills a server while it works, and shows that nothing is lost. Needs no key, no network and no database.
 
 The server is one of its own: a free port, a temporary folder, the offline test double, none of your settings.
 """
@@ -29,11 +29,11 @@ START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 30.0
 POLL_S = 0.1
 
-_local = build_opener(ProxyHandler({}))  # a proxy of the environment does not know this machine's loopback
+_local = build_opener(ProxyHandler({}))  # a proxy of the environment cannot reach this machine's loopback
 
 
 class DemoFailed(Exception):
-    """Something is not as it was promised; the message says what."""
+    """A promise is broken; the message says which."""
 
 
 class Server:
@@ -47,12 +47,12 @@ class Server:
         self.token = ""
 
     def start(self) -> float:
-        """Start and wait until it is ready; returns the seconds that took."""
+        """Start, and wait until it is ready. Returns the seconds that it took."""
         began = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "server", "serve"],
-                cwd=self._folder,  # where no .env of yours is found
+                cwd=self._folder,  # so that no .env is read
                 env=_environment(self._folder, self._port),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -61,14 +61,14 @@ class Server:
         return time.monotonic() - began
 
     def kill(self) -> int:
-        """End it as a crash would: no handler runs. Returns the pid."""
+        """Kill it like a crash: no handler runs. Returns the pid."""
         assert self._process is not None  # noqa: S101 - only called after a start
         self._process.kill()
         self._process.wait()
         return self._process.pid
 
     def stop(self) -> None:
-        """End it in order, and its Postgres with it, whatever state they are in."""
+        """Stop it and its Postgres, in whatever state they are."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -80,7 +80,7 @@ class Server:
                 os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> Any:
-        """The JSON answer. Raises `HTTPError`, and `URLError` where nobody listens."""
+        """The JSON answer. Raises `HTTPError`, and `URLError` without a server."""
         request = Request(
             f"http://127.0.0.1:{self._port}{path}",
             method=method,
@@ -144,13 +144,13 @@ def run(server: Server) -> None:
 
 
 def send(server: Server, number: int, model: str) -> str:
-    """Send one request without waiting for its answer; returns its id."""
+    """Send one request without waiting for its answer. Returns its id."""
     body = {"model_type": "text2text", "model": model, "input_data": {"prompt": f"Request number {number}"}}
     return str(server.call("POST", "/api/requests", body, Prefer="respond-async")["id"])
 
 
 def verify(server: Server, prompts: dict[str, str]) -> None:
-    """Every request that was accepted is there, once, completed, with the answer to its own prompt."""
+    """Check that every accepted request exists once, and is completed with the answer to its own prompt."""
     found = {item["id"]: item for item in server.call("GET", "/api/requests")}
     if found.keys() != prompts.keys():
         raise DemoFailed(f"{len(prompts.keys() - found.keys())} requests are missing")
@@ -161,12 +161,12 @@ def verify(server: Server, prompts: dict[str, str]) -> None:
 
 
 def count(server: Server) -> Counter[str]:
-    """How many requests are in each status, as the user sees them."""
+    """The number of requests in each status, as the user sees them."""
     return Counter(item["status"] for item in server.call("GET", "/api/requests"))
 
 
 def follow(server: Server) -> None:
-    """Show every change until no request is left to do."""
+    """Print every change until all requests are final."""
     shown: Counter[str] = Counter()
 
     def is_done() -> bool:
@@ -197,7 +197,7 @@ def _wait_for(is_done: Callable[[], bool], *, timeout_s: float, what: str) -> No
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
-    """Only what a process needs, so that no setting of yours reaches the demo."""
+    """A minimal environment, so that your settings do not affect the demo."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     return kept | {
         "PYTHONPATH": str(ROOT),

@@ -1,9 +1,8 @@
 #!/bin/sh
-# Brings .venv to the pinned packages: setup.sh runtime|dev. Called by the Makefile when a pin or the interpreter changed.
-# What is installed for development contains the runtime.
+# Installs the pinned packages into .venv: setup.sh runtime|dev. The Makefile calls it after a change of the pins or of the
+# interpreter. The development packages include those of the runtime.
 #
-# `.venv/.complete` stands while what is installed is whole. It is away during an installation, so one that was cut off
-# (Ctrl-C, power) is started over instead of being trusted.
+# `.venv/.complete` exists only while the installation is complete, so an interrupted one (Ctrl-C, power) is repeated.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -37,7 +36,7 @@ is_usable() {
     [ -e "$COMPLETE" ] && is_recent "$VENV/bin/python" && "$VENV/bin/python" -c 'import pip' 2>/dev/null
 }
 
-# True for a Python that runs (a version manager's shim may exist and not run) and is new enough.
+# True for a Python that is new enough and runs; a version manager's shim may exist without running.
 is_recent() {
     "$1" -c "import sys; sys.exit(sys.version_info < tuple(map(int, '$OLDEST'.split('.'))))" 2>/dev/null
 }
@@ -46,7 +45,7 @@ version_of() {
     "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
 }
 
-# Prints the Python to use: the one asked for, or, where nothing was asked for, the newest that is new enough.
+# Prints the Python to use: $PYTHON if it is set, else the newest one that is new enough.
 find_python() {
     asked=${PYTHON:-python3}
     if is_recent "$asked"; then
@@ -98,7 +97,7 @@ install() {
     explain
 }
 
-# Wheels only: nothing from a package index is executed while it is being installed.
+# Wheels only: the installation executes no code from a package index.
 pip_install() {
     "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --retries 2 \
         --only-binary :all: --require-hashes -r "$1"

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from server.auth.embedded import get_or_create_signing_secret
+from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
 from server.catalog import Catalog
 from server.engine import Engine
-from server.files.inputs import InputFiles
+from server.files.input_files import InputFiles
 from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
 from server.http import keys

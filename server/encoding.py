@@ -9,7 +9,7 @@ _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 def _encode_other(value: Any) -> Any:
-    if isinstance(value, uuid.UUID):  # asyncpg's own subclass, which orjson does not know
+    if isinstance(value, uuid.UUID):  # asyncpg returns a subclass of UUID, which orjson does not accept
         return str(value)
     raise TypeError(type(value).__name__)
 

@@ -26,8 +26,7 @@ from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
 from server.files.request_files import StoredFiles
-from server.inference.events import Check, Upstream
-from server.inference.events import Fault as UpstreamFault
+from server.inference.events import Check, Upstream, UpstreamFault
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
@@ -229,8 +228,8 @@ class Engine:
         await self._prepare()
         for predecessor in self._predecessors:
             await self._heartbeat.forget(predecessor)
-            self._sweeper.expect_orphans_of(predecessor)
-            self.collector.expect_orphans_of(predecessor)
+            self._sweeper.add_dead_instance(predecessor)
+            self.collector.add_dead_instance(predecessor)
         await self._heartbeat.register()
         await self._connections["sweeper"].open()
         await self._reader.check()

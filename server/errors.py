@@ -1,28 +1,29 @@
-"""Every error a caller can meet, as one tree.
+"""All errors that a caller can get, as one tree.
 
     Problem
-    ├── BadSyntax            400 VALIDATION_ERROR   what cannot be parsed
-    ├── Invalid              422 VALIDATION_ERROR   what parses and is wrong
-    ├── BodyTimeout          408 VALIDATION_ERROR   a body that never came
+    ├── BadSyntax            400 VALIDATION_ERROR   the input cannot be parsed
+    ├── Invalid              422 VALIDATION_ERROR   the input parses, and a value is wrong
+    ├── BodyTimeout          408 VALIDATION_ERROR   the body did not arrive in time
     ├── BodyTooLarge         413 VALIDATION_ERROR
     ├── UnsupportedMedia     415 VALIDATION_ERROR
-    ├── RangeNotSatisfiable  416 VALIDATION_ERROR   with Content-Range: how long the file is
+    ├── RangeNotSatisfiable  416 VALIDATION_ERROR   with Content-Range, which gives the file's size
     ├── Unauthenticated      401 AUTH_ERROR         with WWW-Authenticate
     ├── Forbidden            403 AUTH_ERROR
-    ├── NotFound             404 NOT_FOUND          no such thing, or not yours
+    ├── NotFound             404 NOT_FOUND          it does not exist, or belongs to another user
     ├── MethodNotAllowed     405 NOT_FOUND          with Allow
     ├── Conflict             409 CONFLICT
     ├── KeyReused            422 CONFLICT           an idempotency key with another body
     ├── RateLimited          429 RATE_LIMITED       with Retry-After
-    ├── ModelFailed          502 MODEL_ERROR        only where the call itself must fail: on /v1
-    ├── ModelTooSlow         504 MODEL_ERROR        the same, when its deadline passed
-    ├── ServerFault          500 SERVER_ERROR       a bug of ours
-    └── Unavailable          503 SERVER_ERROR       with Retry-After; try again
+    ├── ModelFailed          502 MODEL_ERROR        only on /v1, where the HTTP call itself must fail
+    ├── ModelTooSlow         504 MODEL_ERROR        as ModelFailed, after the deadline
+    ├── ServerFault          500 SERVER_ERROR       a bug in the server
+    └── Unavailable          503 SERVER_ERROR       with Retry-After; the caller can try again
 
-    CannotStart              why a server does not start, for its operator
+    CannotStart              the server cannot start; the text is for its operator
+    CheckFailed              `doctor` found a fault; the text is for the operator
 
-`error` (the title) is fixed per class, `detail` is written for the caller. The middleware in `middlewares.py` is the
-only place that turns a `Problem` into a response.
+`error` (the title) is fixed for each class. `detail` is written for the caller. Only the middleware in
+`http/middlewares.py` turns a `Problem` into a response.
 """
 
 import math
@@ -33,7 +34,7 @@ from typing import ClassVar
 
 
 class Code(StrEnum):
-    """The closed set of `code` values, shared by HTTP errors and by `error_code` of a failed model request."""
+    """All values of `code` in HTTP errors and of `error_code` in failed model requests."""
 
     VALIDATION_ERROR = "VALIDATION_ERROR"
     AUTH_ERROR = "AUTH_ERROR"
@@ -46,14 +47,14 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with one field; `field` is a dotted path such as `input_data.prompt`."""
+    """One error in one field. `field` is a dotted path such as `input_data.prompt`."""
 
     field: str
     message: str
 
 
 class Problem(Exception):
-    """An error with a status, a code and words for the caller."""
+    """An error with an HTTP status, a code and a text for the caller."""
 
     status: ClassVar[int] = 500
     code: ClassVar[Code] = Code.SERVER_ERROR
@@ -69,7 +70,7 @@ class Problem(Exception):
 
 
 class _Delayed(Problem):
-    """A refusal that says when to come back, in whole seconds rounded up."""
+    """Adds `Retry-After`, in whole seconds rounded up."""
 
     def __init__(self, detail: str, *, retry_after_s: float) -> None:
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
@@ -113,7 +114,7 @@ class RangeNotSatisfiable(Problem):
 
 
 class Unauthenticated(Problem):
-    """Deliberately the same words for every reason: a caller learns nothing about why a credential failed."""
+    """The default text is the same for every reason, so that a caller cannot learn why a credential failed."""
 
     status = 401
     code = Code.AUTH_ERROR
@@ -123,7 +124,7 @@ class Unauthenticated(Problem):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
     def blame_token(self) -> None:
-        """Say that the token that was sent is at fault; to who sent none, that would be untrue (RFC 6750, 3.1)."""
+        """Add `error="invalid_token"` to the header. Only for requests that sent a token (RFC 6750, 3.1)."""
         self.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
 
 
@@ -176,8 +177,6 @@ class ModelTooSlow(Problem):
 
 
 class ServerFault(Problem):
-    title = "Internal server error"
-
     def __init__(
         self, detail: str = "Something went wrong on our side; quote the request_id when you report it."
     ) -> None:
@@ -191,11 +190,15 @@ class Unavailable(_Delayed):
 
 
 class CannotStart(Exception):
-    """The server cannot start with these settings, and a retry does not help.
+    """The server cannot start with these settings. A retry does not help.
 
-    Each fault is a line with its remedy, and holds no secret.
+    Each fault is one line with its fix, and contains no secret.
     """
 
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class CheckFailed(Exception):
+    """A check of `doctor` found a fault. The text is one sentence with the fix."""

@@ -1,4 +1,4 @@
-"""How input data names an uploaded file: `file:<uuid>`, in the fields that may hold one. Pure."""
+"""Finds references to uploaded files (`file:<uuid>`) in input data. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ SCHEME = "file:"
 _SIGN = b'"file:'
 """How every reference begins in JSON, as we and Postgres write it."""
 _KINDS = {"image": "image", "audio": "audio", "url": "image"}
-"""Fields that may hold a reference, and the kind of file each takes; `url` stands in the `image_url` part of a chat."""
+"""Fields that may hold a reference, and the kind of file each takes. `url` is in the `image_url` part of a chat."""
 _REFERENCE = re.compile(r"file:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 
 
 class FileReference(NamedTuple):
-    """`text` as it stands in the input, at the dotted `path`; `kind` is the first half of its content type."""
+    """`text` is found at the dotted `path` of the input. `kind` is the first half of the expected content type."""
 
     text: str
     file_id: UUID

@@ -1,4 +1,4 @@
-"""Where the process stands between its start and its end, for everyone who must behave accordingly."""
+"""The phase of the process, from start to stop."""
 
 import asyncio
 from enum import StrEnum
@@ -9,7 +9,7 @@ class Phase(StrEnum):
     """Sockets are open; the database is not ready yet."""
     READY = "ready"
     DRAINING = "draining"
-    """No new work; what runs may end, and those who wait for it stay connected."""
+    """No new work is accepted. Running generations may end, and waiting clients stay connected."""
     STOPPED = "stopped"
 
 

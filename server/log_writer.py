@@ -1,4 +1,4 @@
-"""Log output that never blocks its caller: lines wait in a bounded buffer, and a thread writes them."""
+"""Log output that never blocks its caller: a thread writes lines from a bounded buffer."""
 
 import contextlib
 import os
@@ -10,17 +10,17 @@ from queue import SimpleQueue
 
 MAX_BUFFER_BYTES = 1024 * 1024
 CHUNK_BYTES = 4096
-"""PIPE_BUF on Linux: a pipe takes so much in one piece, so that lines of several processes do not mix."""
+"""PIPE_BUF on Linux. Writes of at most this size to a pipe are atomic: lines of several processes do not mix."""
 BATCH_S = 0.02
-"""How long the thread lets lines collect: one system call and one change of threads serve many lines."""
+"""The thread waits this long before it writes, so that one system call serves many lines."""
 CLOSE_TIMEOUT_S = 1.0
 
 
 class LogWriter:
-    """A text file for loggers. `write` takes whole lines and returns at once, whatever reads the descriptor.
+    """A text file for loggers. `write` takes whole lines and returns at once, even if nothing reads the descriptor.
 
-    Lines beyond `max_bytes` are dropped and counted. When there is room again, the line that `describe_drop` makes of
-    the count (with its newline) is written. Lines that the descriptor refuses (a broken pipe, a full disk) count too.
+    Lines beyond `max_bytes` are dropped and counted, and so are lines that cannot be written (broken pipe, full disk).
+    When there is room again, `describe_drop(count)` is written; it returns a line with its newline.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class LogWriter:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
-        self._bytes = 0  # of all lines that are not written yet, including those that the thread has taken
+        self._bytes = 0  # size of all unwritten lines, including those that the thread has taken
         self._dropped = 0
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # False ends the thread
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -47,15 +47,15 @@ class LogWriter:
             self._lines.append(line)
             is_first = len(self._lines) == 1
         if is_first:
-            self._wakes.put(True)  # noqa: FBT003 - see the queue
+            self._wakes.put(True)  # noqa: FBT003 - a queue item, not a parameter
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: loggers call it after each line."""
+        """Does nothing. Loggers call it after each line."""
 
     def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Write what is left, for at most `timeout_s`. Lines that come later are lost."""
-        self._wakes.put(False)  # noqa: FBT003 - see the queue
+        """Write the remaining lines, for at most `timeout_s`. Later lines are lost."""
+        self._wakes.put(False)  # noqa: FBT003 - a queue item, not a parameter
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -89,7 +89,7 @@ class LogWriter:
 
 
 def _chunks(lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
-    """The lines joined to pieces of at most `CHUNK_BYTES`, each with its number of lines. A longer line stays whole."""
+    """Join lines to chunks of at most `CHUNK_BYTES`, each with its number of lines. A longer line stays whole."""
     begin, size = 0, 0
     for end, line in enumerate(lines):
         if size and size + len(line) > CHUNK_BYTES:
@@ -101,12 +101,12 @@ def _chunks(lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _write(descriptor: int, data: bytes) -> bool:
-    """Write all of it, however long that takes; False if the descriptor takes no more."""
+    """Write all of `data`, without a time limit. False if the descriptor fails."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # somebody made it non-blocking: a descriptor is shared with the processes before us
+        except BlockingIOError:  # another process that shares the descriptor made it non-blocking
             _wait_writable(descriptor)
         except OSError:
             return False

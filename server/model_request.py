@@ -1,4 +1,4 @@
-"""The model request: its states, the values that describe it, and the outcomes it can have."""
+"""The model request: its states, its values and its outcomes."""
 
 import secrets
 import threading
@@ -21,7 +21,7 @@ ROW_OVERHEAD = 200
 
 
 class Status(StrEnum):
-    """pending → processing → one of the final three; processing may go back to pending, a final state never changes."""
+    """pending → processing → completed, failed or cancelled. processing may return to pending; final states stay."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -39,9 +39,9 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as upstream counted them; None where it did not say (nothing is ever estimated).
+    """Tokens as counted by upstream; None where it gave no count. Nothing is estimated.
 
-    token_used: prompt and generated together. token_count: generated only.
+    `token_used`: prompt and generated tokens. `token_count`: generated tokens only.
     """
 
     token_used: int | None = None
@@ -75,11 +75,11 @@ class ModelRequest(RequestSpec):
     deadline_left_s: float
     """Seconds to the deadline by the database's clock, measured when the row was claimed."""
     last_error: "Failed | None" = None
-    """Why the row went back to the backlog the last time, to be told if the deadline comes before anything better."""
+    """Why the last run went back to the backlog. It is the outcome if the deadline passes first."""
     claimed_at: float = field(default_factory=time.monotonic)
 
     def seconds_left(self) -> float:
-        """Seconds until the deadline, never by the wall clock of this machine."""
+        """Seconds until the deadline. The wall clock of this machine is not used."""
         return self.deadline_left_s - (time.monotonic() - self.claimed_at)
 
 
@@ -96,7 +96,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`output_data` is the partial text, marked `"partial": true`, where there is any."""
+    """`output_data` is the partial text, marked `"partial": true`, if there is any."""
 
     status: ClassVar[Status] = Status.FAILED
 
@@ -120,7 +120,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Not an outcome: the row goes back to pending, its attempt given back, to start again after `delay_s`."""
+    """Not a final outcome: the row goes back to pending with its attempt refunded, and may start after `delay_s`."""
 
     delay_s: float
     error_code: Code | None = None
@@ -162,12 +162,12 @@ _last_stamp = 0
 
 
 def mint_id() -> RequestId:
-    """A UUIDv7 (RFC 9562, 5.7): later calls in this process give greater ids, so id order is time order.
+    """A UUIDv7 (RFC 9562, 5.7). Later calls in this process give greater ids, so id order is time order.
 
-    The 12 bits of rand_a carry the fraction of the millisecond (RFC 9562, 6.2, method 3) and step up where two calls
-    fall into the same fraction; 62 random bits remain.
+    The 12 bits of rand_a hold the fraction of the millisecond (RFC 9562, 6.2, method 3), incremented if two calls have
+    the same fraction. 62 bits are random.
     """
-    global _last_stamp  # noqa: PLW0603 - one monotonic counter per process is the point
+    global _last_stamp  # noqa: PLW0603 - the counter must be one per process
     with _mint_lock:
         stamp = max((time.time_ns() << 12) // 1_000_000, _last_stamp + 1)
         _last_stamp = stamp

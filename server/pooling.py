@@ -1,4 +1,4 @@
-"""Whether a pooler stands between us and Postgres: by the address, or as the settings say. Pure."""
+"""Detects a connection pooler from the address of the database, and explains errors of the connection. Pure."""
 
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -9,18 +9,18 @@ _TRANSACTION_PORT = 6543
 
 
 class Pooling(StrEnum):
-    """How a server connection is shared."""
+    """How the pooler assigns server connections to clients."""
 
     NONE = "none"
-    """Nobody stands between."""
+    """There is no pooler."""
     SESSION = "session"
-    """Ours for as long as we stay connected; there are few of them."""
+    """One server connection for each client connection. Their number is small."""
     TRANSACTION = "transaction"
-    """Another one for each transaction: no state of the session, and no named statement, outlives one."""
+    """A server connection for each transaction, so session state and named statements do not survive one."""
 
 
 def find_pooling(url: str) -> Pooling:
-    """By the addresses that Supabase gives out (docs: Connect to your database); anything else is taken as direct."""
+    """Recognises the poolers of Supabase (docs: Connect to your database). Any other address counts as direct."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -32,7 +32,7 @@ def find_pooling(url: str) -> Pooling:
 
 
 def default_sslmode(url: str) -> str | None:
-    """`require` for Supabase's hosts, whose certificates no system knows; None where nothing is to be added."""
+    """`require` for Supabase's hosts, whose CA is not in system stores. None: add no sslmode."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -40,13 +40,13 @@ def default_sslmode(url: str) -> str | None:
     return "require" if (parts.hostname or "").endswith(_SUPABASE) and "sslmode=" not in parts.query else None
 
 
-_FULL = "The pooler has no place left: lower WORKERS, run fewer instances, or raise its pool size."
+_FULL = "The pooler has no connection left: lower WORKERS, run fewer instances, or raise its pool size."
 _NO_CONNECTION_LEFT = (
     "The database has no connection left for this user: lower WORKERS, run fewer instances, "
     "or raise the CONNECTION LIMIT of the role or the database, or max_connections."
 )
-_READ_ONLY = "The database takes no writes (a standby, or a full disk): DATABASE_URL must lead to the primary."
-_NO_ANSWER = "Nothing answers: check DATABASE_URL's host, firewalls, and whether a pooler there has a place left."
+_READ_ONLY = "The database accepts no writes (a standby, or a full disk): set DATABASE_URL to the primary."
+_NO_ANSWER = "Nothing answers: check DATABASE_URL's host, firewalls, and whether a pooler has a free connection."
 _REMEDIES = (
     ("max clients reached", _FULL),
     ("max client connections", _FULL),
@@ -59,13 +59,16 @@ _REMEDIES = (
     ("timeouterror", _NO_ANSWER),
     ("no answer within", _NO_ANSWER),
     ("tenant or user not found", "The project is paused, or the user in DATABASE_URL is not postgres.<project>."),
-    ("unsupported startup parameter", "DATABASE_URL leads to a pooler: set DATABASE_POOLER to session or transaction."),
-    ("prepared statement", "DATABASE_URL leads to a transaction pooler: set DATABASE_POOLER=transaction."),
-    ("name or service not known", "The host is not known: a project that was paused or deleted has none."),
+    (
+        "unsupported startup parameter",
+        "DATABASE_URL is a pooler's address: set DATABASE_POOLER=session or transaction.",
+    ),
+    ("prepared statement", "DATABASE_URL is the address of a transaction pooler: set DATABASE_POOLER=transaction."),
+    ("name or service not known", "The host name does not exist: a paused or deleted project has none."),
 )
 
 
 def remedy_for(error: BaseException) -> str | None:
-    """What an operator can do about an error on the way in; None where its words say nothing that we know."""
+    """The fix for an error of a connection, found by the text of the error. None if the text is unknown."""
     words = f"{type(error).__name__}: {error}".lower()
     return next((remedy for part, remedy in _REMEDIES if part in words), None)

@@ -1,4 +1,4 @@
-"""All settings: one frozen object, read once from the environment and `.env`, checked as a whole before any start."""
+"""All settings: one frozen object, read once from the environment and `.env`, and checked before the start."""
 
 import contextlib
 import re
@@ -37,18 +37,11 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
-def _items(value: Any) -> Any:
-    """A comma-separated list as it stands in an environment variable."""
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Every field is optional; an empty variable means unset. The names are fixed by the HTTP contract."""
+    """Every field is optional. An empty variable means unset. The HTTP contract fixes the names."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, frozen=True, extra="ignore"
@@ -108,7 +101,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _default_within_the_cap(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A lower cap lowers the default with it, unless somebody asked for both."""
+        """A lower MAX_WAIT_S lowers the default of DEFAULT_WAIT_S."""
         if "default_wait_s" not in values and "max_wait_s" in values:
             with contextlib.suppress(TypeError, ValueError):
                 return values | {"default_wait_s": min(DEFAULT_WAIT_S, float(values["max_wait_s"]))}
@@ -117,7 +110,7 @@ class Settings(BaseSettings):
     @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _items(value)
+        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
     @field_validator("hf_base_url", "supabase_url", "storage_url")
     @classmethod
@@ -197,7 +190,7 @@ class Settings(BaseSettings):
     @classmethod
     def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
-            raise ValueError("must be one word without spaces, as it stands in the settings it is copied from")
+            raise ValueError("must be one word without spaces: copy it again")
         return value
 
     @field_validator("supabase_service_role_key")
@@ -209,7 +202,7 @@ class Settings(BaseSettings):
 
     @property
     def backend(self) -> Backend:
-        """Where generations run: what was asked for, else by what is configured."""
+        """Where generations run: INFERENCE_BACKEND, else derived from the other settings."""
         if self.inference_backend is not None:
             return self.inference_backend
         if self.hf_api_token is not None or self.has_own_base_url:
@@ -229,7 +222,7 @@ class Settings(BaseSettings):
         return tuple(ip_network(item, strict=False) for item in self.trusted_proxies)
 
     def without_effect(self) -> list[str]:
-        """Names of what is set and not used by this version: it is there for those who come from an earlier server."""
+        """Names of settings that are set and have no effect with the others."""
         names = []
         if not self.database_url:
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
@@ -238,7 +231,7 @@ class Settings(BaseSettings):
         return [name.upper() for name in names if getattr(self, name) is not None]
 
     def _storage_faults(self) -> list[str]:
-        """A bucket needs its URL and both keys; files meant for it would else end in a folder, unnoticed."""
+        """A bucket needs its URL and both keys. Without this check its files would go to a local folder."""
         fields = (name for name in type(self).model_fields if name.startswith("storage_"))
         given = {name.upper() for name in fields if getattr(self, name) is not None}
         needed = ("STORAGE_URL", "STORAGE_ACCESS_KEY_ID", "STORAGE_SECRET_ACCESS_KEY")
@@ -249,7 +242,7 @@ class Settings(BaseSettings):
         return [f"{first} is set but {name} is not: object storage needs both." for name in missing]
 
     def faults(self) -> list[str]:
-        """What is set and cannot work together, a line for each."""
+        """Settings that contradict each other, one line each."""
         lines = []
         if self.supabase_url and not self.database_url:
             lines.append("SUPABASE_URL is set but DATABASE_URL is not: set it to the project's connection string.")
@@ -285,7 +278,7 @@ class Settings(BaseSettings):
         return lines
 
     def _is_one_project(self) -> bool:
-        """False only where both addresses name their project, and not the same one."""
+        """False only if both URLs name a Supabase project and the projects differ."""
         here = _PROJECT_URL.fullmatch(urlsplit(self.supabase_url or "").hostname or "")
         parts = _split_url("" if self.database_url is None else self.database_url.get_secret_value())
         if here is None or parts is None:
@@ -297,9 +290,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, *, needs_model: bool = True, **overrides: Any) -> Self:
-        """Read and check everything; raises `CannotStart` with all faults at once.
+        """Read and check all settings. Raises `CannotStart` with all faults at once.
 
-        Without `needs_model`, for commands that only touch the data, it does not matter whether a model is configured.
+        `needs_model=False` is for commands that only touch the data: a model need not be configured.
         """
         try:
             settings = cls(**overrides)
@@ -313,7 +306,7 @@ class Settings(BaseSettings):
 
 
 def _split_url(text: str) -> SplitResult | None:
-    """Its parts, or None for what is no URL: the errors of urllib quote it, password and all."""
+    """The parts of a URL, or None if it is invalid. urllib's own errors would quote the password."""
     try:
         parts = urlsplit(text)
         return None if parts.port == 0 else parts

@@ -22,7 +22,7 @@ _SECRETS = re.compile(
 
 
 def redact(text: str) -> str:
-    """`text` without anything that looks like a credential: tokens, keys, passwords inside URLs."""
+    """Replace everything that looks like a credential: tokens, keys, passwords in URLs."""
     return _SECRETS.sub("[redacted]", text)
 
 
@@ -35,9 +35,9 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
 
 @contextlib.contextmanager
 def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
-    """Send everything, libraries' own messages included, to stdout in one format; used once, by the command line.
+    """Send all logs, those of libraries included, to stdout in one format. The command line calls it once.
 
-    No log call waits for stdout. At the end of the block what is left is written, within `CLOSE_TIMEOUT_S`.
+    No log call waits for stdout. The end of the block writes the remaining lines, within `CLOSE_TIMEOUT_S`.
     """
     log_format = settings.log_format or (LogFormat.CONSOLE if sys.stdout.isatty() else LogFormat.JSON)
     shared: list[Any] = [
@@ -69,7 +69,7 @@ def _configure(output: LogWriter, processors: list[Any], level: int) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", output)),  # it uses write and flush alone
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", output)),  # it calls only write and flush
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(output)

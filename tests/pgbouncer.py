@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import choose_os_user
 from tests import tools
 
 _CONFIG = """
@@ -69,11 +69,11 @@ class PgBouncer:
         for name, content in zip(("server.key", "server.crt"), self.certificate or (), strict=False):
             (self.folder / name).write_bytes(content)
         (self.folder / "users").write_text(f'"{parts.username}" "{parts.password}"\n')
-        account = choose_account(self.folder / "data", Binaries.find())
-        account.own_tree(self.folder)
+        os_user = choose_os_user(self.folder / "data", Binaries.find())
+        os_user.chown_tree(self.folder)
         program = tools.PGBOUNCER.require()
         self._process = subprocess.Popen(
-            [*account.prefix, program, "-q", str(config)],
+            [*os_user.prefix, program, "-q", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )

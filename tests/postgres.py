@@ -21,8 +21,8 @@ from urllib.parse import quote
 import asyncpg
 
 from server.storage.database import Database
-from server.storage.embedded.account import choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import choose_os_user
 from server.storage.migrations import load_migrations, migrate
 
 _TIMEOUT_S = 20
@@ -112,8 +112,8 @@ def running_cluster(binaries: Binaries, *, superuser: str = "postgres") -> Itera
     """Make a cluster in a private temporary folder (short: a socket's path has 107 bytes at most), and end it."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_memory_disk()))
     data = folder / "data"
-    account = choose_account(data, binaries)
-    account.own(folder)
+    os_user = choose_os_user(data, binaries)
+    os_user.chown(folder)
     cluster = Cluster(folder, secrets.token_urlsafe(12), superuser)
     password_file = folder / "password"
     password_file.write_text(cluster.password)
@@ -122,7 +122,7 @@ def running_cluster(binaries: Binaries, *, superuser: str = "postgres") -> Itera
     if binaries.major_version() >= 16:  # which knows the setting: connecting costs both sides half as much
         options.append("--set=scram_iterations=1")
     try:
-        command = [*account.prefix, *initdb, *options]
+        command = [*os_user.prefix, *initdb, *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
     except BaseException:
         shutil.rmtree(folder)
@@ -131,7 +131,7 @@ def running_cluster(binaries: Binaries, *, superuser: str = "postgres") -> Itera
     postgres = (binaries.path("postgres"), "-D", str(data), "-k", str(folder), *settings)
     with (folder / "log").open("wb") as log:
         keeper = subprocess.Popen(
-            ["/bin/sh", "-c", _KEEPER, "keeper", str(folder), *account.prefix, *postgres],
+            ["/bin/sh", "-c", _KEEPER, "keeper", str(folder), *os_user.prefix, *postgres],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,

@@ -1,4 +1,4 @@
-"""Builds what the Dockerfile describes, step by step in a clean root, and serves from it as a platform would.
+"""Builds the image of the Dockerfile step by step in a clean root, and serves from it like a platform.
 
 No container engine is needed; root and debootstrap are (apt-get install debootstrap). The server runs as the image's
 user and as process 1, on a read-only root file system with one volume, in 512 MB. It must get healthy, answer a
@@ -25,11 +25,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="a folder that keeps Debian and the wheels between runs")
     options = parser.parse_args()
     debian.require_tools("image")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # in order with what the server prints
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # keeps the order with the server's output
     with tempfile.TemporaryDirectory(prefix="image-") as name:
         folder = Path(name)
         cache = options.cache.resolve() if options.cache else folder / "cache"
-        print(f"Debian {debian.SUITE} with its own Python stands for the image that FROM names")
+        print(f"Debian {debian.SUITE} with its own Python replaces the image of FROM")
         debian.make_base(cache / "base")
         debian.download_wheels(PROJECT / "requirements.txt", cache / "wheels")
         root, config = build(folder, cache)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def build(folder: Path, cache: Path) -> tuple[Path, Config]:
-    """Execute every step of every stage; the last stage's root, and what it says of its process."""
+    """Execute every step of every stage. Returns the root of the last stage, and its process configuration."""
     base = folder / "base"
     roots.make_base(cache / "base", base)
     done: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""Reads the Dockerfile: its stages, and what each step says. Only the instructions that ours uses."""
+"""Parses the Dockerfile into stages and steps. Supports only the instructions that ours uses."""
 
 import json
 import shlex
@@ -25,7 +25,7 @@ class Stage:
 
 @dataclass(slots=True)
 class Config:
-    """What an image says of its processes."""
+    """The process configuration of an image."""
 
     env: dict[str, str] = field(default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"})
     workdir: str = "/"
@@ -35,7 +35,7 @@ class Config:
     stop_signal: str = "SIGTERM"
 
     def take(self, step: Step) -> None:
-        """Follow one of the instructions that change no file. Raises `ValueError` for one that is not known here."""
+        """Apply an instruction that changes no file. Raises `ValueError` for an unknown one."""
         match step.instruction:
             case "ENV":
                 for word in step.words:
@@ -58,7 +58,7 @@ class Config:
 
 
 def read(path: Path) -> list[Stage]:
-    """The stages in their order."""
+    """The stages, in order."""
     stages: list[Stage] = []
     for line in _joined(path.read_text()):
         instruction, _, argument = line.partition(" ")
@@ -71,6 +71,6 @@ def read(path: Path) -> list[Stage]:
 
 
 def _joined(text: str) -> list[str]:
-    """Lines without comments, those that end in a backslash joined with the next."""
+    """Lines without comments. A line that ends with a backslash is joined with the next."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return "\n".join(lines).replace("\\\n", " ").splitlines()

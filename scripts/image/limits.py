@@ -1,4 +1,4 @@
-"""A memory limit for a process and all that it starts, by control groups where this machine lets us make one."""
+"""A memory limit for a process and its children, by a control group, if this machine allows one."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 @contextlib.contextmanager
 def memory_limit(max_bytes: int) -> Iterator[Path | None]:
-    """A new control group with that limit, without swap; None where none can be made (then nothing is limited)."""
+    """A new control group with that limit, without swap. None if it cannot be created; then there is no limit."""
     for parent, limit, swap in (
         (_GROUPS, "memory.max", "memory.swap.max"),  # version 2
         (_GROUPS / "memory", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),  # version 1
@@ -23,7 +23,7 @@ def memory_limit(max_bytes: int) -> Iterator[Path | None]:
             with contextlib.suppress(OSError):
                 group.rmdir()
             continue
-        with contextlib.suppress(OSError):  # a kernel without accounting of swap
+        with contextlib.suppress(OSError):  # the kernel has no swap accounting
             (group / swap).write_text("0" if swap.endswith("swap.max") else str(max_bytes))
         try:
             yield group
@@ -35,7 +35,7 @@ def memory_limit(max_bytes: int) -> Iterator[Path | None]:
 
 
 def peak_mb(group: Path) -> float | None:
-    """The most memory that the group ever held, files in the page cache included."""
+    """The peak memory of the group, including the page cache."""
     for name in ("memory.peak", "memory.max_usage_in_bytes"):
         with contextlib.suppress(OSError):
             return int((group / name).read_text()) / 1024**2

@@ -1,4 +1,4 @@
-"""The steps of an image in a Debian root: what COPY, RUN and CMD do."""
+"""Executes the steps of an image in a Debian root: COPY, RUN, CMD and HEALTHCHECK."""
 
 import os
 import shlex
@@ -13,9 +13,9 @@ _NOT_IN_IMAGE = ("make", "curl", "git")
 
 
 def make_base(machine: Path, base: Path) -> None:
-    """Debian's minimum with `python` and `pip` in /usr/local: what stands for python:3.13-slim-bookworm.
+    """A minimal Debian with `python` and `pip` in /usr/local, in place of python:3.13-slim-bookworm.
 
-    Debian 12 brings Python 3.11, the oldest that the server runs on; the image of the registry has 3.13.
+    Debian 12 has Python 3.11, the oldest supported version; the registry's image has 3.13.
     """
     debian.copy_base(machine, base)
     debian.run(["chroot", str(base), "dpkg", "--purge", *_NOT_IN_IMAGE])
@@ -42,7 +42,7 @@ def copy(step: Step, *, context: Path, root: Path, others: dict[str, Path], conf
 
 
 def run_step(command: str, *, root: Path, config: Config, wheels: Path) -> None:
-    """RUN, as root and without a package index: pip finds the wheels that were fetched before."""
+    """RUN, as root and without a package index: pip uses the downloaded wheels."""
     env = config.env | debian.OFFLINE_PIP
     script = debian.mounts(root, wheels=wheels)
     script.append(_chroot(root, ["/bin/sh", "-c", f"cd {config.workdir} && {command}"], env))
@@ -63,7 +63,7 @@ def start(
 
 
 def check_health(root: Path, *, config: Config, env: dict[str, str]) -> bool:
-    """HEALTHCHECK's command, as the user of the image; true when it says that the server is well."""
+    """Run the command of HEALTHCHECK as the user of the image. True if the server is healthy."""
     command = _chroot(root, config.health, config.env | env, user=debian.ids(root, config.user))
     return subprocess.run(["sh", "-c", command], check=False, timeout=30).returncode == 0
 

@@ -1,4 +1,4 @@
-"""A server started from an image's root: used, stopped, and started again on the same volume."""
+"""Starts a server from an image's root, uses it, stops it, and starts it again on the same volume."""
 
 import os
 import signal
@@ -22,8 +22,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def try_out(root: Path, config: Config, *, volume: Path) -> None:
-    """Exits with a sentence at the first thing that is not as it should be."""
-    subprocess.run(["cp", "-a", str(root / "data"), str(volume)], check=True)  # as an engine fills a new volume
+    """Exit with a sentence at the first fault."""
+    subprocess.run(
+        ["cp", "-a", str(root / "data"), str(volume)], check=True
+    )  # like a container engine with a new volume
     port = free_port()
     with Trial(root, config, volume=volume, port=port) as first:
         token = call(port, "POST", "/api/auth/signup", body=_CREDENTIALS)["token"]
@@ -39,7 +41,7 @@ def try_out(root: Path, config: Config, *, volume: Path) -> None:
 
 
 class Trial:
-    """One start of the server; `stop` asks for an orderly end, leaving the block ends it in any case."""
+    """One run of the server. `stop` asks for an orderly stop; leaving the block kills it."""
 
     def __init__(self, root: Path, config: Config, *, volume: Path, port: int) -> None:
         self._root = root
@@ -52,7 +54,7 @@ class Trial:
     def __enter__(self) -> Self:
         self._group = self._limit.__enter__()
         if self._group is None:
-            print("No control group can be made on this machine: the memory is not limited")
+            print("This machine allows no control group: the memory is not limited")
         self._process = roots.start(
             self._root, config=self._config, data=self._volume, env=self._env, group=self._group
         )
@@ -65,7 +67,7 @@ class Trial:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if (server := self._first_process()) is not None:  # with process 1 its whole namespace ends
+        if (server := self._first_process()) is not None:  # its whole namespace ends with process 1
             os.kill(server, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
@@ -80,7 +82,7 @@ class Trial:
             print(f"Stopped; at most {peak:.0f} MB of {MEMORY_BYTES // 1024**2}, Postgres and cached files included")
 
     def _wait_ready(self) -> int:
-        """The process id of the server, seen from here, once it is healthy."""
+        """Wait until the server is healthy. Returns its process id outside of the namespace."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
@@ -97,7 +99,7 @@ class Trial:
                 return server
 
     def _first_process(self) -> int | None:
-        """Process 1 of the container, by the id that it has out here."""
+        """The process id of process 1 outside of the namespace."""
         pid = self._process.pid
         if self._process.poll() is not None:
             return None
@@ -113,7 +115,7 @@ class Trial:
 
 
 def _cpu_s(pid: int) -> float:
-    """User and system time so far (proc(5)), without children."""
+    """User and system time of the process, without children (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 

@@ -23,8 +23,7 @@ from server.actors.writes import ReleasedRow, WriteResult
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.errors import Code, Problem, Unavailable
-from server.inference.events import Call, Completed, Delta, FileChunk, Segment, Started, Upstream
-from server.inference.events import Failed as GenerationFailed
+from server.inference.events import Call, Completed, Delta, FileChunk, GenerationFailed, Segment, Started, Upstream
 from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
 from server.transcript import START, Transcript

@@ -71,7 +71,7 @@ class Sweeper:
         slots.watch(self._slot_came_free)
         backlog.watch(self.wake)
 
-    def expect_orphans_of(self, instance_id: InstanceId) -> None:
+    def add_dead_instance(self, instance_id: InstanceId) -> None:
         """This instance is known to be dead: its rows need not wait for its lease to run out."""
         self._known_dead.append(instance_id)
 

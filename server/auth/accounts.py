@@ -1,4 +1,4 @@
-"""What the server needs of whoever keeps the accounts: our own tables, or Supabase Auth."""
+"""The interface of the account stores: the embedded accounts and Supabase Auth."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in user's tokens. `expires_at` is in seconds since the epoch, `expires_in` in seconds from now."""
+    """A signed-in user's tokens. `expires_at`: seconds since the epoch. `expires_in`: seconds from now."""
 
     user: User
     access_token: str
@@ -32,10 +32,9 @@ CHECK_YOUR_EMAIL = "Please check your email for a link to confirm the address, t
 
 @dataclass(frozen=True, slots=True)
 class SignedUp:
-    """The answer to a sign-up. Without a session the address has to be confirmed first.
+    """The result of a sign-up. Without a session the address must be confirmed first.
 
-    Then nothing but the address is said of the user: it is the same for an account that exists already, whose id is
-    nobody's business.
+    It holds no user id, because the result is the same for an address that already has an account.
     """
 
     email: str
@@ -45,46 +44,46 @@ class SignedUp:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What of the caller whoever keeps the accounts may have to know: the client's address, the access token."""
+    """The client's address and access token, which Supabase Auth needs."""
 
     address: str | None = None
     token: str = field(default="", repr=False)
 
 
-NOBODY = Caller()
+ANONYMOUS = Caller()
 
 
 class Accounts(Protocol):
-    """Every method raises a `Problem` for what the caller did wrong; database errors pass through."""
+    """Every method raises a `Problem` for a fault of the caller. Database errors pass through."""
 
-    async def sign_up(self, email: str, password: str, caller: Caller = NOBODY, /) -> SignedUp:
-        """Create an account, and sign it in where no address has to be confirmed. Raises `Invalid` and `Conflict`."""
+    async def sign_up(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> SignedUp:
+        """Create an account, and sign it in unless its address must be confirmed. Raises `Invalid` and `Conflict`."""
         ...
 
-    async def sign_in(self, email: str, password: str, caller: Caller = NOBODY, /) -> Session:
-        """Raises `Unauthenticated`: the same words after the same time for an unknown user and a wrong password."""
+    async def sign_in(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> Session:
+        """Raises `Unauthenticated`, with the same text and timing for an unknown user and a wrong password."""
         ...
 
-    async def refresh(self, refresh_token: str, caller: Caller = NOBODY, /) -> Session:
-        """Trade a refresh token for new tokens; each works once. Raises `Unauthenticated`."""
+    async def refresh(self, refresh_token: str, caller: Caller = ANONYMOUS, /) -> Session:
+        """Exchange a refresh token for new tokens. Each works once. Raises `Unauthenticated`."""
         ...
 
-    async def sign_out(self, principal: Principal, caller: Caller = NOBODY, /) -> None:
-        """End the session: its refresh tokens are void at once, its access token when it expires."""
+    async def sign_out(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> None:
+        """End the session: its refresh tokens become invalid at once, its access token when it expires."""
         ...
 
-    async def get_user(self, principal: Principal, caller: Caller = NOBODY, /) -> User:
-        """Raises `Unauthenticated` when the account is gone."""
+    async def get_user(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> User:
+        """Raises `Unauthenticated` if the account was deleted."""
         ...
 
     def require_deletion(self) -> None:
-        """Raises `Forbidden` where no account can be deleted: before anything of one goes."""
+        """Raises `Forbidden` if this store cannot delete accounts. Call it before any data is deleted."""
         ...
 
-    async def delete_user(self, principal: Principal, caller: Caller = NOBODY, /) -> None:
-        """Delete the account and everything that is its own."""
+    async def delete_user(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> None:
+        """Delete the account with all its data."""
         ...
 
-    async def request_recovery(self, email: str, caller: Caller = NOBODY, /) -> str:
-        """What to tell someone who forgot the password; the same whether the account exists or not."""
+    async def request_recovery(self, email: str, caller: Caller = ANONYMOUS, /) -> str:
+        """The text for a user who forgot the password. It is the same whether the account exists or not."""
         ...

@@ -1,4 +1,4 @@
-"""One spelling for each e-mail address, so that nobody has two accounts and nobody can take another's."""
+"""Normalises e-mail addresses, so that two spellings of one address cannot have two accounts."""
 
 import re
 import unicodedata
@@ -8,17 +8,17 @@ from email_validator import validate_email
 from server.errors import FieldError, Invalid
 
 MAX_EMAIL_LENGTH = 254
-"""RFC 5321, 4.5.3.1.3, less the angle brackets of a path."""
+"""RFC 5321, 4.5.3.1.3, without the angle brackets of a path."""
 
 _ASCII_LOCAL_PART = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~.-]+", re.ASCII)
 _MESSAGE = f"must be an e-mail address such as alice@example.com, at most {MAX_EMAIL_LENGTH} characters long"
 
 
 def normalise_email(text: str) -> str:
-    """The address in lower case, its domain in ASCII. Raises `Invalid` for anything that is not one.
+    """The address in lower case, with its domain in ASCII. Raises `Invalid`.
 
-    The length is checked before any pattern sees the text (and by the library again, of the ASCII form). Only ASCII is
-    taken before the @, after compatibility normalisation: letters that look alike would make accounts that look alike.
+    The length is checked before any regular expression runs. Before the @ only ASCII is accepted, after compatibility
+    normalisation: otherwise two accounts could have addresses that look alike.
     """
     problem = Invalid(f"email: {_MESSAGE}.", errors=[FieldError("email", _MESSAGE)])
     if len(text) > MAX_EMAIL_LENGTH:
@@ -27,7 +27,7 @@ def normalise_email(text: str) -> str:
         checked = validate_email(
             unicodedata.normalize("NFKC", text),
             check_deliverability=False,
-            test_environment=True,  # takes the .test domains that examples and test suites use
+            test_environment=True,  # accepts .test domains, which examples and test suites use
             strict=True,  # at most 64 characters before the @
         )
     except ValueError:

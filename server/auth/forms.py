@@ -36,13 +36,13 @@ class Credentials(Body):
 
 
 class SupabaseCredentials(Credentials):
-    """A new account in Supabase, whose own settings say what a password must be."""
+    """A new account in Supabase. The project's settings decide which passwords are accepted."""
 
     password: str = Field(min_length=1, max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"])
 
 
 class SignIn(Body):
-    """Looser than a sign-up: whatever cannot be right is simply the wrong e-mail or password."""
+    """Less strict than a sign-up: an impossible value is answered as a wrong e-mail or password."""
 
     email: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["alice@example.com"])
     password: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"])

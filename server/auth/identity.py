@@ -1,4 +1,4 @@
-"""Who keeps the accounts and how their tokens are checked: our own tables and secret, or a Supabase project."""
+"""Chooses the account store and the token verification: embedded accounts with our secret, or a Supabase project."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.auth.accounts import Accounts
-from server.auth.embedded import EmbeddedAccounts
-from server.auth.gotrue.accounts import GoTrueAccounts
+from server.auth.embedded_accounts import EmbeddedAccounts
+from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
 from server.auth.key_set import KeySet
 from server.auth.passwords import Passwords
 from server.auth.supabase import connect_accounts
@@ -20,17 +20,17 @@ Opening = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`open` is an asynchronous context in which both work."""
+    """`open` is an async context manager in which both can be used."""
 
     accounts: Accounts
     verifier: TokenVerifier
     open: Opening
     gotrue: GoTrueAccounts | None = None
-    """The embedded accounts for clients of Supabase Auth; None where Supabase itself is there for them."""
+    """The embedded accounts for client libraries of Supabase Auth; None if the accounts are in Supabase."""
 
 
 def create_identity(settings: Settings, reader: PooledQueries, signing_key: SigningKey) -> Identity:
-    """By what is configured. Connects nowhere yet."""
+    """Chosen by the settings. Opens no connection yet."""
     if settings.supabase_url is None:
         return _embedded(reader, signing_key)
     return _supabase(settings, f"{settings.supabase_url}/auth/v1", signing_key)
@@ -56,7 +56,7 @@ def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Ide
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[None]:
-        public_keys.refresh_if_due()  # so that the first token need not wait for it
+        public_keys.refresh_if_due()  # so that the first token does not wait for the download
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The public keys that a Supabase project signs with, fetched when they are needed and kept while they are good."""
+"""Downloads and caches the public keys with which a Supabase project signs its tokens."""
 
 import asyncio
 import time
@@ -10,11 +10,11 @@ import structlog
 from server.auth.public_keys import NotAKeySet, PublicKey, read_key_set
 
 TTL_S = 600.0
-"""As long as Supabase lets its edge keep the list. Older keys are used while newer ones are on their way."""
+"""Supabase's own edge caches the list for the same time. Older keys stay in use during a download."""
 COOLDOWN_S = 30.0
-"""Between two attempts that were not due: for a key that is unknown, or after a failure."""
+"""Least time between two downloads before the TTL has passed: for an unknown key, or after a failure."""
 UNKNOWN_S = 120.0
-"""How long a `kid` that the list did not hold is not asked for again."""
+"""A `kid` that was not in the list starts no download for this long."""
 MAX_UNKNOWN = 1000
 MAX_PAUSE_S = 300.0
 TIMEOUT_S = 5.0
@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 
 class KeySet:
-    """One fetch at a time, whoever waits for it. A list that cannot be fetched leaves the keys as they are.
+    """Runs at most one download at a time. A failed download leaves the keys unchanged.
 
-    `generation` changes whenever a key came, went or changed: whatever was verified before is to be verified again.
+    `generation` changes with the keys: tokens that were verified before must be verified again.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,20 +46,20 @@ class KeySet:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the list was ever there: before, nothing can be said of a key that is not."""
+        """Whether a download has ever succeeded. Before that, an unknown key may be valid."""
         return self._fetched_at is not None
 
     def get(self, kid: str) -> PublicKey | None:
         return self._keys.get(kid)
 
     def refresh_if_due(self) -> None:
-        """Begin to fetch the list again once it is older than its TTL; never waits."""
+        """Start a download if the list is older than its TTL. Does not wait."""
         now = self._clock()
         if self._fetched_at is None or now >= self._fetched_at + TTL_S:
             self._fetch_unless_cooling(now)
 
-    async def look_for(self, kid: str) -> None:
-        """Wait for a newer list where the key is not in the one at hand and asking again makes sense."""
+    async def wait_for_key(self, kid: str) -> None:
+        """Wait for a download if the key is unknown and one is running or allowed."""
         self.refresh_if_due()
         if kid in self._keys:
             return
@@ -72,7 +72,7 @@ class KeySet:
                 self._note_unknown(kid)
 
     async def close(self) -> None:
-        """End a fetch that is under way, and close its connection."""
+        """Cancel a running download, and close its connection."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})
@@ -96,9 +96,9 @@ class KeySet:
         except _TRANSPORT_ERRORS as error:
             self._fail(type(error).__name__)
         except NotAKeySet:
-            self._fail("what is there is not a JSON Web Key Set")
+            self._fail("the answer is not a JSON Web Key Set")
         else:
-            self._take(body, keys)
+            self._store(body, keys)
 
     async def _download(self) -> bytes:
         if self._session is None:
@@ -113,7 +113,7 @@ class KeySet:
                 raise NotAKeySet
             return bytes(body)
 
-    def _take(self, body: bytes, keys: dict[str, PublicKey]) -> None:
+    def _store(self, body: bytes, keys: dict[str, PublicKey]) -> None:
         now = self._clock()
         if body != self._raw:
             self._raw = body
@@ -127,13 +127,13 @@ class KeySet:
         self._next_try_at = now + COOLDOWN_S
 
     def _fail(self, reason: str) -> None:
-        """Said once for each outage; the pauses grow."""
+        """Log the first failure of an outage, and wait longer before each attempt."""
         if self._failures == 0:
             log.warning(
                 "public_keys_unavailable",
                 reason=reason,
                 url=self._url,
-                fix="See that SUPABASE_URL is right and that the project is awake; keys known so far stay in use.",
+                fix="Check SUPABASE_URL and that the project is not paused. Known keys stay in use.",
             )
         self._failures += 1
         self._next_try_at = self._clock() + min(MAX_PAUSE_S, COOLDOWN_S * 2 ** min(self._failures - 1, 4))

@@ -1,6 +1,6 @@
-"""Password hashes: argon2id, two at a time, so that a burst of sign-ins is a queue and not an out-of-memory kill.
+"""Password hashes: argon2id, two at a time, so that a burst of sign-ins waits and does not exhaust the memory.
 
-Accounts that come from Supabase bring hashes of bcrypt; each is verified as it is, and replaced at the next sign-in.
+Accounts imported from Supabase have bcrypt hashes. They are verified, and replaced at the next sign-in.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ _MAX_STORED_PARALLELISM = 4
 
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
 _MAX_STORED_BCRYPT_COST = 14
-"""About a second; Supabase's is 10."""
+"""Takes about a second; Supabase uses 10."""
 _MAX_BCRYPT_BYTES = 72
-"""bcrypt looks at no more. Nobody has a longer password there (GoTrue refuses it), so none is cut here."""
+"""bcrypt ignores further bytes. GoTrue refuses longer passwords, so a longer one never matches."""
 
-_NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$7lHgr0RSYv/vUWGhqI/p/g$IeeNUhTYBsguibXpOa/GYmS6Hp8rxqub2AtxfMZnP7s"
-"""Of a random text that nobody kept, by the parameters above: verified in the place of a hash that is not there."""
+_DUMMY_HASH = "$argon2id$v=19$m=19456,t=2,p=1$7lHgr0RSYv/vUWGhqI/p/g$IeeNUhTYBsguibXpOa/GYmS6Hp8rxqub2AtxfMZnP7s"
+"""The hash of a discarded random text. It is verified if there is no hash, so that the time is the same."""
 
 Result = TypeVar("Result")
 
 
 def require_acceptable(password: str) -> None:
-    """Raises `Invalid` unless it has 8 to 128 characters, none of them NUL or half of a surrogate pair."""
+    """Raises `Invalid` unless the password has 8 to 128 characters, without NUL and without half a surrogate pair."""
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         message = f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
     elif "\0" in password or any("\ud800" <= character <= "\udfff" for character in password):
@@ -52,23 +52,23 @@ def require_acceptable(password: str) -> None:
 
 
 class Passwords:
-    """Hashes and verifies in threads of its own; the waiting line is bounded."""
+    """Hashes and verifies in its own threads, with a bounded queue."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(
             time_cost=TIME_COST, memory_cost=MEMORY_KIB, parallelism=PARALLELISM, type=Type.ID
         )
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="argon2")
-        self._in_line = 0
+        self._pending = 0
 
     async def hash(self, password: str) -> str:
-        """Raises `Unavailable` when too many are waiting already."""
+        """Raises `Unavailable` if the queue is full."""
         return await self._in_thread(lambda: self._hasher.hash(_bytes(password)))
 
     async def matches(self, stored: str | None, password: str) -> bool:
-        """Whether `password` is the one behind a stored hash. Raises `Unavailable` as `hash` does.
+        """Whether `password` matches a stored hash. Raises `Unavailable` if the queue is full.
 
-        None and hashes of another kind than argon2 and bcrypt (a placeholder, say) are False after argon2's time.
+        None and unknown kinds of hashes give False, after the time that argon2 takes.
         """
         return await self._in_thread(lambda: self._verify(stored, _bytes(password)))
 
@@ -78,25 +78,24 @@ class Passwords:
     def _verify(self, stored: str | None, password: bytes) -> bool:
         if stored is not None and (found := _BCRYPT.fullmatch(stored)) and int(found[1]) <= _MAX_STORED_BCRYPT_COST:
             return _is_bcrypt_of(stored, password)
-        is_known = stored is not None and _is_affordable(stored)
+        hashed = stored if stored is not None and _is_affordable(stored) else None
         try:
-            is_match = self._hasher.verify(stored if stored is not None and is_known else _NOBODYS_HASH, password)
+            return self._hasher.verify(hashed or _DUMMY_HASH, password) and hashed is not None
         except (Argon2Error, InvalidHashError):
             return False
-        return is_match and is_known
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        if self._in_line >= MAX_CONCURRENT + MAX_WAITING:
+        if self._pending >= MAX_CONCURRENT + MAX_WAITING:
             raise Unavailable("Too many sign-ins at once; try again.", retry_after_s=2)
-        self._in_line += 1
+        self._pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
-            self._in_line -= 1
+            self._pending -= 1
 
 
 def _is_bcrypt_of(stored: str, password: bytes) -> bool:
-    import bcrypt  # noqa: PLC0415 - only where accounts came from elsewhere
+    import bcrypt  # noqa: PLC0415 - needed only for imported accounts
 
     try:
         is_match = bcrypt.checkpw(password[:_MAX_BCRYPT_BYTES], stored.encode())
@@ -106,17 +105,17 @@ def _is_bcrypt_of(stored: str, password: bytes) -> bool:
 
 
 def is_outdated(stored: str) -> bool:
-    """Whether a hash that matched should be replaced by one of ours."""
+    """Whether a matching hash should be replaced by an argon2id hash."""
     return not stored.startswith("$argon2id$")
 
 
 def _bytes(password: str) -> bytes:
-    """No text fails here: what could not be chosen as a password is simply the wrong one."""
+    """Never fails: a text that cannot be a password simply does not match."""
     return password.encode("utf-8", "surrogatepass")
 
 
 def _is_affordable(stored: str) -> bool:
-    """A hash from elsewhere must not be able to claim gigabytes or thousands of threads (as happened to Ory Kratos)."""
+    """Whether an imported argon2 hash asks for acceptable memory, time and threads (Ory Kratos had this fault)."""
     if not stored.isascii():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Who is calling."""
+"""The authenticated caller."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -8,7 +8,7 @@ from server.model_request import UserId
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A signed-in user, as the verified token says; `session_id` is None for tokens that carry none."""
+    """A signed-in user, from the claims of a verified token. `session_id` is None for tokens without that claim."""
 
     user_id: UserId
     session_id: UUID | None = None

@@ -1,4 +1,4 @@
-"""Public keys of a project, out of the JSON Web Key Set (RFC 7517) that it publishes. Pure."""
+"""Reads public keys from a JSON Web Key Set (RFC 7517). Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,28 +12,27 @@ MAX_KID_LENGTH = 256
 MIN_RSA_BITS = 2048
 
 _ALGORITHMS = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
-"""By type and curve: the two that Supabase signs with, beside HS256, whose keys are never published."""
+"""By key type and curve: the algorithms of Supabase, without HS256, whose keys are secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key, and the one algorithm that it is for: what a token says of its algorithm decides nothing."""
+    """A key with its one algorithm. The algorithm that a token names is ignored."""
 
     kid: str
     algorithm: str
     key: Any
-    """As PyJWT takes it."""
+    """The form that PyJWT expects."""
 
 
 class NotAKeySet(Exception):
-    """This is no JSON Web Key Set."""
+    """The body is not a JSON Web Key Set."""
 
 
 def read_key_set(body: bytes) -> dict[str, PublicKey]:
-    """The usable keys by their `kid`; an empty set is one, too (a project that signs with its secret alone).
+    """The usable keys by `kid`. The set is empty for a project that signs only with its secret.
 
-    What is of another kind (a secret, Ed25519, a key for encryption, RSA under 2048 bits) is left out. Raises
-    `NotAKeySet`.
+    Other keys (secrets, Ed25519, encryption keys, RSA below 2048 bits) are skipped. Raises `NotAKeySet`.
     """
     try:
         listed = orjson.loads(body)["keys"]
@@ -58,7 +57,7 @@ def _read(jwk: dict[str, Any]) -> PublicKey | None:
         return None
     try:
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
-    except Exception:  # noqa: BLE001 - what it is made of is not ours, and one bad key must not cost the others
+    except Exception:  # noqa: BLE001 - the key is foreign input, and one bad key must not affect the others
         return None
     if algorithm == "RS256" and key.key_size < MIN_RSA_BITS:
         return None
@@ -66,7 +65,7 @@ def _read(jwk: dict[str, Any]) -> PublicKey | None:
 
 
 def _algorithm_of(jwk: dict[str, Any]) -> str | None:
-    """By what the key is; a key that names another algorithm is for that one, and not for us."""
+    """The algorithm for this type of key, or None if the key names another one in `alg`."""
     kind, curve = jwk.get("kty"), jwk.get("crv")
     if not isinstance(kind, str) or not isinstance(curve, str | None):
         return None

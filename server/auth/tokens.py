@@ -1,4 +1,4 @@
-"""Access tokens: minted for our own accounts, verified for every request, with the claims of Supabase Auth."""
+"""Access tokens with the claims of Supabase Auth: minted for embedded accounts, verified for every request."""
 
 import hashlib
 import re
@@ -22,10 +22,10 @@ ACCESS_TOKEN_S = 3600
 MAX_TOKEN_BYTES = 8192
 MAX_LIFETIME_S = 86_400
 MAX_PROJECT_LIFETIME_S = 604_800
-"""What a Supabase project can be set to: a week."""
+"""One week, the longest setting of a Supabase project."""
 LEEWAY_S = 10
 MAX_KNOWN_TOKENS = 10_000
-"""About 5 MB; the oldest is forgotten first, and merely verified again."""
+"""About 5 MB. The oldest entry is evicted first; its token is verified again."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _BEARER = re.compile(r"bearer +(\S+)", re.ASCII | re.IGNORECASE)
@@ -34,7 +34,7 @@ _REQUIRED = ("exp", "iat", "sub", "aud", "iss")
 
 
 def bearer_token(headers: Sequence[str]) -> str:
-    """The token of the one `Authorization` header (RFC 6750, 2.1). Raises `Unauthenticated` for anything else."""
+    """The token of the single `Authorization` header (RFC 6750, 2.1). Raises `Unauthenticated`."""
     match = _BEARER.fullmatch(headers[0]) if len(headers) == 1 else None
     if match is None:
         raise Unauthenticated
@@ -42,7 +42,7 @@ def bearer_token(headers: Sequence[str]) -> str:
 
 
 class SigningKey:
-    """The HS256 secret. It may be known only once the database is there; until then no token is minted or valid."""
+    """The HS256 secret. It may come from the database; until it is read, no token is minted or valid."""
 
     def __init__(self, secret: str | None = None) -> None:
         self._secret = secret
@@ -62,8 +62,6 @@ class SigningKey:
 
 
 class TokenMinter:
-    """Signs access tokens with HS256."""
-
     def __init__(self, key: SigningKey, *, clock: Callable[[], float] = time.time) -> None:
         self._key = key
         self._clock = clock
@@ -71,7 +69,7 @@ class TokenMinter:
     def mint(
         self, user_id: UserId, email: str, session_id: UUID, user_metadata: Mapping[str, Any] | None = None
     ) -> tuple[str, int]:
-        """A token for `ACCESS_TOKEN_S` seconds, and when it expires in seconds since the epoch."""
+        """A token that is valid for `ACCESS_TOKEN_S`, and its expiry in seconds since the epoch."""
         now = int(self._clock())
         expires_at = now + ACCESS_TOKEN_S
         claims = {
@@ -94,14 +92,13 @@ class TokenMinter:
 
 
 class TokenVerifier:
-    """Verifies by a key that is configured and the one algorithm that belongs to it, never by what the token says.
+    """Verifies with a configured key and the algorithm of that key. The algorithm that the token names is ignored.
 
-    A token whose `kid` is one of the project's public keys is verified by that key, any other by the secret, where
-    there is one: so tokens of before and after a change of keys are good side by side.
+    A token whose `kid` names one of the project's public keys is verified with that key, any other with the secret, if
+    there is one. So tokens from before and after a change of keys are both valid.
 
-    What has been verified is remembered until it expires, by the hash of the whole token: a client sends the same one
-    with every call, and the check costs more than the rest of a small answer. When the public keys change, all of it
-    is forgotten.
+    Verified tokens are cached by their hash until they expire, because clients send the same token with every call and
+    the verification is expensive. A change of the public keys clears the cache.
     """
 
     def __init__(
@@ -122,19 +119,19 @@ class TokenVerifier:
         self._generation = 0
 
     async def identify(self, token: str) -> Principal:
-        """As `verify`, after a look for the key where it is not known yet.
+        """As `verify`, after a download of the public keys if the token's key is unknown.
 
-        Raises `Unavailable` while nothing can be said of the token, because the project's keys were never to be had.
+        Raises `Unavailable` if the key is unknown and the project's keys were never downloaded.
         """
         if self._public_keys is None:
             return self.verify(token)
         self._public_keys.refresh_if_due()
-        if (principal := self._recall(token)) is not None:
+        if (principal := self._find_cached(token)) is not None:
             return principal
         kid = _key_id(token)
         if kid is None or self._public_keys.get(kid) is not None:
             return self.verify(token)
-        await self._public_keys.look_for(kid)
+        await self._public_keys.wait_for_key(kid)
         try:
             return self.verify(token)
         except Unauthenticated:
@@ -143,10 +140,8 @@ class TokenVerifier:
             raise Unavailable("Tokens cannot be checked at the moment; try again.", retry_after_s=5) from None
 
     def verify(self, token: str) -> Principal:
-        """Whom the token speaks for, by the keys at hand. Raises `Unauthenticated`, and nothing else, for anything
-        wrong with it.
-        """
-        if (principal := self._recall(token)) is not None:
+        """The user of a valid token, by the keys known now. Raises only `Unauthenticated`."""
+        if (principal := self._find_cached(token)) is not None:
             return principal
         principal, expires_at = self._verify(token)
         self._known[_fingerprint(token)] = principal, expires_at
@@ -154,17 +149,13 @@ class TokenVerifier:
             self._known.popitem(last=False)
         return principal
 
-    def _recall(self, token: str) -> Principal | None:
-        """What is remembered of a token that was verified before."""
+    def _find_cached(self, token: str) -> Principal | None:
         _require_shape(token)
-        self._forget_if_keys_changed()
-        known = self._known.get(_fingerprint(token))
-        return known[0] if known is not None and self._clock() < known[1] + LEEWAY_S else None
-
-    def _forget_if_keys_changed(self) -> None:
         if self._public_keys is not None and self._public_keys.generation != self._generation:
             self._generation = self._public_keys.generation
             self._known.clear()
+        known = self._known.get(_fingerprint(token))
+        return known[0] if known is not None and self._clock() < known[1] + LEEWAY_S else None
 
     def _verify(self, token: str) -> tuple[Principal, int]:
         try:
@@ -178,7 +169,7 @@ class TokenVerifier:
                 options={"require": list(_REQUIRED), "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
             return self._principal(claims), claims["exp"]
-        except Exception:  # noqa: BLE001 - a token is hostile input: whatever it breaks, the answer is 401
+        except Exception:  # noqa: BLE001 - a token is hostile input: any error means 401
             raise Unauthenticated from None
 
     def _choose_key(self, token: str) -> tuple[Any, str]:
@@ -189,7 +180,7 @@ class TokenVerifier:
         return self._key.secret, "HS256"
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
-        """Claims are judged here, where types are strict: PyJWT takes a numeric string for `exp`, and 10**400."""
+        """Check the claims with strict types: PyJWT would accept a numeric string or 10**400 as `exp`."""
         now = self._clock()
         expires_at, issued_at = _seconds(claims["exp"]), _seconds(claims["iat"])
         starts_at = max(issued_at, _seconds(claims.get("nbf", issued_at)))
@@ -205,7 +196,7 @@ class TokenVerifier:
 
 
 def _require_shape(token: str) -> None:
-    """Before anything else: PyJWT raises UnicodeEncodeError for non-ASCII, and spends time on what is huge."""
+    """Called first: PyJWT raises UnicodeEncodeError for non-ASCII text, and is slow for a huge token."""
     if len(token) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token):
         raise Unauthenticated
 
@@ -215,7 +206,7 @@ def _fingerprint(token: str) -> bytes:
 
 
 def _key_id(token: str) -> str | None:
-    """The `kid` of its header, which is not to be trusted; None where there is none, or no header."""
+    """The unverified `kid` of the token's header; None without a usable one."""
     _require_shape(token)
     try:
         kid = jwt.get_unverified_header(token).get("kid")

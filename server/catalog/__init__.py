@@ -1,8 +1,8 @@
-"""What can be asked for: model types, their tasks and models, and what input and parameters each takes."""
+"""The catalog: model types, their models, and the schemas of their input, parameters and output."""
 
 from server.catalog.catalog import Catalog, read_create
+from server.catalog.default_models import OFFLINE_MODELS, ROUTER_CHAT_MODELS, ROUTER_GENERATION_MODELS, ROUTER_MODELS
 from server.catalog.model_types import MODEL_TYPES, ModelType
-from server.catalog.models import OFFLINE_MODELS, ROUTER_CHAT_MODELS, ROUTER_GENERATION_MODELS, ROUTER_MODELS
 
 __all__ = [
     "MODEL_TYPES",

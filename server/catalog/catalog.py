@@ -1,12 +1,12 @@
-"""The catalog as the settings of one server make it: what is offered, by which models, and what a create may say."""
+"""The catalog of one server, by its settings: the offered model types and models, and the validation of creates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from server.catalog.default_models import OFFLINE_MODELS, OWN_MODEL, ROUTER_MODEL, ROUTER_MODELS, TEXT_TASKS
 from server.catalog.model_types import MODEL_TYPES, ModelType
-from server.catalog.models import OFFLINE_MODELS, OWN_MODEL, ROUTER_MODEL, ROUTER_MODELS, TEXT_TASKS
 from server.errors import FieldError, Invalid
 from server.inference.events import Task
 from server.schemas import Body, CreateRequest, field_errors, invalid, parse
@@ -16,18 +16,16 @@ _NOT_AT_THE_EDGE = "is not run by the edge function: the operator must set HF_AP
 
 
 class Catalog:
-    """The model types, with the models that this server's settings give them."""
-
     def __init__(self, settings: Settings) -> None:
         self._types = {name: model_type for model_type in MODEL_TYPES for name in model_type.names}
         self._settings = settings
 
     def model_type(self, name: str) -> ModelType:
-        """Raises `KeyError` for a name that `check` would refuse."""
+        """Raises `KeyError` for an unknown name."""
         return self._types[name]
 
     def describe(self) -> list[dict[str, Any]]:
-        """All that can be asked for here: schemas as JSON Schema, the models to be tried by default, an example."""
+        """The offered model types, each with JSON Schemas, default models and an example."""
         return [
             {
                 "model_type": model_type.name,
@@ -50,10 +48,7 @@ class Catalog:
         ]
 
     def models(self, task: Task) -> tuple[str, ...]:
-        """The models that can be named for a task, those tried by default first.
-
-        Where any may be named, not all are known here.
-        """
+        """The known models for a task, default models first. With ALLOWED_MODELS=* a request may name others."""
         if not self._is_offered(task):
             return ()
         if self._settings.backend is Backend.OFFLINE:
@@ -62,9 +57,9 @@ class Catalog:
         return tuple(dict.fromkeys((*self._default_chain(task), *named)))
 
     def chain(self, name: str, model: str | None) -> tuple[str, ...]:
-        """The models to try in order: `model` and, where it is of the default chain, those after it.
+        """The models to try in order: `model`, and the ones after it if it is part of the default chain.
 
-        Empty where the upstream is to say which model it has.
+        Empty if upstream chooses the model.
         """
         default = self._default_chain(self._types[name].task)
         if model is None:
@@ -74,9 +69,9 @@ class Catalog:
     def check(
         self, name: str, input_data: Mapping[str, Any], parameters: Mapping[str, Any], model: str | None
     ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
-        """Input and parameters as they are kept, and the model that will be tried first.
+        """The validated input and parameters, as they are stored, and the model that is tried first.
 
-        Raises `Invalid` with everything that is wrong, each by its path.
+        Raises `Invalid` with all errors, each with its path.
         """
         model_type = self._types.get(name)
         if model_type is None:
@@ -118,9 +113,9 @@ class Catalog:
 
 
 def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, Any], dict[str, Any], str | None]:
-    """The body of a create, with its input, parameters and model as `Catalog.check` gives them.
+    """The body of a create, and the input, parameters and model from `Catalog.check`.
 
-    Raises `Invalid` with everything that is wrong: what stands around the input does not hide what is wrong in it.
+    Raises `Invalid` with all errors, those of the body and those inside the input together.
     """
     try:
         body = parse(CreateRequest, data)
@@ -130,7 +125,7 @@ def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, A
 
 
 def _faults_inside(catalog: Catalog, data: Any, known: Sequence[FieldError]) -> list[FieldError]:
-    """What is wrong within those fields of a create that are not wrong as a whole."""
+    """Errors inside the fields of a create that have no error themselves."""
     wrong = {error.field for error in known}
     if not isinstance(data, dict) or "model_type" in wrong:
         return []

@@ -1,4 +1,4 @@
-"""The types of single fields that several model types share, with their bounds."""
+"""Field types that several model types share, with their bounds."""
 
 import base64
 import binascii
@@ -26,7 +26,7 @@ def not_blank(text: str) -> str:
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(not_blank)]
 Text = Prompt
-"""What a task reads: the models themselves cut it at some hundred words, and say so."""
+"""Text input of a task. Models may truncate it to some hundred words."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(not_blank)]
 Language = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
@@ -46,11 +46,11 @@ Stop = Annotated[
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
 ]
-"""One text or up to four; a single one is kept as a list of one."""
+"""One text, or a list of up to four. One text is stored as a list."""
 
 
 class _FileOf:
-    """Checks how a file is named: the id of an upload, `file:<id>`, or its bytes as a `data:` URL."""
+    """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -68,7 +68,7 @@ class _FileOf:
             base64.b64decode(match["data"], validate=True)
         except binascii.Error:
             raise ValueError("must be whole base64 after the comma") from None
-        # Browsers record audio/webm;codecs=opus: what it is stands in the bytes.
+        # Browsers record audio/webm;codecs=opus; the parameter is dropped, because the bytes contain the codec.
         return f"data:{match['type']};base64,{match['data']}" if match["options"] else value
 
 
@@ -76,8 +76,8 @@ def _file_schema(kind: str) -> WithJsonSchema:
     return WithJsonSchema(
         {
             "type": "string",
-            "description": f"The id of an uploaded file (POST /api/files), with or without 'file:' before it; "
-            f"a small one may stand here itself as data:{kind}/…;base64,….",
+            "description": f"The id of an uploaded file (POST /api/files), with or without the prefix 'file:', "
+            f"or a small file as data:{kind}/…;base64,….",
             "examples": ["file:019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60"],
         }
     )
@@ -89,18 +89,18 @@ AudioFile = Annotated[str, AfterValidator(_FileOf("audio")), _file_schema("audio
 
 
 class HubInput(Body):
-    """Input of a task whose one main field may also be called `inputs`, as Hugging Face's own clients name it.
+    """Input of a task whose main field may also be named `inputs`, as in Hugging Face's own clients.
 
-    Where the main field is several things, `inputs` holds them together, as it does there.
+    As in those clients, `inputs` may also be an object with several fields.
     """
 
     main: ClassVar[str] = "text"
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Other names of fields, as Hugging Face's clients have them."""
+    """Field names of Hugging Face's clients, and ours for each."""
 
     @model_validator(mode="before")
     @classmethod
-    def _take_inputs(cls, data: Any) -> Any:
+    def _rename_fields(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         if "inputs" in data and cls.main not in data:

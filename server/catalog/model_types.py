@@ -1,10 +1,10 @@
-"""The rows of the catalog: one for each of Hugging Face's pipeline tags, with examples that work as they stand."""
+"""The model types: one for each of Hugging Face's pipeline tags, with examples that work unchanged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.catalog import chat, media, outputs, texts
+from server.catalog import chat_schemas, media_schemas, output_schemas, text_schemas
 from server.inference.events import Task
 from server.schemas import Body
 
@@ -15,7 +15,7 @@ _SENTENCE = "My name is Sarah Jessica Parker but you can call me Jessica"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is sent, and the `output_data` that comes back."""
+    """An example request, and its `output_data`."""
 
     input_data: Mapping[str, Any]
     output_data: Mapping[str, Any]
@@ -24,13 +24,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ModelType:
-    """One thing that can be asked for, under the name of its task or one of the `aliases`."""
+    """A model type. Its name is that of its task; clients may also use one of the `aliases`."""
 
     task: Task
     description: str
     input: type[Body]
     parameters: type[Body]
-    output: type[outputs.Output]
+    output: type[output_schemas.Output]
     example: Example
     aliases: tuple[str, ...] = ()
 
@@ -40,7 +40,6 @@ class ModelType:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that clients may call it."""
         return (self.name, *self.aliases)
 
 
@@ -48,9 +47,9 @@ MODEL_TYPES = (
     ModelType(
         Task.CHAT_COMPLETION,
         "Text for a prompt, or the next turn of a conversation; it may hold images, and tools may be offered.",
-        chat.TextInput,
-        chat.ChatParameters,
-        outputs.ChatOutput,
+        chat_schemas.TextInput,
+        chat_schemas.ChatParameters,
+        output_schemas.ChatOutput,
         Example(
             {"prompt": "Write a haiku about rain."},
             {"output": "Rain taps on the roof\n…", "finish_reason": "stop", "provider": "groq"},
@@ -61,9 +60,9 @@ MODEL_TYPES = (
     ModelType(
         Task.TEXT_GENERATION,
         "Raw continuation of a text.",
-        chat.PromptInput,
-        chat.GenerationParameters,
-        outputs.ChatOutput,
+        chat_schemas.PromptInput,
+        chat_schemas.GenerationParameters,
+        output_schemas.ChatOutput,
         Example(
             {"prompt": "Once upon a time"},
             {"output": " there was a server that lost nothing.", "finish_reason": "stop"},
@@ -73,9 +72,9 @@ MODEL_TYPES = (
     ModelType(
         Task.SUMMARIZATION,
         "A shorter text.",
-        texts.OneTextInput,
-        texts.SummarizationParameters,
-        outputs.TextOutput,
+        text_schemas.OneTextInput,
+        text_schemas.SummarizationParameters,
+        output_schemas.TextOutput,
         Example(
             {"text": "The tower is 324 metres tall, about the same height as an 81-storey building. …"},
             {"output": "The tower is 324 metres tall.", "provider": "hf-inference"},
@@ -83,10 +82,10 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.TRANSLATION,
-        "A text in another language: which, is the model's affair or said by src_lang and tgt_lang.",
-        texts.OneTextInput,
-        texts.TranslationParameters,
-        outputs.TextOutput,
+        "A translation. The model or src_lang and tgt_lang decide the languages.",
+        text_schemas.OneTextInput,
+        text_schemas.TranslationParameters,
+        output_schemas.TextOutput,
         Example(
             {"text": "My name is Wolfgang and I live in Berlin"},
             {"output": "Mein Name ist Wolfgang und ich lebe in Berlin", "provider": "hf-inference"},
@@ -94,10 +93,10 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.FILL_MASK,
-        "What may stand where the text has the model's mask, such as [MASK].",
-        texts.OneTextInput,
-        texts.FillMaskParameters,
-        outputs.FillMaskOutput,
+        "Words for the model's mask, such as [MASK], in a text.",
+        text_schemas.OneTextInput,
+        text_schemas.FillMaskParameters,
+        output_schemas.FillMaskOutput,
         Example(
             {"text": "[MASK] world!"},
             {
@@ -113,9 +112,9 @@ MODEL_TYPES = (
     ModelType(
         Task.TEXT_CLASSIFICATION,
         "The labels of a text, as the model knows them.",
-        texts.OneTextInput,
-        texts.ClassificationParameters,
-        outputs.LabelsOutput,
+        text_schemas.OneTextInput,
+        text_schemas.ClassificationParameters,
+        output_schemas.LabelsOutput,
         Example(
             {"text": "I like you. I love you."},
             {
@@ -127,9 +126,9 @@ MODEL_TYPES = (
     ModelType(
         Task.ZERO_SHOT_CLASSIFICATION,
         "Which of your own labels fit a text.",
-        texts.OneTextInput,
-        texts.ZeroShotParameters,
-        outputs.LabelsOutput,
+        text_schemas.OneTextInput,
+        text_schemas.ZeroShotParameters,
+        output_schemas.LabelsOutput,
         Example(
             {"text": "The device that I bought does not work and I want my money back!"},
             {
@@ -146,9 +145,9 @@ MODEL_TYPES = (
     ModelType(
         Task.TOKEN_CLASSIFICATION,
         "The names and other entities in a text.",
-        texts.OneTextInput,
-        texts.TokenClassificationParameters,
-        outputs.EntitiesOutput,
+        text_schemas.OneTextInput,
+        text_schemas.TokenClassificationParameters,
+        output_schemas.EntitiesOutput,
         Example(
             {"text": _SENTENCE},
             {
@@ -163,9 +162,9 @@ MODEL_TYPES = (
     ModelType(
         Task.QUESTION_ANSWERING,
         "The answer to a question, as it stands in a text.",
-        texts.QuestionInput,
-        texts.QuestionParameters,
-        outputs.AnswersOutput,
+        text_schemas.QuestionInput,
+        text_schemas.QuestionParameters,
+        output_schemas.AnswersOutput,
         Example(
             {"question": "What is the capital of France?", "context": "The capital of France is Paris."},
             {"output": "Paris", "answers": [{"answer": "Paris", "score": 0.9703, "start": 25, "end": 30}]},
@@ -174,9 +173,9 @@ MODEL_TYPES = (
     ModelType(
         Task.TABLE_QUESTION_ANSWERING,
         "The answer to a question, from the cells of a table.",
-        texts.TableInput,
-        texts.TableParameters,
-        outputs.TableAnswersOutput,
+        text_schemas.TableInput,
+        text_schemas.TableParameters,
+        output_schemas.TableAnswersOutput,
         Example(
             {
                 "question": "How many stars does the transformers repository have?",
@@ -197,10 +196,10 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.SENTENCE_SIMILARITY,
-        "How similar in meaning sentences are to one.",
-        texts.SimilarityInput,
-        texts.NoParameters,
-        outputs.ScoresOutput,
+        "How similar in meaning other sentences are to one sentence.",
+        text_schemas.SimilarityInput,
+        text_schemas.NoParameters,
+        output_schemas.ScoresOutput,
         Example(
             {
                 "source_sentence": "That is a happy person",
@@ -211,19 +210,19 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.FEATURE_EXTRACTION,
-        "The vector that stands for a text, or one for each of several.",
-        texts.EmbeddingInput,
-        texts.EmbeddingParameters,
-        outputs.EmbeddingOutput,
+        "The embedding vector of a text, or one for each of several texts.",
+        text_schemas.EmbeddingInput,
+        text_schemas.EmbeddingParameters,
+        output_schemas.EmbeddingOutput,
         Example({"text": "That is a happy person"}, {"embedding": [0.2482, 0.4879, -0.2243]}, {"normalize": True}),
         aliases=("embedding", "embeddings"),
     ),
     ModelType(
         Task.TEXT_TO_IMAGE,
-        "An image of what a text says.",
-        media.ImagePromptInput,
-        media.TextToImageParameters,
-        outputs.FilesOutput,
+        "An image from a description.",
+        media_schemas.ImagePromptInput,
+        media_schemas.TextToImageParameters,
+        output_schemas.FilesOutput,
         Example(
             {"prompt": "An astronaut riding a horse on the moon."},
             {"files": [_PNG], "provider": "hf-inference"},
@@ -233,17 +232,17 @@ MODEL_TYPES = (
     ModelType(
         Task.IMAGE_TO_IMAGE,
         "An image made from another.",
-        media.ImageToImageInput,
-        media.ImageToImageParameters,
-        outputs.FilesOutput,
+        media_schemas.ImageToImageInput,
+        media_schemas.ImageToImageParameters,
+        output_schemas.FilesOutput,
         Example({"image": _FILE, "prompt": "Make it night."}, {"files": [_PNG], "provider": "fal-ai"}),
     ),
     ModelType(
         Task.IMAGE_CLASSIFICATION,
         "The labels of an image.",
-        media.ImageInput,
-        texts.ClassificationParameters,
-        outputs.LabelsOutput,
+        media_schemas.ImageInput,
+        text_schemas.ClassificationParameters,
+        output_schemas.LabelsOutput,
         Example(
             {"image": _FILE},
             {
@@ -255,9 +254,9 @@ MODEL_TYPES = (
     ModelType(
         Task.OBJECT_DETECTION,
         "The objects in an image, and where they are.",
-        media.ImageInput,
-        media.DetectionParameters,
-        outputs.ObjectsOutput,
+        media_schemas.ImageInput,
+        media_schemas.DetectionParameters,
+        output_schemas.ObjectsOutput,
         Example(
             {"image": _FILE},
             {"objects": [{"label": "cat", "score": 0.9982, "box": {"xmin": 20, "ymin": 47, "xmax": 329, "ymax": 186}}]},
@@ -267,9 +266,9 @@ MODEL_TYPES = (
     ModelType(
         Task.IMAGE_SEGMENTATION,
         "The parts of an image, each with its mask.",
-        media.ImageInput,
-        media.SegmentationParameters,
-        outputs.SegmentsOutput,
+        media_schemas.ImageInput,
+        media_schemas.SegmentationParameters,
+        output_schemas.SegmentsOutput,
         Example(
             {"image": _FILE},
             {
@@ -281,17 +280,17 @@ MODEL_TYPES = (
     ModelType(
         Task.IMAGE_TO_TEXT,
         "What an image shows, in words.",
-        media.ImageInput,
-        media.CaptionParameters,
-        outputs.TextOutput,
+        media_schemas.ImageInput,
+        media_schemas.CaptionParameters,
+        output_schemas.TextOutput,
         Example({"image": _FILE}, {"output": "a large brown and white giraffe standing in a field"}),
     ),
     ModelType(
         Task.AUTOMATIC_SPEECH_RECOGNITION,
         "What is said in a recording.",
-        media.AudioInput,
-        media.TranscriptionParameters,
-        outputs.TranscriptionOutput,
+        media_schemas.AudioInput,
+        media_schemas.TranscriptionParameters,
+        output_schemas.TranscriptionOutput,
         Example(
             {"audio": _FILE},
             {"output": "Hello there!", "chunks": [{"text": "Hello there!", "timestamp": [0.0, 1.4]}]},
@@ -302,9 +301,9 @@ MODEL_TYPES = (
     ModelType(
         Task.AUDIO_CLASSIFICATION,
         "The labels of a recording.",
-        media.AudioInput,
-        texts.ClassificationParameters,
-        outputs.LabelsOutput,
+        media_schemas.AudioInput,
+        text_schemas.ClassificationParameters,
+        output_schemas.LabelsOutput,
         Example(
             {"audio": _FILE},
             {"output": "neu", "labels": [{"label": "neu", "score": 0.5928}, {"label": "hap", "score": 0.2003}]},
@@ -313,9 +312,9 @@ MODEL_TYPES = (
     ModelType(
         Task.TEXT_TO_SPEECH,
         "A text, spoken.",
-        media.SpeechInput,
-        media.TextToSpeechParameters,
-        outputs.FilesOutput,
+        media_schemas.SpeechInput,
+        media_schemas.TextToSpeechParameters,
+        output_schemas.FilesOutput,
         Example({"text": "hello there!"}, {"files": [{"content_type": "audio/flac", "size": 52_112}]}),
     ),
 )

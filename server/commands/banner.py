@@ -1,19 +1,19 @@
-"""The last lines of a start, for a person: where it listens, what answers, where the data is."""
+"""The lines that a start prints for a person: address, model, data, files."""
 
 from server.auth.supabase import auth_host
 from server.catalog import Catalog
 from server.settings import Backend, Settings
 from server.storage.database import Database
-from server.storage.objects import place_of
+from server.storage.objects import location_of
 
 
 def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
-    """Four lines, and one for the accounts where they are elsewhere. Nothing in them is secret."""
+    """Four lines, and a fifth if Supabase keeps the accounts. They contain no secret."""
     lines = [
         f"Ready:  http://localhost:{port}   (API: /docs)",
         f"Model:  {_model(settings, catalog)}",
         f"Data:   {_data(settings)}",
-        f"Files:  {place_of(settings)}",
+        f"Files:  {location_of(settings)}",
     ]
     if settings.supabase_url is not None:
         lines.append(f"Users:  Supabase Auth at {auth_host(settings)}")

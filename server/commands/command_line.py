@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, doctor and the rest, each to an exit code."""
+"""Parses the command line and runs one command."""
 
 import argparse
 import asyncio
@@ -16,14 +16,14 @@ from server.telemetry import logging_to_stdout
 EXIT_FAILED = 1
 _MOVES = {
     "export": "write accounts, requests and files to an archive",
-    "import": "take in what `export` wrote, into another database",
+    "import": "load an archive of `export` into another database",
     "backup": "write all of the embedded database, and the files, to an archive",
-    "restore": "make an embedded database of what `backup` wrote",
+    "restore": "create an embedded database from an archive of `backup`",
 }
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; returns the exit code: 0 well, 1 failed, 2 cannot work as it is configured."""
+    """Run one command. Returns the exit code: 0 success, 1 failure, 2 wrong configuration."""
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
@@ -40,7 +40,7 @@ async def _command(  # noqa: PLR0911 - a table
 ) -> int:
     match options.command:
         case "migrate":
-            from server.commands.migrate import run_migrate  # noqa: PLC0415 - what serving does not need is not loaded
+            from server.commands.migrate import run_migrate  # noqa: PLC0415 - `serve` does not need it
 
             return await run_migrate(settings, status_only=options.status)
         case "doctor":
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
     for name, purpose in _MOVES.items():
         commands.add_parser(name, help=purpose).add_argument("file", type=Path)
-    worker = commands.add_parser("worker")  # started by `serve` when WORKERS is greater than 1; not for people
+    worker = commands.add_parser("worker")  # internal: `serve` starts it if WORKERS is greater than 1
     worker.add_argument("number", type=int)
     worker.add_argument("ready", type=int)
     return parser
@@ -101,11 +101,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415 - not on Windows
     except ImportError:
-        return None  # asyncio's own loop does as well, at two thirds of the speed
+        return None  # asyncio's own loop works too, at two thirds of the speed
     return uvloop.new_event_loop
 
 
 def _refuse(*lines: str) -> int:
     for line in lines:
-        print(f"Cannot start: {line}", file=sys.stderr)  # noqa: T201 - for a person, before any log
+        print(f"Cannot start: {line}", file=sys.stderr)  # noqa: T201 - for a person
     return EXIT_CANNOT_WORK

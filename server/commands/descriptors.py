@@ -1,4 +1,4 @@
-"""File descriptors: as many as the system allows, fewer connections than that, and a log line when none is left."""
+"""File descriptors: raises their limit, derives the connection limit from it, and logs exhaustion."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import structlog
 from server.http.connections import MAX_CONNECTIONS, RESERVE, RareReport
 
 OTHER_DESCRIPTORS = 128
-"""For files, the database, and a few of everything else."""
+"""For files, database connections and the rest."""
 _PROBE_S = 1.0
 _FIX = "allow more open files: ulimit -n, docker run --ulimit nofile=, or LimitNOFILE= in systemd"
 
@@ -21,22 +21,22 @@ log = structlog.get_logger(__name__)
 
 
 def raise_limit() -> int | None:
-    """Raise the soft limit of open files to the hard one. Returns what holds then, None if there is no limit."""
+    """Raise the soft limit of open files to the hard limit. Returns the new limit; None means unlimited."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - not on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def connections_within(descriptors: int | None, *, upstream: int) -> int:
-    """How many clients may be connected, so that they alone never take the last descriptor.
+    """The number of client connections that leaves descriptors for the rest.
 
-    Beside them there are the reserve, `upstream` connections to models, and `OTHER_DESCRIPTORS`.
+    The rest is `RESERVE`, `upstream` connections to models, and `OTHER_DESCRIPTORS`.
     """
     if descriptors is None:
         return MAX_CONNECTIONS
@@ -49,10 +49,10 @@ def connections_within(descriptors: int | None, *, upstream: int) -> int:
 
 @contextlib.contextmanager
 def reporting_exhaustion() -> Iterator[None]:
-    """Log once a minute at most when no descriptor is left.
+    """Log at most once a minute when no descriptor is left.
 
-    asyncio's loop reports each accept that fails, up to a thousand in a row. uvloop reports none: libuv closes the
-    clients that wait to be accepted. So a descriptor is asked for every second.
+    asyncio's loop reports each failed accept, up to a thousand in a row. uvloop reports none, because libuv closes the
+    connections that wait to be accepted. So a probe opens a descriptor every second.
     """
     loop = asyncio.get_running_loop()
     report = RareReport(lambda counts: log.error("out_of_file_descriptors", **counts, fix=_FIX))

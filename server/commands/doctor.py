@@ -1,14 +1,15 @@
-"""The command `doctor`: looks at everything the server depends on, and says what to do about what is wrong."""
+"""The command `doctor`: checks everything that the server depends on, and prints a fix for each fault."""
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from server.auth.supabase import check_accounts
-from server.errors import CannotStart
+from server.errors import CannotStart, CheckFailed
 from server.inference.backends import create_upstream
-from server.inference.events import Fault as UpstreamFault
+from server.inference.events import UpstreamFault
 from server.pooling import remedy_for
 from server.settings import Backend, Settings
 from server.storage.database import explain_refusal
@@ -24,7 +25,7 @@ _CHECK_TIMEOUT_S = 15.0
 
 
 class Exit(IntEnum):
-    """What a script can tell from the exit code; with several faults, the first of this order."""
+    """Exit codes. With several faults it is the code of the first subject that failed."""
 
     WELL = 0
     DATA_DIR = 3
@@ -37,7 +38,7 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `exit_code` is `WELL` for what is fine."""
+    """One line of the report. `exit_code` is `WELL` without a fault."""
 
     subject: str
     text: str
@@ -49,7 +50,7 @@ class Finding:
 
 
 async def run_doctor(settings: Settings) -> int:
-    """Print a line for each subject; the exit code names the first fault."""
+    """Print a line for each subject. Returns the exit code of the first fault."""
     findings = []
     subjects = (_examine_data_dir, _examine_database, _examine_upstream)
     accounts = () if settings.supabase_url is None else (_examine_accounts,)
@@ -65,12 +66,12 @@ async def _examine_data_dir(settings: Settings) -> Finding:
     path = settings.data_dir.absolute()
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        return Finding("data", f"{path} cannot be written: set DATA_DIR to a folder of yours.", Exit.DATA_DIR)
+        return Finding("data", f"{path} is not writable: set DATA_DIR to a writable folder.", Exit.DATA_DIR)
     if settings.database_url is None and is_ephemeral(path):
         return Finding(
-            "data", f"{path} is a container's own disk and will be LOST: set DATABASE_URL or mount a volume."
+            "data", f"{path} is on a container's own disk and will be LOST: set DATABASE_URL or mount a volume."
         )
-    return Finding("data", f"{path} can be written.")
+    return Finding("data", f"{path} is writable.")
 
 
 async def _examine_database(settings: Settings) -> Finding:
@@ -84,7 +85,7 @@ async def _examine_database(settings: Settings) -> Finding:
         async with EmbeddedPostgres(settings.data_dir) as postgres:
             return await _examine_url(settings, postgres.url, "embedded Postgres")
     except DataFolderInUse:
-        return Finding("database", "embedded Postgres: a running server has it open.")
+        return Finding("database", "embedded Postgres: a running server uses it.")
     except EmbeddedPostgresError as error:
         return Finding("database", str(error), Exit.DATABASE)
 
@@ -93,12 +94,12 @@ async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
     database = database_of(settings, url)
     try:
         connection = await database.connect()
-    except Exception as error:  # noqa: BLE001 - whatever keeps us out is the finding
+    except Exception as error:  # noqa: BLE001 - any error is the finding
         if advice := explain_refusal(error) or remedy_for(error):
             return Finding("database", advice.replace("DATABASE_URL", name, 1), Exit.DATABASE)
         advice = (
             f"{name}: {database.place} cannot be reached ({type(error).__name__}). "
-            "Is the host right, is it running, does a firewall stand between?"
+            "Check that the host is right, that it runs, and that no firewall blocks the connection."
         )
         return Finding("database", advice, Exit.DATABASE)
     try:
@@ -112,7 +113,7 @@ async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
     finally:
         connection.terminate()
     missing = sum(entry.standing is Standing.PENDING for entry in entries)
-    schema = f"{missing} migrations to apply, which serve does" if missing else "schema is the newest"
+    schema = f"{missing} migrations to apply (`serve` applies them)" if missing else "schema is the newest"
     return Finding("database", f"{name}: Postgres {version.major}.{version.micro}, {schema}.")
 
 
@@ -133,10 +134,15 @@ async def _examine_upstream(settings: Settings) -> Finding:
 
 
 async def _examine_accounts(settings: Settings) -> Finding:
-    found = await check_accounts(settings)
-    return Finding("accounts", found.text, Exit.WELL if found.is_ok else Exit.ACCOUNTS)
+    return await _finding_of(check_accounts(settings), "accounts", Exit.ACCOUNTS)
 
 
 async def _examine_storage(settings: Settings) -> Finding:
-    found = await check_objects(settings)
-    return Finding("storage", found.text, Exit.WELL if found.is_ok else Exit.STORAGE)
+    return await _finding_of(check_objects(settings), "storage", Exit.STORAGE)
+
+
+async def _finding_of(check: Awaitable[str], subject: str, exit_code: Exit) -> Finding:
+    try:
+        return Finding(subject, await check)
+    except CheckFailed as fault:
+        return Finding(subject, str(fault), exit_code)

@@ -1,4 +1,4 @@
-"""Who ran here before: a locked file tells a successor on the same host that the last instance is dead."""
+"""A locked file with the instance id: the next process on this host learns from it which instances are dead."""
 
 import fcntl
 import os
@@ -8,28 +8,28 @@ from uuid import UUID
 
 from server.model_request import InstanceId
 
-KEPT = 16
-"""One that dies while it starts has not yet taken up what the one before left: its successor must know both."""
+MAX_DEAD_IDS = 16
+"""More than one, because an instance that dies during its start has not reclaimed the work of the one before it."""
 _MAX_BYTES = 1024
 
 
 class InstanceFile:
-    """Holds this process's instance id under a lock for as long as the process lives, however it ends.
+    """Holds this process's instance id under a lock until the process ends, in whatever way.
 
-    Whoever gets the lock knows that the ids found in the file belong to dead processes, and need not wait for their
-    leases to run out. Without a lasting disk there is no file, and the lease decides.
+    The process that gets the lock knows that the ids in the file belong to dead processes, and need not wait for their
+    leases to expire. Without a persistent disk there is no file, and the lease decides.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
 
-    def take(self, instance_id: InstanceId) -> list[InstanceId]:
-        """Write our id; returns those of the dead, the last one first. Raises `BlockingIOError` if that one lives."""
+    def claim(self, instance_id: InstanceId) -> list[InstanceId]:
+        """Write our id. Returns the ids of dead instances, newest first. Raises `BlockingIOError` if one still runs."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = _parse(os.read(descriptor, _MAX_BYTES))[:KEPT]
+            found = _parse(os.read(descriptor, _MAX_BYTES))[:MAX_DEAD_IDS]
             content = "\n".join(map(str, [instance_id, *found])).encode()
             os.pwrite(descriptor, content, 0)
             os.ftruncate(descriptor, len(content))

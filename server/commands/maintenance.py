@@ -1,4 +1,4 @@
-"""The database for commands other than `serve`."""
+"""Opens the database for commands other than `serve`."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from server.storage.prepare import database_of, prepare_database
 
 @contextlib.asynccontextmanager
 async def open_prepared(settings: Settings) -> AsyncIterator["asyncpg.Connection[Any]"]:
-    """A connection to the newest schema. Works while a server runs on the same data, and while none does."""
+    """A connection to the migrated database. Works with or without a running server."""
     async with open_shared_database(settings) as url:
         database = database_of(settings, url)
         await prepare_database(settings, database)

@@ -1,4 +1,4 @@
-"""The command `migrate`: brings the database to the newest schema, or shows where it stands."""
+"""The command `migrate`: applies the migrations, or shows their status."""
 
 from server.commands.serve import open_database
 from server.errors import CannotStart
@@ -10,11 +10,11 @@ from server.storage.prepare import database_of, prepare_database, require_usable
 
 
 async def run_migrate(settings: Settings, *, status_only: bool) -> int:
-    """Exit code 0: the schema is the newest (with `status_only`: nothing is missing); 1: it is not."""
+    """Exit code 0: the schema is the newest. 1: it is not. `status_only` applies nothing."""
     async with open_database(settings) as url:
         database = database_of(settings, url)
         try:
-            entries = await _bring_forward(settings, database, status_only=status_only)
+            entries = await _migrate(settings, database, status_only=status_only)
         except MigrationError as error:
             raise CannotStart(error.message) from error
         except Exception as error:
@@ -30,7 +30,7 @@ async def run_migrate(settings: Settings, *, status_only: bool) -> int:
     return 0 if is_settled else 1
 
 
-async def _bring_forward(settings: Settings, database: Database, *, status_only: bool) -> list[Entry]:
+async def _migrate(settings: Settings, database: Database, *, status_only: bool) -> list[Entry]:
     if not status_only:
         await prepare_database(settings, database)
     connection = await database.connect()

@@ -1,4 +1,4 @@
-"""The life of a serving process: sockets, database, application, signals, and an end in order."""
+"""The command `serve`: opens socket and database, runs the application, handles signals, and stops in order."""
 
 import asyncio
 import contextlib
@@ -33,19 +33,19 @@ from server.storage.database import Database
 from server.storage.embedded.data_folder import DataFolderInUse
 from server.storage.embedded.ephemeral import is_ephemeral
 from server.storage.embedded.postgres import EmbeddedPostgres, url_of_running
-from server.storage.objects import place_of
+from server.storage.objects import location_of
 
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
 _CLOSE_TIMEOUT_S = 5.0
 _CONNECTIONS_PER_WORKER = 11
-"""Six lines of actors, the listener's, a pool of four; that of a resignation comes when these are idle."""
+"""Six dedicated connections of actors, one of the listener, a pool of four. `resign` opens one when these are idle."""
 _SPARE_CONNECTIONS = 20
-"""Migrations, tools, people, and the connections of the dead that Postgres has not noticed yet."""
+"""For migrations, tools, people, and connections of dead processes that Postgres has not closed yet."""
 _MIN_CONNECTIONS = 40
 _GC_THRESHOLDS = (5_000, 20, 100)
 _EPHEMERAL_FIX = (
-    "This container's disk does not last: accounts and requests are LOST when it is replaced. "
+    "This container's disk is not persistent: accounts and requests are LOST when the container is replaced. "
     "Set DATABASE_URL (Supabase, or any Postgres 15+), or mount a volume at DATA_DIR."
 )
 
@@ -53,9 +53,9 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings, output: LogWriter) -> int:
-    """Serve until told to stop; returns the exit code: 0 only if everything that was accepted is in the database.
+    """Serve until a signal. Returns the exit code: 0 only if everything that was accepted is in the database.
 
-    The banner goes to `output`, as the log does: a print would wait for whatever reads stdout.
+    The banner goes to `output`, as the log does: `print` could block on stdout.
     """
     require_safe_aiohttp()
     signals = StopSignals()
@@ -81,7 +81,7 @@ async def serve_database(
     on_ready: Callable[[], None],
     number: int = 0,
 ) -> int:
-    """One instance on a database that is there, from open socket to last flush; `number` tells workers apart."""
+    """Run one instance from the open socket to the last flush. `number` is the worker's number."""
     with contextlib.ExitStack() as stack:
         instance_id, predecessors = stack.enter_context(_instance(settings, number))
         app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessors=predecessors)
@@ -95,7 +95,7 @@ async def serve_database(
             await web.SockSite(runner, listener, backlog=LISTEN_QUEUE).start()
             if await _first_of(app[keys.LIFECYCLE].wait_ready(), signals, engine):
                 on_ready()
-                settle_garbage()
+                tune_garbage_collector()
                 await _first_of(None, signals, engine)
             if engine.task is not None and engine.task.done():
                 return _report_failure(engine.task)
@@ -107,11 +107,11 @@ async def serve_database(
             await runner.cleanup()
 
 
-def settle_garbage() -> None:
-    """Leave what is there once the server is ready out of every collection, and collect less often.
+def tune_garbage_collector() -> None:
+    """Exclude all present objects from collections, and collect less often.
 
-    It stays for the life of the process. A request makes some thousand objects, few of them in cycles; with a threshold
-    of 700, which is Python's own, they were looked through after every one.
+    These objects live as long as the process. A request creates some thousand objects, few of them in cycles; Python's
+    default threshold of 700 would start a collection at every request.
     """
     gc.collect()
     gc.freeze()
@@ -119,7 +119,7 @@ def settle_garbage() -> None:
 
 
 async def _first_of(event: Coroutine[Any, Any, None] | None, signals: "StopSignals", engine: Engine) -> bool:
-    """Wait for the event, for a signal or for the end of the engine, whichever is first. True if it was the event."""
+    """Wait for the event, a signal or the end of the engine. True if the event came first."""
     waits = {asyncio.create_task(signals.wait(), name="stop-signal")}
     wanted = None
     if event is not None:
@@ -134,7 +134,7 @@ async def _first_of(event: Coroutine[Any, Any, None] | None, signals: "StopSigna
 
 
 def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
-    """Bind the port first of all: nothing is started for a server that could not be reached."""
+    """Bind the port, before anything else is started. Raises `CannotStart`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with contextlib.ExitStack() as undo:
         try:
@@ -150,7 +150,7 @@ def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
 
 
 def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
-    """One line with the fix for an address that cannot be listened on."""
+    """One line with the fix for a failed bind."""
     host, port = settings.host, settings.port
     match error:
         case socket.gaierror() | UnicodeError():
@@ -168,12 +168,12 @@ def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
 
 
 def log_choices(settings: Settings) -> None:
-    """What the settings chose for each part, a line each, and which of them change nothing. No secrets."""
+    """Log the choice for each part, and the settings without effect. Logs no secrets."""
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
     accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
-    chosen = {"database": database, "accounts": accounts, "model": model, "files": str(place_of(settings))}
+    chosen = {"database": database, "accounts": accounts, "model": model, "files": str(location_of(settings))}
     for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)
     if settings.supabase_url is not None and settings.supabase_service_role_key is None:
@@ -184,7 +184,7 @@ def log_choices(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def open_unless_stopped(settings: Settings, signals: "StopSignals") -> AsyncIterator[str | None]:
-    """As `open_database`, but a signal ends the opening, and undoes what was done of it: then there is None."""
+    """As `open_database`, but a signal cancels and undoes the opening; then the value is None."""
     async with contextlib.AsyncExitStack() as stack:
         opening = asyncio.create_task(stack.enter_async_context(open_database(settings)), name="open-database")
         stopping = asyncio.create_task(signals.wait(), name="stop-signal")
@@ -201,7 +201,7 @@ async def open_unless_stopped(settings: Settings, signals: "StopSignals") -> Asy
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[str]:
-    """The database that is configured, else one of our own."""
+    """The URL of the configured database, else of the embedded one, which runs until the block ends."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
@@ -209,14 +209,14 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
         log.warning("data_will_be_lost", data_dir=str(settings.data_dir), fix=_EPHEMERAL_FIX)
     max_connections = max(_MIN_CONNECTIONS, _SPARE_CONNECTIONS + _CONNECTIONS_PER_WORKER * settings.workers)
     async with EmbeddedPostgres(settings.data_dir, max_connections=max_connections) as postgres:
-        if reason := postgres.account.reason:
-            log.info("embedded_postgres_user", uid=postgres.account.uid, reason=reason)
+        if reason := postgres.os_user.reason:
+            log.info("embedded_postgres_user", uid=postgres.os_user.uid, reason=reason)
         yield postgres.url
 
 
 @contextlib.asynccontextmanager
 async def open_shared_database(settings: Settings) -> AsyncIterator[str]:
-    """As `open_database`, and beside a server that has the embedded one open already."""
+    """As `open_database`, and it also connects to an embedded database that a running server has opened."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             url = await stack.enter_async_context(open_database(settings))
@@ -227,20 +227,20 @@ async def open_shared_database(settings: Settings) -> AsyncIterator[str]:
 
 @contextlib.contextmanager
 def _instance(settings: Settings, number: int) -> Iterator[tuple[InstanceId, list[InstanceId]]]:
-    """Our id, and those of the dead instances whose place we take, where `DATA_DIR` remembers it."""
+    """Our id, and the ids of dead instances that an instance file in `DATA_DIR` names."""
     instance_id, predecessors = InstanceId(uuid4()), list[InstanceId]()
     with InstanceFile(settings.data_dir / f"instance-{number}") as file:
         try:
             settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            predecessors = file.take(instance_id)
+            predecessors = file.claim(instance_id)
         except OSError as error:
-            # Without a lasting disk of our own, the lease decides when a predecessor counts as dead.
+            # Without a persistent disk, the lease decides when another instance counts as dead.
             log.info("no_instance_file", reason=str(error))
         yield instance_id, predecessors
 
 
 def _report_failure(task: "asyncio.Task[None]") -> int:
-    """The engine ended by itself: a reason to refuse the start, or a crash that the platform answers by a restart."""
+    """The engine ended without a signal. Raises its `CannotStart`; a crash gives exit code 1, for a restart."""
     error = task.exception()
     if isinstance(error, CannotStart):
         raise error
@@ -249,7 +249,7 @@ def _report_failure(task: "asyncio.Task[None]") -> int:
 
 
 class StopSignals:
-    """SIGTERM and SIGINT: the first asks for an orderly end, the second for a quick one."""
+    """SIGTERM and SIGINT. The first signal asks for an orderly stop, the second for a quick one."""
 
     def __init__(self) -> None:
         self._first = asyncio.Event()
@@ -266,8 +266,11 @@ class StopSignals:
 
 
 def require_safe_aiohttp() -> None:
-    """Most of aiohttp's request-smuggling advisories concern its pure-Python parser alone."""
+    """Raise `CannotStart` without aiohttp's C parser or with `-O`.
+
+    Most request-smuggling advisories for aiohttp concern only its pure-Python parser.
+    """
     if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise CannotStart("aiohttp came without its C parser: install it from a binary wheel for this platform.")
+        raise CannotStart("aiohttp has no C parser: install it from a binary wheel for this platform.")
     if sys.flags.optimize:
         raise CannotStart("Python runs with -O or PYTHONOPTIMIZE, under which aiohttp is unsafe: unset it.")

@@ -1,4 +1,4 @@
-"""The command `set-password`: for users who forgot theirs, where no e-mail is sent."""
+"""The command `set-password`, for users who forgot their password: the embedded accounts send no e-mail."""
 
 import getpass
 import sys
@@ -14,9 +14,9 @@ _MAX_LINE = 4096
 
 
 async def run_set_password(settings: Settings, email: str) -> int:
-    """Exit code 0: done, and all sessions of the account are over; 1: nothing was changed, and why is on stderr.
+    """Exit code 0: done, and all sessions of the account have ended. 1: nothing was changed; stderr gives the reason.
 
-    Works beside a running server, and without one.
+    Works with or without a running server.
     """
     if settings.supabase_url:
         raise CannotStart("The accounts are in Supabase: set the password in the project's dashboard.")
@@ -43,12 +43,12 @@ async def _store(settings: Settings, address: str, hashed: str) -> bool:
 
 
 def _read_password() -> str:
-    """Asked for twice at a terminal; one line where something is piped in."""
+    """Read it twice from a terminal, or one line from a pipe."""
     if not sys.stdin.isatty():
         return sys.stdin.readline(_MAX_LINE).rstrip("\r\n")
     password = getpass.getpass("New password: ")
-    if getpass.getpass("Once more: ") != password:
-        raise Invalid("The two are not the same; nothing was changed.")
+    if getpass.getpass("Repeat it: ") != password:
+        raise Invalid("The passwords differ; nothing was changed.")
     return password
 
 

@@ -1,4 +1,4 @@
-"""One machine, several processes on one port: the parent owns the database and the children, each child serves."""
+"""Several processes on one port: the parent owns the database and the child processes; each child serves."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from server.log_writer import LogWriter
 from server.settings import Settings
 
 DATABASE_VARIABLE = "AI_SDK_SERVER_DATABASE_URL"
-"""How a child learns of the parent's embedded database: by its environment, which only its own user can read."""
+"""Passes the URL of the parent's database to a child. Only the same user can read a process's environment."""
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 30.0
 _STOP_GRACE_S = 20.0
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class Workers:
-    """Keeps `settings.workers` children alive until told to stop."""
+    """Keeps `settings.workers` children running until `stop`."""
 
     def __init__(self, settings: Settings, database_url: str, *, port: int) -> None:
         self._environment = os.environ | {DATABASE_VARIABLE: database_url, "PORT": str(port)}
@@ -46,14 +46,14 @@ class Workers:
         self._is_stopping = False
 
     async def wait_ready(self) -> None:
-        """Return once every child has said that it is ready: with a database that is away, that may take long."""
+        """Return once every child is ready. While the database is unavailable, that may take long."""
         for is_ready in self._is_ready:
             await is_ready.wait()
 
     async def keep(self, number: int) -> int:
-        """Run one child, and start it anew when it dies.
+        """Run one child, and restart it when it dies.
 
-        Returns its exit code: when stopping, when it refused to start (it has said why), or when restarts do not help.
+        Returns its exit code when stopping, when it refused to start, or after too many crashes.
         """
         while not self._is_stopping:
             ready = await self._spawn(number)
@@ -63,7 +63,7 @@ class Workers:
             code = await self._children[number].wait()
             if self._is_stopping:
                 log.info("worker_ended", worker=number, code=code)
-                return 0 if code == -signal.SIGTERM else code  # stopped so early that it had no handler yet
+                return 0 if code == -signal.SIGTERM else code  # SIGTERM before the child had its handler
             if code == EXIT_CANNOT_WORK and not is_ready:
                 return code
             log.error("worker_died", worker=number, code=code)
@@ -74,7 +74,7 @@ class Workers:
         return 0
 
     async def _spawn(self, number: int) -> int:
-        """Start one child; returns the end of a pipe where it says that it is ready, and which its death closes."""
+        """Start one child. Returns the read end of its readiness pipe, which the child's end closes."""
         reading, writing = os.pipe()
         try:
             child = self._children[number] = await asyncio.create_subprocess_exec(
@@ -86,29 +86,29 @@ class Workers:
                 str(writing),
                 env=self._environment,
                 pass_fds=(writing,),
-                start_new_session=True,  # a Ctrl-C reaches the parent alone, which passes it on once
+                start_new_session=True,  # Ctrl-C reaches only the parent, which forwards it once
             )
         except BaseException:
             os.close(reading)
             raise
         finally:
             os.close(writing)
-        if self._is_stopping:  # since it was begun; without handlers as yet, it ends by this one whatever is still sent
+        if self._is_stopping:  # `stop` came during the start; the child has no handler yet, so SIGTERM ends it
             _send(child, signal.SIGTERM)
         return reading
 
     def stop(self, sign: signal.Signals) -> None:
-        """Pass a signal on; whoever ends from now on is not started again."""
+        """Forward a signal. Children that end from now on are not restarted."""
         self._is_stopping = True
         for child in self._children.values():
             _send(child, sign)
 
 
 async def serve_with_workers(settings: Settings, output: LogWriter) -> int:
-    """Serve from several processes; returns 0 only if each of them ended well, 2 if one cannot work as configured."""
+    """Serve from several processes. Returns 0 only if each ended with 0, and 2 if one has a wrong configuration."""
     require_safe_aiohttp()
     signals = StopSignals()
-    with contextlib.closing(listen(settings, shared=True)) as placeholder:  # bound, it keeps the port between restarts
+    with contextlib.closing(listen(settings, shared=True)) as placeholder:  # keeps the port between restarts
         port = placeholder.getsockname()[1]
         log_choices(settings)
         async with open_unless_stopped(settings, signals) as url:
@@ -140,12 +140,12 @@ async def _run(workers: Workers, settings: Settings, signals: StopSignals, outpu
 async def _gather(
     keepers: "set[asyncio.Task[int]]", workers: Workers, signals: StopSignals, *, timeout_s: float
 ) -> list[int]:
-    """The children's exit codes. A second signal is passed on; who takes too long is killed, and loses nothing."""
+    """The children's exit codes. Forwards a second signal. A child that takes too long is killed, without data loss."""
     ended = asyncio.create_task(asyncio.wait(keepers), name="workers-ended")
     hurry = asyncio.create_task(signals.second.wait(), name="hurry")
     await asyncio.wait({ended, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     if hurry.done():
-        workers.stop(signal.SIGINT)  # another SIGTERM would be lost on a child that has the first one still before it
+        workers.stop(signal.SIGINT)  # a second SIGTERM would merge with a first one that is still pending
         await asyncio.wait({ended}, timeout=_STOP_GRACE_S)
     hurry.cancel()
     if not ended.done():
@@ -160,7 +160,7 @@ def _send(child: asyncio.subprocess.Process, sign: signal.Signals) -> None:
 
 
 async def _read_byte(descriptor: int) -> bool:
-    """Wait until the other end writes, or is closed by its process's end; True if it wrote. Then close this end."""
+    """Wait until the other end writes a byte (True) or is closed (False). Then close this end."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     loop.add_reader(descriptor, arrived.set)
@@ -173,11 +173,11 @@ async def _read_byte(descriptor: int) -> bool:
 
 
 async def work(settings: Settings, *, number: int, ready: int) -> int:
-    """One child: serves on the shared port, and tells the parent through the pipe `ready` that it does."""
+    """The command `worker`: serves on the shared port, and writes a byte to the pipe `ready` once it is ready."""
     die_with_parent()
 
     def announce() -> None:
-        with contextlib.suppress(OSError):  # the parent is gone, and a signal that says so on its way
+        with contextlib.suppress(OSError):  # the parent has died, and SIGTERM follows
             os.write(ready, b".")
         os.close(ready)
 
@@ -193,6 +193,6 @@ async def work(settings: Settings, *, number: int, ready: int) -> int:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent ends, however it ends (prctl(2); Linux only)."""
+    """Ask the kernel to send SIGTERM when the parent ends (prctl(2); Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

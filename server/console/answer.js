@@ -1,4 +1,4 @@
-// The request that is shown: its text as it is written, its files, and what can be done with it.
+// The current request: its text while it is generated, its files, and the buttons to cancel and delete it.
 
 import { call, fetchBlob, isFinal, streamRequest } from "./api.js";
 import { element, node, say, sizeText } from "./page.js";
@@ -8,27 +8,27 @@ const SEGMENTS = { output: "answer", reasoning: "reasoning" };
 const SHOWN_ABOVE = ["output", "reasoning", "files", "finish_reason", "provider", "offline", "partial"];
 
 let shownId = null;
-let view = new AbortController(); // showing something else ends what this one still waits for
-const addresses = []; // of the blobs that are shown
+let view = new AbortController(); // aborted when another request is shown
+const addresses = []; // object URLs of the displayed files
 
 export const isShown = (id) => id === shownId;
 
-// Its input in words: the prompt, the text of the last message, or whatever else there is, field by field.
+// The input as text: the prompt, the text of the last message, or the other fields.
 export function inputText({ prompt, text, messages, ...others }) {
   const content = [messages?.at(-1)?.content ?? []].flat();
   const parts = content.map((part) => part.text ?? (part.image_url ? "[image]" : part));
-  const fields = Object.entries(others).map(([name, value]) => (/^(file|data):/.test(value) ? `[${name}]` : `${name}: ${wordsOf(value)}`));
-  return [prompt, text && wordsOf(text), ...parts, ...fields].filter(Boolean).join("\n");
+  const fields = Object.entries(others).map(([name, value]) => (/^(file|data):/.test(value) ? `[${name}]` : `${name}: ${asText(value)}`));
+  return [prompt, text && asText(text), ...parts, ...fields].filter(Boolean).join("\n");
 }
 
-const wordsOf = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 function point(id) {
   shownId = id;
   document.dispatchEvent(new Event("shown"));
 }
 
-// Makes room for another request; returns the signal that ends when yet another one is shown.
+// Clears the view for another request. Returns a signal that is aborted when the next one is shown.
 export function blank(about) {
   view.abort();
   view = new AbortController();
@@ -47,7 +47,7 @@ function setAbout(text, { failed = false, busy = false } = {}) {
   element("answer").setAttribute("aria-busy", busy);
 }
 
-// Follows a request to its end: one that exists, by its `id`, or a new one, made from the `body` of a create.
+// Follows a request to its end: an existing one by its `id`, or a new one from the `body` of a create.
 export async function follow({ id, body }) {
   const signal = blank(body ? "Sending…" : "Loading…");
   if (body) say("question", inputText(body.input_data));
@@ -56,7 +56,7 @@ export async function follow({ id, body }) {
     if (signal.aborted) return;
     if (request) show(request, signal);
     if (request && isFinal(request)) return;
-    const onBreak = () => setAbout("The connection broke; trying again…", { busy: true });
+    const onBreak = () => setAbout("The connection was lost; reconnecting…", { busy: true });
     for await (const event of streamRequest({ id, body }, signal, onBreak)) {
       if (!signal.aborted) take(event, signal);
     }
@@ -81,7 +81,7 @@ function take({ name, data }, signal) {
   }
 }
 
-// The text is left alone where it stands already: who listens to it would hear it again.
+// An equal text is not set again, because a screen reader would read it again.
 function setText(id, text) {
   if (element(id).textContent !== text) element(id).replaceChildren(text);
 }
@@ -98,7 +98,7 @@ function show(request, signal) {
   const rest = Object.entries(output).filter(([name]) => !SHOWN_ABOVE.includes(name));
   say("data", rest.length ? JSON.stringify(Object.fromEntries(rest), null, 2).slice(0, DATA_SHOWN) : "");
   element("cancel").hidden = isFinal(request);
-  element("delete").hidden = !request.created_at; // deleted by somebody else: nothing but its end is known
+  element("delete").hidden = !request.created_at; // it was deleted elsewhere
   element("files").replaceChildren();
   for (const file of output.files ?? []) showFile(file, signal).catch((error) => !signal.aborted && say("failure", error.message));
 }
@@ -125,7 +125,7 @@ async function showFile({ url, number, content_type: type, size }, signal) {
   place.append(node("figcaption", { className: "about" }, link, ` ${type}, ${sizeText(size)}`));
 }
 
-// The end comes as it comes to every follower: by the stream.
+// The stream delivers the result of the cancellation.
 export const cancelShown = () => call("POST", `/api/requests/${shownId}/cancel`);
 
 export async function deleteShown() {

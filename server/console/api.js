@@ -1,10 +1,10 @@
-// The server as this page uses it: calls with the token, files as blobs, and streams that outlive a broken line.
+// Calls to the server: JSON calls with the token, files as blobs, and streams that reconnect.
 
 const TOKEN = "ai-sdk-server.token";
 const FIRST_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 4000;
 
-let session = new AbortController(); // signing out ends every call under way
+let session = new AbortController(); // signing out aborts all running calls
 
 export const isSignedIn = () => Boolean(sessionStorage.getItem(TOKEN));
 
@@ -24,13 +24,13 @@ export class ApiError extends Error {
     this.status = status;
   }
 
-  // Whether the same call may succeed later: the server was away, busy, or asked for patience.
-  get isPassing() {
+  // Whether the same call may succeed later: the server was unreachable, overloaded, or limited the rate.
+  get isTransient() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 }
 
-// A response that is no error. Signing out ends the call, and so does `signal`.
+// A successful response; throws ApiError for any other. Signing out aborts the call, and so does `signal`.
 async function open(method, path, { headers, body, signal } = {}) {
   const token = sessionStorage.getItem(TOKEN);
   const known = { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
@@ -40,7 +40,7 @@ async function open(method, path, { headers, body, signal } = {}) {
     response = await fetch(path, { method, body, headers: { ...known, ...headers }, signal: signals });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { error: "The server cannot be reached", detail: "is it running?" });
+    throw new ApiError(0, { error: "The server cannot be reached", detail: "check that it is running" });
   }
   if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
   return response;
@@ -55,11 +55,11 @@ export async function call(method, path, body) {
 
 export const upload = async (file) => (await open("POST", "/api/files", { body: file })).json();
 
-// An `img` cannot send the token; a blob needs none.
+// Files are loaded as blobs, because an `img` cannot send the token.
 export const fetchBlob = async (path, signal) => (await open("GET", path, { signal })).blob();
 
-// Not by `call`, which signing out ends.
-export function sayGoodbye() {
+// Does not use `call`, because signing out aborts its requests.
+export function sendSignOut() {
   const token = sessionStorage.getItem(TOKEN);
   fetch("/auth/signout", { method: "POST", headers: { Authorization: `Bearer ${token}` }, keepalive: true }).catch(() => {});
 }
@@ -84,8 +84,8 @@ const pause = (ms, signal) =>
     signal?.addEventListener("abort", done, { once: true });
   });
 
-// Events of whatever `connect` opens, opened again when it breaks, after growing pauses, until `signal` ends it. Thrown is
-// what no repetition would mend, and what goes wrong before anything came.
+// Yields the events of the stream that `connect` opens, and reconnects with growing pauses until `signal` is aborted.
+// Throws permanent errors, and any error before the first event.
 async function* resumed(connect, signal, onBreak = () => {}) {
   for (let failures = 0, hasBegun = false; ; failures += 1) {
     try {
@@ -96,7 +96,7 @@ async function* resumed(connect, signal, onBreak = () => {}) {
       }
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      if (error instanceof ApiError && !(error.isPassing && hasBegun)) throw error;
+      if (error instanceof ApiError && !(error.isTransient && hasBegun)) throw error;
     }
     if (signal.aborted) return;
     onBreak();
@@ -107,8 +107,8 @@ async function* resumed(connect, signal, onBreak = () => {}) {
 const FINAL = ["completed", "failed", "cancelled"];
 export const isFinal = (request) => FINAL.includes(request.status);
 
-// The events of one request up to its end: of the one with this `id`, or of a new one, made from `body`. Its key makes
-// it the same one if the line breaks before its id has come.
+// The events of one request up to its end: the one with this `id`, or a new one, created from `body`. The idempotency key
+// prevents a second create if the connection breaks before the id arrives.
 export async function* streamRequest({ id, body }, signal, onBreak) {
   const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
   const headers = { Accept: "text/event-stream" };
@@ -127,7 +127,7 @@ export async function* streamRequest({ id, body }, signal, onBreak) {
   }
 }
 
-// What becomes of all requests of the user, until signing out.
+// The status changes of all requests of the user, until sign-out.
 export const streamChanges = () => {
   const { signal } = session;
   return resumed(() => open("GET", "/api/requests/events", { headers: { Accept: "text/event-stream" }, signal }), signal);

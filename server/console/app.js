@@ -1,12 +1,12 @@
-// The console: sign in, ask, watch the answer being written, look at the history.
+// The console: sign in, send requests, follow answers, read the history.
 
 import { blank, cancelShown, deleteShown, follow } from "./answer.js";
-import { beginSession, call, endSession, isSignedIn, sayGoodbye } from "./api.js";
+import { beginSession, call, endSession, isSignedIn, sendSignOut } from "./api.js";
 import { readForm, showType, showTypes, takeFile } from "./ask.js";
 import { markShown, readHistory, watchHistory } from "./history.js";
 import { element, say } from "./page.js";
 
-// Runs what somebody asked for, with those buttons locked, and shows what went wrong.
+// Runs an action with these buttons disabled, and shows its error.
 async function attempt(buttons, action) {
   buttons.forEach((button) => { button.disabled = true; });
   say("problem", "");
@@ -17,7 +17,7 @@ async function attempt(buttons, action) {
     const hasExpired = error.status === 401 && isSignedIn();
     if (hasExpired) leave();
     say("problem", hasExpired ? "Your session has ended: sign in again." : error.message);
-    element("problem").scrollIntoView({ block: "nearest" }); // on a small screen the button was far below it
+    element("problem").scrollIntoView({ block: "nearest" }); // on a small screen it may be above the visible part
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
   }
@@ -98,8 +98,8 @@ element("history").addEventListener("click", (event) => {
 });
 document.addEventListener("shown", markShown);
 element("sign-out").addEventListener("click", () => {
-  sayGoodbye();
-  element("prompt").value = element("input").value = ""; // a session that ends by itself leaves what was being written
+  sendSignOut();
+  element("prompt").value = element("input").value = ""; // an expired session keeps them
   leave();
 });
 

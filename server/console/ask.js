@@ -1,4 +1,4 @@
-// The form of a request: a prompt, or the input of any other task as JSON, with a file where the task takes one.
+// The request form: a prompt for chat, JSON for all other tasks, and a file if the task accepts one.
 
 import { call, upload } from "./api.js";
 import { element, node, say, sizeText } from "./page.js";
@@ -11,11 +11,11 @@ const FILE_FIELDS = {
 
 let types = new Map();
 let chatModels = [];
-let uploaded = null; // what input data calls the file that was chosen
+let uploaded = null; // the reference to the uploaded file: file:<id>
 
 const chosen = () => types.get(element("model-type").value);
 const isChat = () => chosen().model_type === CHAT;
-// The field that takes a file; in a conversation an image may stand beside the text.
+// The field for a file. A chat message may contain an image.
 const fileField = () => (isChat() ? "image" : Object.keys(FILE_FIELDS).find((name) => chosen().input.properties[name]));
 
 export async function showTypes() {
@@ -83,7 +83,7 @@ function setFile(reference) {
   element("input").value = JSON.stringify({ ...input, input_data: { ...input.input_data, [fileField()]: reference } }, null, 2);
 }
 
-// The body of the create that the form stands for.
+// The body of a create, from the form.
 export function readForm() {
   const common = { model_type: chosen().model_type, ...(element("model").value && { model: element("model").value.trim() }) };
   if (isChat()) return { ...common, input_data: conversation(element("prompt").value) };

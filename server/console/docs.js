@@ -10,7 +10,7 @@ function node(tag, attributes, ...children) {
 }
 
 const code = (text) => node("code", {}, text);
-// A description, with what stands between backticks as code.
+// A description. Text between backticks becomes code.
 const prose = (text) => node("span", {}, ...(text || "").split("`").map((part, index) => (index % 2 ? code(part) : part)));
 const json = (value) => node("pre", { tabIndex: 0 }, JSON.stringify(value, null, 2));
 
@@ -25,7 +25,7 @@ function resolve(doc, value) {
 
 const nameOf = (schema) => (schema.$ref ? schema.$ref.split("/").pop() : "");
 
-// A schema in a few words, such as: string (uuid) or null, 1 … 255.
+// A short text for a schema, such as: string (uuid) or null, 1 … 255.
 function typeText(doc, schema, depth = 0) {
   if (!schema || depth > SHOWN_DEPTH) return "any";
   const found = resolve(doc, schema);
@@ -84,7 +84,7 @@ function bodyPart(doc, operation) {
   return node("div", {}, ...variants.map((variant) => variantPart(doc, variant, variants.length > 1)), ...shown);
 }
 
-// One form of a body; of many, each is folded away.
+// One variant of a body. With several variants, each is collapsed.
 function variantPart(doc, schema, isOneOfMany) {
   const name = `Body: ${nameOf(schema)}`;
   if (!isOneOfMany) return node("div", {}, fieldsTable(doc, schema, name), ...nested(doc, schema));

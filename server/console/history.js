@@ -1,4 +1,4 @@
-// The newest requests, with states that change by themselves.
+// The list of the newest requests, with live status updates.
 
 import { call, streamChanges } from "./api.js";
 import { inputText, isShown } from "./answer.js";
@@ -9,21 +9,21 @@ const TEXT_SHOWN = 120;
 
 const buttonOf = (id) => element("history").querySelector(`[data-id="${id}"]`);
 
-// Shows the list and follows the changes until signing out; whatever a connection missed is in the next list.
+// Shows the list and follows the changes until sign-out. After a reconnect, the list is read again.
 export async function watchHistory() {
   for await (const { name, data } of streamChanges()) {
     const button = name === "status" && buttonOf(data.id);
     if (button) setStatus(button, data.status);
-    else if (name === "snapshot" || isNew(data.id)) await readHistory().catch(passOver);
+    else if (name === "snapshot" || isNew(data.id)) await readHistory().catch(ignoreTransient);
   }
 }
 
-// A list that cannot be read just now is read at the next change.
-function passOver(error) {
-  if (!error.isPassing) throw error;
+// After a transient error, the list is read again at the next change.
+function ignoreTransient(error) {
+  if (!error.isTransient) throw error;
 }
 
-// Ids grow with time: one that is below the list is older than all of it.
+// Ids grow with time: a smaller id than those in the list is older than all of them.
 function isNew(id) {
   const buttons = element("history").querySelectorAll("button");
   return buttons.length < SHOWN || id > buttons[buttons.length - 1].dataset.id;

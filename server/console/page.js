@@ -1,4 +1,4 @@
-// What the parts of the console share: its elements, and where it says what is wrong. All is set as text, never as markup.
+// Helpers for the elements of the page. Content is always set as text, never as markup.
 
 export const element = (id) => document.getElementById(id);
 

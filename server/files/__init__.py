@@ -1,1 +1,1 @@
-"""Files of users: uploads, inputs of requests, what models make; each has a row before it has bytes."""
+"""Files of users: uploads, request inputs and model outputs. Each has a row before it has bytes."""

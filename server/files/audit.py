@@ -1,4 +1,4 @@
-"""Once a day: whether each object in the store has a row, and each file that is kept something that keeps it."""
+"""The daily audit: deletes objects without a row, and rechecks files that no request uses."""
 
 import asyncio
 import random
@@ -13,21 +13,21 @@ from server.storage.objects import Objects, StoredObject, file_id_of, key_of
 
 INTERVAL_S = 24 * 3600.0
 MIN_AGE = timedelta(days=1)
-"""Younger objects may belong to a row that is still to come: those of an import that runs now, say."""
+"""A younger object may belong to a row that does not exist yet, as in a running import."""
 _PAGE = 500
 _MAX_DELETED = 1000
-"""In one go; tomorrow is another day."""
-_MAX_SHARE = 0.1
-_ALWAYS_FEW = 20
-"""More than so many, and more than that share of all there is, are not orphans: it is the store of another database."""
+"""In one audit."""
+_MAX_ORPHAN_SHARE = 0.1
+_MAX_ORPHANS = 20
+"""Beyond both limits, the store probably belongs to another database, and nothing is deleted."""
 
 log = structlog.get_logger(__name__)
 
 
 class Audit:
-    """What a crash between two steps can leave behind: an object that was put after its row had gone, half an upload.
+    """Cleans up after crashes: objects that were stored after their row was deleted, and partial uploads.
 
-    The first one comes within an hour of the start, at a random moment, so that instances do not do it all at once.
+    The first audit runs at a random time within an hour of the start, so that instances do not run it together.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Audit:
         self._due_at = clock() + random.uniform(0.1, 1) * 3600  # noqa: S311
 
     async def run_if_due(self) -> None:
-        """Raises a `Problem` while database or store are away; then it comes again in an hour."""
+        """Raises a `Problem` while the database or the store is unavailable, and then runs again in an hour."""
         if self._clock() < self._due_at:
             return
         self._due_at = self._clock() + 3600
@@ -47,24 +47,24 @@ class Audit:
         self._due_at = self._clock() + INTERVAL_S * random.uniform(0.9, 1.1)  # noqa: S311
 
     async def run(self) -> None:
-        """Look at everything once. Deletes nothing where that would be suspiciously much."""
-        doubted = await self._statements.fetch("doubt_files", _MAX_DELETED)
+        """Audit all files. Deletes nothing beyond the orphan limits."""
+        rechecked = await self._statements.fetch("recheck_files", _MAX_DELETED)
         await self._objects.remove_leftovers(older_than=datetime.now(UTC) - MIN_AGE)
         count, orphans = 0, list[StoredObject]()
         async for page in self._pages():
             count += len(page)
             if len(orphans) < _MAX_DELETED:
                 orphans += await self._without_row(page)
-        if len(orphans) > max(_ALWAYS_FEW, count * _MAX_SHARE):
+        if len(orphans) > max(_MAX_ORPHANS, count * _MAX_ORPHAN_SHARE):
             log.error(
                 "files_without_rows",
                 count=len(orphans),
                 of=count,
-                fix="Nothing was deleted. Is this the bucket, or the folder, of another database? Each needs its own.",
+                fix="Nothing was deleted. If another database uses this bucket or folder, give each its own.",
             )
             return
         await self._objects.delete([found.key for found in orphans])
-        log.info("files_audited", count=count, orphans=len(orphans), doubted=len(doubted))
+        log.info("files_audited", count=count, orphans=len(orphans), rechecked=len(rechecked))
 
     async def _pages(self) -> AsyncIterator[list[StoredObject]]:
         page: list[StoredObject] = []
@@ -73,7 +73,7 @@ class Audit:
             if len(page) == _PAGE:
                 yield page
                 page = []
-                await asyncio.sleep(0)  # a listing of a folder comes without a pause
+                await asyncio.sleep(0)  # the listing of a folder never yields to the event loop
         yield page
 
     async def _without_row(self, page: list[StoredObject]) -> list[StoredObject]:

@@ -1,4 +1,4 @@
-"""Deletes files that nobody wants any more: the object first, then its row, so that neither stays without the other."""
+"""Deletes unused files: the object first, then its row, so that no object stays without a row."""
 
 import asyncio
 import random
@@ -17,21 +17,21 @@ from server.storage.database import DedicatedConnection
 from server.storage.objects import Objects, key_of
 
 INTERVAL_S = 10.0
-TAKEN_FOR_S = 60.0
-"""A batch that was not deleted by then is anybody's again."""
-LOOK_AGAIN_S = 15.0
-"""At what was left as it was."""
+CLAIM_S = 60.0
+"""After this, another instance may delete the batch."""
+RECHECK_S = 15.0
+"""A file that was not deleted is checked again after this."""
 _DELETE_TIMEOUT_S = 50.0
-"""Less than that, so that no two instances work on the same batch."""
+"""Less than `CLAIM_S`, so that two instances never work on the same batch."""
 MAX_BATCH = 100
 
 log = structlog.get_logger(__name__)
 
 
 class FileCollector:
-    """Any instance can do it: rows are taken with SKIP LOCKED, and what one leaves behind is due again soon.
+    """Runs in every instance: rows are claimed with SKIP LOCKED, and become due again if they are not deleted.
 
-    `arriving` are the uploads that this process is receiving now.
+    `arriving` contains the uploads that this process is receiving.
     """
 
     def __init__(self, connection: DedicatedConnection, *, objects: Objects, lease: Lease) -> None:
@@ -41,50 +41,50 @@ class FileCollector:
         self._audit = Audit(self._statements, objects)
         self._batch = MAX_BATCH
         self._known_dead: list[InstanceId] = []
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self.arriving: set[UUID] = set()
 
-    def expect_orphans_of(self, instance_id: InstanceId) -> None:
-        """This instance is known to be dead: what was arriving there need not wait for its lease to run out."""
+    def add_dead_instance(self, instance_id: InstanceId) -> None:
+        """Delete the unfinished uploads of a dead instance without waiting for its lease to expire."""
         self._known_dead.append(instance_id)
 
     def wake(self) -> None:
-        """Something is to be deleted: look at once."""
-        self._news.set()
+        """Run a tick now."""
+        self._wakeup.set()
 
     async def run(self) -> None:
         while True:
-            self._news.clear()
+            self._wakeup.clear()
             try:
                 await self.tick()
                 await self._audit.run_if_due()
             except (Problem, TimeoutError) as error:
-                log.debug("reaping_put_off", reason=str(error))
+                log.debug("file_collection_postponed", reason=str(error))
             try:
                 async with asyncio.timeout(INTERVAL_S * random.uniform(0.8, 1.2)):  # noqa: S311
-                    await self._news.wait()
+                    await self._wakeup.wait()
             except TimeoutError:
                 pass
 
     async def tick(self) -> None:
-        """Decide about what is due, and delete what is to go. Raises a `Problem` while database or store are away."""
+        """Check the due files, and delete unused ones. Raises a `Problem` without database or store."""
         while True:
             batch = self._batch
             rows = await self._statements.fetch(
-                "judge_files",
+                "claim_due_files",
                 batch,
-                TAKEN_FOR_S,
+                CLAIM_S,
                 [self._lease.instance_id, *self._known_dead],
                 list(self.arriving),
                 self._lease.may_judge_others,
-                LOOK_AGAIN_S,
+                RECHECK_S,
             )
             await self._delete([row for row in rows if row["state"] == "deleting"])
             if len(rows) < batch:
                 return
 
     async def _delete(self, rows: Sequence[asyncpg.Record]) -> None:
-        """One that cannot be deleted must not keep the others: after a failure the batches are small for a while."""
+        """Delete objects and rows. After a failure the batches are smaller, so that one file cannot block others."""
         if not rows:
             return
         try:

@@ -1,18 +1,23 @@
-"""Implements what `server.actors.files` asks for: the files of model requests, in the store and in the database."""
+"""Implements the protocols of `server.actors.files` with the database and the object store."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from uuid import UUID
 
-from server.files.inputs import InputLoader
-from server.files.outputs import StoredOutputs
+from server.actors.files import FileGone
+from server.errors import NotFound
+from server.file_reference import FileReference, find_references
+from server.files.output_files import StoredOutputs
 from server.files.statements import Statements
+from server.files.stored import StoredFile, stored_file_of
 from server.inference.events import InputFile
-from server.model_request import ModelRequest
+from server.model_request import ModelRequest, UserId
 from server.storage.database import DedicatedConnection
 from server.storage.objects import Objects
 
 
 class StoredFiles:
-    """`RequestFiles` of this instance. `wake` is called when something is to be deleted."""
+    """`RequestFiles` of this instance. It calls `wake` when files must be deleted."""
 
     def __init__(
         self,
@@ -24,15 +29,50 @@ class StoredFiles:
         self._statements = Statements(connection)
         self._objects = objects
         self._wake = wake
-        self._inputs = InputLoader(self._statements, objects)
 
     async def inputs(self, model_request: ModelRequest) -> Mapping[str, InputFile]:
-        """By the reference as it stands in the input; empty where there is none.
-
-        Raises `FileGone`, and `Unavailable` while the database or the store is away.
-        """
-        return await self._inputs.load(model_request)
+        """The input files by their reference in the input. Raises `FileGone`, and `Unavailable`."""
+        references = find_references(model_request.input_data)
+        if not references:
+            return {}
+        files = await self._find(model_request.user_id, references)
+        if (missing := await self._find_missing(list(files.values()))) is not None:
+            await self._find(model_request.user_id, references)  # raises FileGone if it was deleted meanwhile
+            raise self._objects.report_elsewhere(missing.key)
+        return {reference.text: self._input_file(files[reference.file_id]) for reference in references}
 
     def outputs(self, model_request: ModelRequest) -> StoredOutputs:
-        """Where the files of this run go. Costs nothing until the first chunk comes."""
+        """Stores the files of this run. Does nothing before the first chunk."""
         return StoredOutputs(model_request, self._statements, self._objects, wake=self._wake)
+
+    async def _find(self, user_id: UserId, references: Sequence[FileReference]) -> dict[UUID, StoredFile]:
+        """The rows of the referenced files, by id. Raises `FileGone`."""
+        ids = list({reference.file_id for reference in references})
+        rows = await self._statements.fetch("find_inputs", user_id, ids)
+        files = {row["id"]: stored_file_of(row) for row in rows}
+        for reference in references:
+            if reference.file_id not in files:
+                raise FileGone(f"The file {reference.text} was deleted before the model could read it.")
+        return files
+
+    async def _find_missing(self, files: Sequence[StoredFile]) -> StoredFile | None:
+        """A file without an object in this store, if there is one.
+
+        An unavailable store raises here, before the upstream call begins.
+        """
+        results = await asyncio.gather(*(self._objects.head(file.key) for file in files), return_exceptions=True)
+        missing = None
+        for file, result in zip(files, results, strict=True):
+            if isinstance(result, NotFound):
+                missing = file
+            elif isinstance(result, BaseException):
+                raise result
+        return missing
+
+    def _input_file(self, file: StoredFile) -> InputFile:
+        async def read() -> AsyncIterator[bytes]:
+            opened = await self._objects.get(file.key)
+            async for chunk in opened.chunks:
+                yield chunk
+
+        return InputFile(file.content_type, file.size, read)

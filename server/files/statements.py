@@ -1,4 +1,4 @@
-"""Short statements of actors about files, on a line of their own: a pooled call can hang, and a generation must not."""
+"""Short statements of actors about files, on a dedicated connection: a generation must not wait for the pool."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ _TRIES = 3
 
 
 class Statements:
-    """Named queries on one line; a database that is away, or stays busy, is `Unavailable`."""
+    """Named queries on one connection. An unavailable or busy database raises `Unavailable`."""
 
     def __init__(self, connection: DedicatedConnection) -> None:
         self._connection = connection
 
     async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
-        """Run one statement; deadlocks are tried again."""
+        """Run one statement. Deadlocks are retried."""
         for _ in range(_TRIES):
             try:
                 return await self._connection.fetch(name, *args)

@@ -1,4 +1,4 @@
-"""A file that is in the store, as its row tells of it, and how those that a user may see are found."""
+"""A stored file, and the lookup of files that a user may read."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -16,7 +16,7 @@ NO_OUTPUT = "There is no such file of a completed model request of yours."
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """`size` is in bytes. Its bytes never change: another content is another file."""
+    """`size` is in bytes. The content of a file never changes."""
 
     id: UUID
     user_id: UUID
@@ -33,20 +33,20 @@ def stored_file_of(row: asyncpg.Record) -> StoredFile:
 
 
 class FileFinder:
-    """Whose a file is, is asked in the statement itself."""
+    """Finds files of a user. The queries check the owner."""
 
     def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
 
     async def upload(self, user_id: UserId, file_id: UUID) -> StoredFile:
-        """Raises `NotFound` for what is not there, or not theirs."""
+        """Raises `NotFound`, also for a file of another user."""
         row = await self._reader.fetch_row("find_upload", file_id, user_id)
         if row is None:
             raise NotFound(NO_UPLOAD)
         return stored_file_of(row)
 
     async def output(self, user_id: UserId, request_id: RequestId, number: int) -> StoredFile:
-        """File `number` of the run that completed this request. Raises `NotFound`."""
+        """File `number` of a completed request. Raises `NotFound`."""
         row = await self._reader.fetch_row("find_output", request_id, user_id, number)
         if row is None:
             raise NotFound(NO_OUTPUT)

@@ -1,4 +1,4 @@
-"""Takes uploads in: the database sets room aside for them before their bytes come, and has it back if they do not."""
+"""Receives uploads. The database reserves their size before the bytes arrive, and releases it if the upload fails."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from server.storage.objects import ObjectKey, Objects, key_of
 from server.storage.reader import PooledQueries
 
 UNUSED_S = 24 * 3600.0
-"""How long an upload waits for a request that uses it."""
+"""An upload that no request uses is deleted after this."""
 FIRST_STEP_BYTES = 1024 * 1024
-"""Of an upload that does not say how long it is: what is set aside at first. It doubles as the bytes come."""
+"""The first reservation for an upload of unknown size. It doubles while bytes arrive."""
 MIB = 1024 * 1024
 _QUOTA_RETRY_S = 3600.0
 _RETRY_S = 2.0
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that was taken in; `size` in bytes."""
+    """A stored upload; `size` in bytes."""
 
     id: UUID
     content_type: str
@@ -47,7 +47,7 @@ class Upload:
 
 
 class Uploads:
-    """What users keep here. `max_bytes` bounds one file, `quota_bytes` all of one user's (None: no limit)."""
+    """Uploads of users. `max_bytes` limits one file, `quota_bytes` all files of one user (None: no limit)."""
 
     def __init__(
         self,
@@ -69,11 +69,10 @@ class Uploads:
     async def take(
         self, user_id: UserId, chunks: AsyncIterator[bytes], *, declared_type: str, size: int | None
     ) -> Upload:
-        """Keep a stream, whose `size` is at most the one given, where that is known.
+        """Store a stream. `size` is its maximum in bytes, if known.
 
-        Raises `UnsupportedMedia`, `BadSyntax` (nothing in it), `BodyTooLarge`, `RateLimited` (the quota),
-        `Unauthenticated` (the account is gone) and `Unavailable`; errors of the stream pass as they are. Then nothing
-        stays, whatever happened.
+        Raises `UnsupportedMedia`, `BadSyntax` (empty), `BodyTooLarge`, `RateLimited` (quota), `Unauthenticated` (the
+        account was deleted), `Unavailable`, and errors of the stream. After an error nothing is kept.
         """
         head = await _read_head(chunks)
         if not head:
@@ -84,11 +83,11 @@ class Uploads:
         try:
             reservation = _Reservation(self, file_id, user_id, content_type)
             await reservation.grow(size or min(self.max_bytes, max(len(head), FIRST_STEP_BYTES)))
-            return await self._keep(file_id, user_id, content_type, reservation.charge(head, chunks))
+            return await self._store(file_id, user_id, content_type, reservation.charge(head, chunks))
         finally:
             self._collector.arriving.discard(file_id)
 
-    async def _keep(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
+    async def _store(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
         key = key_of(user_id, file_id, content_type)
         try:
             size = await self._objects.put(key, chunks, max_bytes=self.max_bytes)
@@ -96,13 +95,13 @@ class Uploads:
             if row is None:
                 raise _not_completed()
         except BaseException:
-            await self._abandon(file_id, key)
+            await self._delete_failed(file_id, key)
             raise
         log.info("upload_stored", id=str(file_id), content_type=content_type, size=size)
         return Upload(file_id, content_type, size, row["created_at"])
 
-    async def _abandon(self, file_id: UUID, key: ObjectKey) -> None:
-        """While the database or the store is away, it is left to the collector, who finds a row that nobody awaits."""
+    async def _delete_failed(self, file_id: UUID, key: ObjectKey) -> None:
+        """If the database or the store is unavailable, the collector deletes it later by its row."""
         try:
             if not await self._reader.fetch("discard_files", [file_id]):
                 await self._objects.delete([key])
@@ -111,24 +110,24 @@ class Uploads:
         self._collector.wake()
 
     async def reserve(self, file_id: UUID, user_id: UserId, content_type: str, size: int) -> None:
-        """Set so many bytes aside for an upload, in place of what was set aside for it before."""
+        """Reserve `size` bytes for an upload, in place of its earlier reservation."""
         row = await self._reader.fetch_row(
             "reserve_upload", file_id, user_id, self._lease.instance_id, content_type, size, self._quota_bytes
         )
         if row is None:
-            raise Unauthenticated  # the account was deleted while its token lived on
+            raise Unauthenticated  # the account was deleted, and its token is still valid
         if row["room"] is None:
             raise _not_completed()
         if row["room"] < 0:
             left_mib = max(0, row["room"] + size) / MIB
             raise RateLimited(
-                f"Your uploads would be more than the {(self._quota_bytes or 0) / MIB:g} MB that you can keep: "
-                f"{left_mib:.1f} MB are left. Delete some; those that no request uses go after a day.",
+                f"Your uploads would exceed your {(self._quota_bytes or 0) / MIB:g} MB: {left_mib:.1f} MB are left. "
+                "Delete some; unused uploads are deleted after a day.",
                 retry_after_s=_QUOTA_RETRY_S,
             )
 
     async def delete(self, user_id: UserId, file_id: UUID) -> None:
-        """Raises `NotFound`, and `Conflict` while a request uses it that is not final."""
+        """Raises `NotFound`, and `Conflict` while a request that is not final uses the file."""
         row = await self._reader.fetch_row("delete_upload", file_id, user_id)
         if row is None or row["is_deleted"] is None:
             raise NotFound(NO_UPLOAD)
@@ -136,14 +135,14 @@ class Uploads:
             raise Conflict("A request that has not ended uses this file: cancel it, or wait for its end.")
         self._collector.wake()
 
-    async def forget(self, user_id: UserId) -> None:
-        """The account is gone: so are all of its files, those of its requests included."""
+    async def delete_all(self, user_id: UserId) -> None:
+        """Delete all files of a deleted account, including those of its requests."""
         await self._reader.fetch("discard_files_of_user", user_id)
         self._collector.wake()
 
 
 class _Reservation:
-    """What is set aside for one upload. It grows before more bytes are taken than it covers."""
+    """The reservation for one upload. It grows before more bytes are accepted."""
 
     def __init__(self, uploads: Uploads, file_id: UUID, user_id: UserId, content_type: str) -> None:
         self._uploads = uploads
@@ -155,7 +154,7 @@ class _Reservation:
         self._size = size
 
     async def charge(self, head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """All bytes of the upload, each paid for before it is passed on."""
+        """All bytes of the upload, each reserved before it is yielded."""
         taken, limit = len(head), self._uploads.max_bytes
         yield head
         async for chunk in chunks:
@@ -168,17 +167,16 @@ class _Reservation:
 
 
 def _not_completed() -> Unavailable:
-    """This instance was taken for dead meanwhile, and the room for this upload was given back."""
+    """For an upload whose reservation was released, because this instance was considered dead."""
     return Unavailable("The upload was not completed; try again.", retry_after_s=_RETRY_S)
 
 
 def too_large(max_bytes: int) -> BodyTooLarge:
-    """What an upload beyond the limit is told."""
     return BodyTooLarge(f"A file may have at most {max_bytes / MIB:g} MB.")
 
 
 async def _read_head(chunks: AsyncIterator[bytes]) -> bytes:
-    """The first bytes, `HEAD_BYTES` at least where there are so many."""
+    """The first bytes of the stream, at least `HEAD_BYTES` unless it is shorter."""
     head = bytearray()
     while len(head) < HEAD_BYTES and (chunk := await anext(chunks, None)) is not None:
         head += chunk

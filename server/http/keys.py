@@ -4,7 +4,7 @@ from aiohttp import web
 
 from server.actors.feeds import Feeds
 from server.auth.accounts import Accounts
-from server.auth.gotrue.accounts import GoTrueAccounts
+from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
 from server.auth.principal import Principal
 from server.auth.tokens import TokenVerifier
 from server.catalog import Catalog

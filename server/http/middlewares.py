@@ -12,7 +12,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from server.auth.gotrue.refusals import problem_wording
+from server.auth.gotrue.error_form import render_problem
 from server.auth.tokens import bearer_token
 from server.errors import (
     BadSyntax,
@@ -217,7 +217,7 @@ def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
 def problem_response(request: web.Request, problem: Problem) -> web.Response:
     status, headers, body = problem.status, problem.headers, problem_body(problem, request[keys.REQUEST_ID])
     if request.path.startswith(GOTRUE_PREFIX) and keys.GOTRUE in request.app:
-        wording = problem_wording(problem, request.headers)
+        wording = render_problem(problem, request.headers)
         body, headers = wording.body, headers | wording.headers
     elif request.path.startswith(OPENAI_PREFIX):
         refusal = openai.problem_wording(problem)

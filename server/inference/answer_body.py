@@ -1,4 +1,4 @@
-"""The bytes of an answer as they come: unpacked where they were packed, within a size and without long silences."""
+"""Reads the body of an answer: decompresses it, and limits its size and the gaps between its chunks."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,16 @@ from server.inference.protocol import BROKEN_OFF, UpstreamError
 from server.inference.transport import TRANSPORT_ERRORS
 
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
-"""Unpacked, whatever the reader of the answer would still take."""
-_LINGER_S = 0.1
-"""After the end of a stream, for the end of its body, without which the connection could not be used again."""
+"""Decompressed."""
+_DRAIN_S = 0.1
+"""The wait for the end of the body after the last event, so that the connection can be reused."""
 
-_NOT_UNPACKED = UpstreamError("The model provider's answer could not be unpacked.", is_transient=True)
-_ENDLESS = UpstreamError("The model provider's answer was larger than this server takes.")
+_BAD_CODING = UpstreamError("The model provider's answer could not be unpacked.", is_transient=True)
+_TOO_LARGE = UpstreamError("The model provider's answer was larger than this server accepts.")
 
 
 class BadAnswer(Exception):
-    """The answer cannot be read on; `error` says why."""
+    """The rest of the answer cannot be read; `error` is the reason."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -30,9 +30,9 @@ class BadAnswer(Exception):
 
 
 class AnswerBody:
-    """`gap_s` is the longest silence after the first byte, for which the time of the request is the only limit.
+    """`gap_s` is the longest gap between chunks after the first byte. Only the request's timeout limits the first byte.
 
-    One timer watches all chunks; a timeout around each of them costs as much as reading it.
+    One timer serves all chunks, because a timeout for each chunk would cost as much as reading it.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, *, gap_s: float) -> None:
@@ -47,7 +47,7 @@ class AnswerBody:
         try:
             self._inflater = inflater_for(response.headers)
         except BadCoding as error:
-            raise BadAnswer(_NOT_UNPACKED) from error
+            raise BadAnswer(_BAD_CODING) from error
 
     def __enter__(self) -> Self:
         return self
@@ -59,44 +59,44 @@ class AnswerBody:
     async def read(self) -> bytes:
         """The next bytes, b"" at the end.
 
-        Raises `TRANSPORT_ERRORS`, among them `TimeoutError` for too long a silence, and `BadAnswer`.
+        Raises `TRANSPORT_ERRORS`, among them `TimeoutError` for too long a gap, and `BadAnswer`.
         """
         chunk = await self._receive() if self._inflater is None else await self._unpack(self._inflater)
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
-            raise BadAnswer(_ENDLESS)
+            raise BadAnswer(_TOO_LARGE)
         return chunk
 
-    async def linger(self) -> None:
-        """Wait a moment for the end of a body of which nothing more is wanted, if it is not there yet."""
+    async def drain(self) -> None:
+        """Wait up to `_DRAIN_S` for the end of the body, and discard the rest."""
         if self._content.is_eof():
             return
         with contextlib.suppress(*TRANSPORT_ERRORS):
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(_DRAIN_S):
                 while await self._content.readany():
                     pass
 
     async def _receive(self) -> bytes:
         if self._content.is_eof():
-            chunk = self._content.read_nowait()  # all of it is here: nothing to wait for
+            chunk = self._content.read_nowait()  # the whole body is buffered
             self.has_begun |= bool(chunk)
             return chunk
         if self._timer is None and self.has_begun:
-            self._timer = self._loop.call_later(self._gap_s, self._look)
+            self._timer = self._loop.call_later(self._gap_s, self._check_gap)
         self._waits_since = self._loop.time()
         chunk = await self._content.readany()
         self._waits_since = None
         self.has_begun = True
         return chunk
 
-    def _look(self) -> None:
-        """End a silence that is too long; otherwise look again when the present one would be."""
+    def _check_gap(self) -> None:
+        """End the read if the gap is too long, else check again when it would be."""
         now = self._loop.time()
         since = now if self._waits_since is None else self._waits_since
         if now - since >= self._gap_s:
             self._content.set_exception(TimeoutError())
         else:
-            self._timer = self._loop.call_at(since + self._gap_s, self._look)
+            self._timer = self._loop.call_at(since + self._gap_s, self._check_gap)
 
     async def _unpack(self, inflater: Inflater) -> bytes:
         try:
@@ -108,5 +108,5 @@ class AnswerBody:
                     break
                 self._pieces = inflater.feed(chunk)
         except BadCoding as error:
-            raise BadAnswer(_NOT_UNPACKED) from error
+            raise BadAnswer(_BAD_CODING) from error
         return piece

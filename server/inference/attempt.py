@@ -1,4 +1,4 @@
-"""One try of a call: a request, its answer, and the requests that follow from that answer."""
+"""One attempt of a call: a request, its answer, and the follow-up requests that the answer asks for."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -24,18 +24,18 @@ from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
 from server.model_request import Completed
 
 MAX_HOPS = 1000
-"""Requests that follow from an answer, in one try: most of them ask whether a job is done."""
+"""Follow-up requests in one attempt. Most of them poll a job."""
 MAX_ADDRESSES = 12
-"""Different ones among them that upstream named, each for a file or for the state of a job."""
+"""Different foreign URLs among them, each for a file or the status of a job."""
 
-_IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
+_TOO_MANY_HOPS = UpstreamError("The model provider sent the server from one address to the next without an answer.")
 
 Sleep = Callable[[float], Awaitable[None]]
 Step = Progress | Completed | Failure
 
 
 class Attempt:
-    """`gap_s` is the longest silence in an answer that has begun; the first byte may take the whole time."""
+    """`gap_s` is the longest gap between chunks of an answer. Only the timeout limits the first byte."""
 
     def __init__(self, transport: Transport, *, gap_s: float, sleep: Sleep = asyncio.sleep) -> None:
         self._transport = transport
@@ -46,39 +46,39 @@ class Attempt:
         self._hops = 0
         self._addresses: set[str] = set()
         self.provider: str | None = None
-        """Who answered, as the router says."""
-        self.is_abroad = False
-        """Whether the last request was for an address that upstream named."""
-        self.blames_upstream = True
-        """Whether a failure says anything of upstream: that of an input file does not."""
+        """The provider that answered, from the router's header."""
+        self.is_foreign = False
+        """Whether the last request went to an address that an answer named."""
+        self.is_upstream_fault = True
+        """False if a failure is not upstream's, such as an unreadable input file."""
 
     async def run(
         self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float
     ) -> AsyncGenerator[Step, None]:
-        """What the answer is made of as it comes, ending with a `Completed` or a `Failure`, within `timeout_s`.
+        """Yield the steps of the answer, and a `Completed` or a `Failure` as the last, within `timeout_s`.
 
-        Closing it closes the connection at once, in whatever phase it is.
+        Closing the generator closes the connection at once.
         """
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
         while True:
             reader = body = cut = None
-            self.is_abroad = wire.is_foreign
+            self.is_foreign = wire.is_foreign
             try:
                 async with self._transport.send(wire, timeout_s=self._deadline.left_s) as response:
                     self.provider = response.headers.get("x-inference-provider", self.provider)
                     reader = read(response.status, response.headers)
                     with AnswerBody(response, gap_s=self._gap_s) as body:
                         while chunk := await body.read():
-                            for event in _together(reader.feed(chunk)):
+                            for event in _merge_deltas(reader.feed(chunk)):
                                 yield event
                             if reader.is_over:
-                                await body.linger()
+                                await body.drain()
                                 break
             except BadAnswer as fault:
                 cut = fault.error
             except InputFault as fault:
-                cut, self.blames_upstream = fault.error, False
+                cut, self.is_upstream_fault = fault.error, False
             except TRANSPORT_ERRORS as error:
                 cut = self._explain(error, has_begun=body is not None and body.has_begun)
             steps, follow_up = self._finish(reader or read(HTTPStatus.OK, {}), cut, model)
@@ -92,11 +92,11 @@ class Attempt:
     def _finish(
         self, reader: AnswerReader, cut: UpstreamError | None, model: str | None
     ) -> tuple[Sequence[Step], FollowUp | None]:
-        """How the answer ended, and the request to go on with, if there is one and it may be made.
+        """The last steps of the answer, and the follow-up request, if there is an allowed one.
 
-        Where nothing came at all it is the reader, too, that knows whether it may be asked for again.
+        Without any answer, the reader also decides whether the request may be repeated.
         """
-        if not self.blames_upstream and cut is not None:
+        if not self.is_upstream_fault and cut is not None:
             return [Failure(cut, model=model)], None
         steps: list[Step] = []
         for last in reader.finish(cut=cut):
@@ -109,15 +109,15 @@ class Attempt:
         return steps, None
 
     def _refuse(self, follow_up: FollowUp) -> UpstreamError | None:
-        """Why a request that follows from an answer is not made, if so."""
+        """The reason why a follow-up request is not allowed, or None."""
         self._hops += 1
         if follow_up.wire.is_foreign:
             self._addresses.add(follow_up.wire.url)
         if self._hops > MAX_HOPS or len(self._addresses) > MAX_ADDRESSES:
-            return _IN_CIRCLES
+            return _TOO_MANY_HOPS
         if follow_up.pause_s >= self._deadline.left_s:
             error = explain(TimeoutError(), timeout_s=self._timeout_s, awaited="finish its answer")
-            return replace(error, max_retries=0)  # what was begun upstream goes on, and is paid for
+            return replace(error, max_retries=0)  # the job continues upstream, and must be paid
         return None
 
     def _explain(self, error: BaseException, *, has_begun: bool) -> UpstreamError:
@@ -130,19 +130,19 @@ class Attempt:
         return explain(error, timeout_s=self._timeout_s, awaited="finish its answer")
 
 
-def _together(events: list[Progress]) -> list[Progress]:
-    """Deltas that came in one piece are handed on as one: each costs as much on its way to the readers as many."""
+def _merge_deltas(events: list[Progress]) -> list[Progress]:
+    """Merge adjacent deltas of one chunk: one large delta costs the readers as little as a small one."""
     if len(events) <= 1:
         return events
     joined: list[Progress] = []
-    for _, group in groupby(events, key=_place_of):
+    for _, group in groupby(events, key=_merge_key):
         same = list(group)
         deltas = [event for event in same if isinstance(event, Delta)]
         joined += [_join(deltas)] if deltas else same
     return joined
 
 
-def _place_of(event: Progress) -> tuple[object, ...]:
+def _merge_key(event: Progress) -> tuple[object, ...]:
     return (Delta, event.segment, event.number) if isinstance(event, Delta) else (type(event),)
 
 

@@ -1,4 +1,4 @@
-"""Chooses what runs the generations, by the settings."""
+"""Creates the configured upstream."""
 
 from server.inference.edge import EDGE_TIMEOUT_S, EdgeFunction
 from server.inference.events import Upstream
@@ -8,7 +8,7 @@ from server.settings import Backend, Settings
 
 
 def create_upstream(settings: Settings) -> Upstream:
-    """The upstream of this server. It connects when it is first used."""
+    """The upstream of this server. It connects at the first call."""
     if settings.backend is Backend.OFFLINE:
         return Offline()
     if settings.backend is Backend.EDGE:
@@ -28,7 +28,7 @@ def _edge_function(settings: Settings) -> EdgeFunction:
     key = settings.supabase_service_role_key
     return EdgeFunction(
         supabase_url=settings.supabase_url or "",
-        key="" if key is None else key.get_secret_value(),  # the settings see to it that there are both
+        key="" if key is None else key.get_secret_value(),  # `Settings.load` requires both
         timeout_s=EDGE_TIMEOUT_S,
         connections=settings.concurrency,
         rate_per_minute=settings.model_rate_per_minute,

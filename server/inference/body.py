@@ -1,4 +1,4 @@
-"""Bodies of requests as they go over the wire: in parts, files among them, with an exact length and never in memory."""
+"""Request bodies in parts, some of them files, with an exact length. They are never in memory as a whole."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ from server.inference.events import InputFile
 from server.inference.protocol import FilePart, UpstreamError
 
 SLICE_BYTES = 64 * 1024
-"""As much as aiohttp writes before it waits for the peer to take it."""
-STORE_SILENCE_S = 30.0
-"""Between two chunks of an input file; else a store that hangs would pass for a model that does not answer."""
+"""aiohttp buffers this much before it waits for the peer."""
+STORE_GAP_S = 30.0
+"""Between two chunks of an input file. Without it, a hanging store would look like a model that does not answer."""
 _BASE64_GROUP = 3
 
 Parts = tuple[bytes | FilePart, ...]
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class InputFault(Exception):
-    """The input could not be read, which says nothing of upstream; `error` has the words for the user."""
+    """An input file could not be read; upstream is not at fault. `error` is for the user."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -35,10 +35,9 @@ class InputFault(Exception):
 
 
 class PartsBody(aiohttp.Payload):
-    """One part after the other. `fault` is set when an input file ends the sending.
+    """Sends the parts one after the other. `fault` is set if an input file fails.
 
-    When it is stopped half-way, the connection is aborted: closed in an orderly way it would stay until the peer has
-    taken what is buffered, however long it takes for that.
+    A send that is interrupted aborts the connection: an orderly close would wait until the peer has read the buffer.
     """
 
     _autoclose = True
@@ -80,12 +79,12 @@ class PartsBody(aiohttp.Payload):
 
 
 async def _read(file: InputFile) -> AsyncGenerator[bytes, None]:
-    """Exactly the bytes that were announced; raises `EOFError` where there are others."""
+    """The file's bytes. Raises `EOFError` if their number differs from the announced size."""
     left = file.size
     chunks = file.open()
     try:
         while left >= 0:
-            async with asyncio.timeout(STORE_SILENCE_S):
+            async with asyncio.timeout(STORE_GAP_S):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 break
@@ -100,7 +99,7 @@ async def _read(file: InputFile) -> AsyncGenerator[bytes, None]:
 
 
 async def _encode(file: InputFile) -> AsyncGenerator[bytes, None]:
-    """In base64, of which three bytes make a group: what is left of a chunk goes with the next."""
+    """The file in base64. The bytes beyond a multiple of three are encoded with the next chunk."""
     rest = b""
     async with contextlib.aclosing(_read(file)) as chunks:
         async for chunk in chunks:
@@ -114,7 +113,7 @@ async def _encode(file: InputFile) -> AsyncGenerator[bytes, None]:
 
 
 def _fault_of(error: Exception) -> InputFault:
-    """The store may be away for a while; anything else will not be better the next time."""
+    """Only an unavailable store is worth a retry."""
     log.warning("input_file_failed", reason=type(error).__name__)
     said = f" {error.detail}" if isinstance(error, Problem) else ""
     if isinstance(error, Unavailable):

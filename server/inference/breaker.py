@@ -1,4 +1,4 @@
-"""Stops asking a provider that is away, but for one call now and then that finds out whether it is back."""
+"""The circuit breaker of the upstream: stops calls during an outage, except for single probes."""
 
 import time
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from collections.abc import Callable
 import structlog
 
 THRESHOLD = 10
-"""So many calls in a row that found nobody. Of a provider that still answers every second call, that is rare."""
+"""Failed calls in a row that open the breaker. This is rare with a provider that answers every second call."""
 PROBE_PAUSE_S = 1.0
-PROBE_PATIENCE_S = 10.0
-"""A probe that was not answered for so long does not keep the next one waiting."""
+PROBE_TIMEOUT_S = 10.0
+"""After this, an unanswered probe no longer delays the next one."""
 
 log = structlog.get_logger(__name__)
 
 
 class Breaker:
-    """Closed while the provider answers, whatever it says; open after `THRESHOLD` outages in a row.
+    """Closed while the provider gives any answer; open after `THRESHOLD` outages in a row.
 
-    It refuses nothing itself: it tells how many calls make sense (`limit`), so that what waits stays in the backlog.
+    It rejects no calls. Generators obey `limit`, so that waiting requests stay in the backlog.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Breaker:
         self._on_close: Callable[[], None] = lambda: None
         self._reason = ""
         self.answered_at = 0.0
-        """When a call was last answered, by the monotonic clock; 0 for never."""
+        """Monotonic time of the last answer; 0 if there was none."""
 
     @property
     def is_open(self) -> bool:
@@ -36,26 +36,26 @@ class Breaker:
 
     @property
     def outage(self) -> str | None:
-        """Why the last call failed, while the provider is away."""
+        """The reason of the last failure while the breaker is open, else None."""
         return self._reason if self.is_open else None
 
     @property
     def limit(self) -> int | None:
-        """How many calls may run at once: None for any number, 1 when it is time for a probe, else 0."""
+        """The allowed number of concurrent calls: None means any, 1 a probe, 0 none."""
         if self._opened_at is None:
             return None
         return 1 if self._clock() >= self._probe_at else 0
 
     def watch(self, on_close: Callable[[], None]) -> None:
-        """Call `on_close` when the provider is back."""
+        """Call `on_close` when the breaker closes."""
         self._on_close = on_close
 
     def begin(self) -> None:
         """A call starts."""
-        self._probe_at = self._clock() + PROBE_PATIENCE_S
+        self._probe_at = self._clock() + PROBE_TIMEOUT_S
 
     def fail(self, reason: str) -> None:
-        """A call found nobody there, or nobody who could answer. The reason goes to the log and to `/health`."""
+        """A call got no answer, or a server error. The reason goes to the log and to `/health`."""
         self._outages += 1
         self._probe_at = self._clock() + PROBE_PAUSE_S
         self._reason = reason
@@ -64,7 +64,7 @@ class Breaker:
             log.warning("upstream_away", reason=reason)
 
     def succeed(self) -> None:
-        """A call was answered, be it with a refusal."""
+        """A call was answered, perhaps with a client error."""
         self._outages = 0
         self.answered_at = self._clock()
         if self._opened_at is not None:

@@ -1,4 +1,4 @@
-"""What is known to fail for the time being: models of a provider, and the token. Both are asked again now and then."""
+"""Remembers which models fail and for which the token was rejected, and allows a probe now and then."""
 
 import time
 from collections import OrderedDict
@@ -10,14 +10,14 @@ from server.inference.protocol import UpstreamError
 from server.inference.resilience import Clock
 
 THRESHOLD = 5
-"""Failures of a model in a row, after which those that come after it in a chain go first."""
+"""Failures of a model in a row that move it to the end of its chain."""
 PROBE_PAUSE_S = 10.0
 REFUSED_S = 30.0
-PROBE_PATIENCE_S = 10.0
-"""How long the others wait for what a probe finds out."""
+PROBE_TIMEOUT_S = 10.0
+"""After this without a result of the probe, another probe is allowed."""
 MAX_ENTRIES = 1000
 MAX_NAME = 64
-"""Characters of a provider's name, which comes from outside."""
+"""Characters of a provider's name, which is foreign input."""
 
 _TOKEN_REFUSALS = frozenset({401, 402, 403})
 _UNAUTHORISED = 401
@@ -31,7 +31,7 @@ class _Circuit:
 
 
 class ModelCircuits:
-    """Counts per (provider, model). A model is as good as the provider that last answered for it."""
+    """Counts failures by (provider, model). A model is judged by the provider that answered for it last."""
 
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -39,25 +39,25 @@ class ModelCircuits:
         self._providers: OrderedDict[str, str] = OrderedDict()
 
     def order(self, models: Sequence[str]) -> tuple[str, ...]:
-        """The chain with what is known to fail at its end. When a probe is due the model keeps its place, this once."""
-        if not self._circuits or len(models) < 2:  # noqa: PLR2004 - there is nothing to order
+        """The chain with failing models at its end. A model whose probe is due keeps its place once."""
+        if not self._circuits or len(models) < 2:  # noqa: PLR2004 - nothing to order
             return tuple(models)
         return tuple(sorted(models, key=self._is_failing))
 
     def succeed(self, model: str, provider: str | None) -> None:
-        """The model began to answer."""
+        """Record that the model answers."""
         if self._circuits:
             self._circuits.pop(self._key(model, provider), None)
 
     def fail(self, model: str, provider: str | None, *, is_missing: bool = False) -> None:
-        """The model did not; one that is missing need not be missed more than once."""
+        """Record a failure. One failure suffices for a missing model."""
         circuit = self._circuits.setdefault(self._key(model, provider), _Circuit())
         circuit.failures += THRESHOLD if is_missing else 1
         circuit.probe_at = self._clock() + PROBE_PAUSE_S
         _bound(self._circuits)
 
     def _key(self, model: str, provider: str | None) -> tuple[str, str]:
-        """Where nobody says who answered, it is who did the last time; a suffix that pins a provider is in the name."""
+        """An unknown provider counts as the last known one. A suffix that pins a provider is part of `model`."""
         provider = self._providers.get(model, "") if provider is None else provider[:MAX_NAME]
         self._providers[model] = provider
         _bound(self._providers)
@@ -69,7 +69,7 @@ class ModelCircuits:
             return False
         if self._clock() < circuit.probe_at:
             return True
-        circuit.probe_at = self._clock() + PROBE_PATIENCE_S
+        circuit.probe_at = self._clock() + PROBE_TIMEOUT_S
         return False
 
 
@@ -80,17 +80,17 @@ class _Refusal:
 
 
 class TokenRefusals:
-    """Remembers for `REFUSED_S` that the token was refused; the first call after that finds out for the others.
+    """Remembers for `REFUSED_S` that the token was rejected. After that, one call probes for all others.
 
-    Hugging Face refuses a token altogether (401), but credits and permissions are asked for by model: free ones go on.
+    A 401 concerns all models. Credits and permissions concern one model, so free models continue to work.
     """
 
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
 
-    def standing(self, model: str) -> UpstreamError | None:
-        """What upstream would say again, if it was asked."""
+    def find(self, model: str) -> UpstreamError | None:
+        """The error that a call of this model would get again, or None."""
         if not self._refusals:
             return None
         refusal = self._refusals.get(_EVERY_MODEL) or self._refusals.get(model)
@@ -98,11 +98,11 @@ class TokenRefusals:
             return None
         if self._clock() < refusal.until:
             return refusal.error
-        refusal.until = self._clock() + PROBE_PATIENCE_S
+        refusal.until = self._clock() + PROBE_TIMEOUT_S
         return None
 
-    def note(self, model: str, error: UpstreamError, provider: str | None) -> None:
-        """Upstream failed; only a refusal of the token counts. A 401 from a provider is no word of Hugging Face."""
+    def record(self, model: str, error: UpstreamError, provider: str | None) -> None:
+        """Remember an error that rejects the token. A 401 from a provider is not one from Hugging Face."""
         if error.status not in _TOKEN_REFUSALS:
             return
         is_general = error.status == _UNAUTHORISED and provider is None
@@ -110,13 +110,13 @@ class TokenRefusals:
         _bound(self._refusals)
 
     def clear(self, model: str) -> None:
-        """The token was taken for this model."""
+        """The token was accepted for this model."""
         if self._refusals:
             self._refusals.pop(_EVERY_MODEL, None)
             self._refusals.pop(model, None)
 
 
 def _bound(table: OrderedDict[Any, Any]) -> None:
-    """Forget the oldest entry of a full table."""
+    """Evict the oldest entry of a full table."""
     if len(table) > MAX_ENTRIES:
         table.popitem(last=False)

@@ -1,9 +1,9 @@
-"""Runs generations through the project's edge function, which holds the Hugging Face token."""
+"""Runs generations through the Supabase edge function, which holds the Hugging Face token."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from server.inference.events import Call, Check, Fault, Listing
+from server.inference.events import Call, Check, Listing, UpstreamFault
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import (
     AnswerReader,
@@ -17,13 +17,13 @@ from server.inference.protocol import (
 )
 
 EDGE_TIMEOUT_S = 155.0
-"""The platform ends a call without a first byte after 150 s; tries and their pauses are the function's own affair."""
+"""The platform ends a call without a first byte after 150 s. The function itself makes the retries."""
 _MAX_RETRIES = 1
 _NEW_KEY = "sb_"
 
 
 class EdgeFunction(HuggingFace):
-    """Hugging Face, spoken to by way of the function: the same answers, other credentials, one call for all tries."""
+    """Hugging Face through the function: the same answers, other credentials, one call for all attempts."""
 
     def __init__(
         self, *, supabase_url: str, key: str, timeout_s: float, connections: int, rate_per_minute: int = 0
@@ -38,28 +38,30 @@ class EdgeFunction(HuggingFace):
         )
 
     async def check(self) -> Check:
-        """See `Upstream.check`: a call without a task shows that the function is there and takes the key."""
+        """See `Upstream.check`. A call without a task shows that the function exists and accepts the key."""
         reply = await self._ask(build_edge_probe(self._base_url), judge=read_edge_refusal)
         error = reply.error
         if error is not None and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-            return Check(None, "The edge function hf-inference answers and takes the key.")
+            return Check(None, "The edge function hf-inference answers and accepts the key.")
         if error is None:
-            return Check(Fault.UNEXPECTED, "What answers at SUPABASE_URL is not the edge function hf-inference.")
+            return Check(
+                UpstreamFault.UNEXPECTED, "What answers at SUPABASE_URL is not the edge function hf-inference."
+            )
         return self._judge_edge(error)
 
     async def listing(self) -> Listing | None:
-        """The function runs models and lists none."""
+        """The function has no list of models."""
         return None
 
     def _judge_edge(self, error: UpstreamError) -> Check:
         if error.status is None:
-            return Check(Fault.UNREACHABLE, f"{error.message} See that SUPABASE_URL is right.")
+            return Check(UpstreamFault.UNREACHABLE, f"{error.message} Check SUPABASE_URL.")
         if error.status == HTTPStatus.UNAUTHORIZED:
-            return Check(Fault.TOKEN_REFUSED, error.message)
-        return Check(Fault.UNEXPECTED, error.message)
+            return Check(UpstreamFault.TOKEN_REFUSED, error.message)
+        return Check(UpstreamFault.UNEXPECTED, error.message)
 
     def _credentials(self) -> dict[str, str]:
-        """A new key goes into `apikey` alone, an older one is a token as well."""
+        """A new key is sent only as `apikey`; an old one is also a bearer token."""
         key = self._token or ""
         bearer = {} if key.startswith(_NEW_KEY) else {"Authorization": f"Bearer {key}"}
         return {"apikey": key, **bearer}
@@ -74,7 +76,7 @@ class EdgeFunction(HuggingFace):
 
 
 def _reader_for(call: Call) -> OpenReader:
-    """The function says in a header which model of the chain answered."""
+    """With the model that answered, which the function names in a header."""
 
     def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
         return reader_for(call, headers.get("x-model") or None, judge=read_edge_refusal)(status, headers)

@@ -1,4 +1,4 @@
-"""What a generation is made of: the call that starts it, the events it yields, and who can run one."""
+"""The interface of an upstream: the call that starts a generation, its events, and the protocol `Upstream`."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from server.model_request import Usage
 
 
 class Task(StrEnum):
-    """Hugging Face's name of what is asked for."""
+    """Hugging Face's task names."""
 
     CHAT_COMPLETION = "chat-completion"
     TEXT_GENERATION = "text-generation"
@@ -39,7 +39,7 @@ class Task(StrEnum):
 
 
 class Segment(StrEnum):
-    """Which part of the answer a delta belongs to."""
+    """The part of the answer that a delta belongs to."""
 
     OUTPUT = "output"
     REASONING = "reasoning"
@@ -48,9 +48,9 @@ class Segment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A stored file that is part of the input; its chunks are bounded, it is never in memory whole.
+    """A stored file that is part of the input, read in bounded chunks.
 
-    `open` begins at its first byte each time, so that a try can be repeated.
+    `open` starts at the first byte each time, so that an attempt can be repeated.
     """
 
     content_type: str
@@ -60,9 +60,9 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to make upstream. `models` is the chain to try in order; empty means: upstream's own default.
+    """One upstream call. `models` is the chain to try in order; empty means upstream's own default.
 
-    `files` are those that `input_data` refers to, by the reference as it stands there (`file:<uuid>`).
+    `files` contains the input files by their reference in `input_data` (`file:<uuid>`).
     """
 
     task: Task
@@ -74,18 +74,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Upstream answered with success and the first good byte is there. At most once per generation."""
+    """Upstream answered with success, and the first valid byte has arrived. At most once in a generation."""
 
     model: str | None
     provider: str | None = None
 
 
 class Delta(NamedTuple):
-    """New text at the end of a segment. Never empty, free of anything Postgres cannot store.
+    """New text at the end of a segment. It is not empty, and Postgres can store it.
 
-    A tuple, because there are hundreds of them to one of anything else, and it is made in a third of the time.
-    Tool calls are numbered from 0 by `number`; the text of one is its arguments. Its `name` comes with its first delta,
-    the only one whose text may be empty.
+    `number` counts tool calls from 0; the text of a tool call is its arguments. The first delta of a tool call has its
+    `name`, and only its text may be empty. A tuple, because deltas are by far the most frequent events, and a tuple is
+    created in a third of the time.
     """
 
     text: str
@@ -95,7 +95,7 @@ class Delta(NamedTuple):
 
 
 class FileChunk(NamedTuple):
-    """The next bytes of a binary answer. Its files are numbered from 0 and come one after the other."""
+    """The next bytes of a binary answer. Files are numbered from 0, and come one after the other."""
 
     data: bytes
     number: int
@@ -103,11 +103,11 @@ class FileChunk(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """The last event of a generation that did not.
+class GenerationFailed:
+    """The last event of a failed generation.
 
-    `transient` says that the same call may succeed later (an outage is not an outcome); it is never set once a delta
-    was yielded. `output_data` is the partial text, marked `"partial": true`, where there is any.
+    `transient` means that the same call may succeed later; it is never set after a delta. `output_data` is the partial
+    text, marked `"partial": true`, if there is any.
     """
 
     code: Code
@@ -119,13 +119,13 @@ class Failed:
     model: str | None = None
 
 
-Event = Started | Delta | FileChunk | Completed | Failed
-"""`Completed` is the outcome itself: its `output_data["output"]` equals the joined output deltas. Files are not in it:
-who stores them adds `files`."""
+Event = Started | Delta | FileChunk | Completed | GenerationFailed
+"""`Completed` is the outcome itself. Its `output_data["output"]` equals the joined output deltas. The code that stores
+the files adds `files`."""
 
 
-class Fault(StrEnum):
-    """What can be wrong with the configured upstream, as `check` finds it."""
+class UpstreamFault(StrEnum):
+    """The faults that `Upstream.check` finds."""
 
     UNREACHABLE = "unreachable"
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a kind of fault, not a token
@@ -136,9 +136,9 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of a check that costs nothing. `detail` is one sentence for the operator, with the remedy."""
+    """The result of a free check. `detail` is one sentence for the operator, with the fix."""
 
-    fault: Fault | None
+    fault: UpstreamFault | None
     detail: str
 
     @property
@@ -148,7 +148,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class LiveProvider:
-    """Who serves a model, as the router says; None for what it does not say. Prices are dollars per million tokens."""
+    """A provider of a model, as listed by the router. None: not stated. Prices are in dollars per million tokens."""
 
     provider: str
     status: str | None = None
@@ -159,7 +159,7 @@ class LiveProvider:
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """A model that can be asked for now. A server of one's own names no providers."""
+    """A model that is available now. A server other than the router names no providers."""
 
     id: str
     providers: tuple[LiveProvider, ...] = ()
@@ -167,7 +167,7 @@ class LiveModel:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What upstream listed at `fetched_at`. `is_stale`: it is older than it should be; what is newer is on its way."""
+    """Upstream's list of models at `fetched_at`. `is_stale`: it is too old, and a newer one is being fetched."""
 
     fetched_at: datetime
     is_stale: bool
@@ -175,26 +175,25 @@ class Listing:
 
 
 class Upstream(Protocol):
-    """Something that can run a generation: Hugging Face, or what stands for it."""
+    """Runs generations."""
 
     @property
-    def breaker(self) -> Breaker:
-        """Says how many calls make sense now."""
-        ...
+    def breaker(self) -> Breaker: ...
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Yield `Started`, `Delta` and `FileChunk`… and exactly one `Completed` or `Failed`, within `timeout_s`.
+        """Yield `Started`, then `Delta`s and `FileChunk`s, and exactly one `Completed` or `GenerationFailed` as the
+        last, within `timeout_s`.
 
         Never raises for a fault of upstream. Closing the generator closes the connection.
         """
         ...
 
     async def check(self) -> Check:
-        """Whether calls can succeed, found out by a call that costs nothing, within 10 s."""
+        """Whether calls can succeed, checked by a free call within 10 s."""
         ...
 
     async def listing(self) -> Listing | None:
-        """What upstream lists, remembered for some minutes; None where it lists nothing, or not within 2 s."""
+        """Upstream's list of models, cached for some minutes. None if there is none, or none within 2 s."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Runs generations on Hugging Face, or on any server that speaks its protocol: which try is made when, and of what."""
+"""Runs generations on Hugging Face, or on any server with the same protocol: plans the attempts of each call."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,6 @@ from aiohttp import hdrs
 
 from server.inference.attempt import Attempt, Sleep, Step
 from server.inference.breaker import Breaker
-from server.inference.checkup import judge_listing, judge_probe
 from server.inference.circuits import ModelCircuits, TokenRefusals
 from server.inference.events import Call, Check, Delta, Event, FileChunk, Listing, Started
 from server.inference.listings import FirstModel, LiveListing, NoModel
@@ -30,31 +29,32 @@ from server.inference.protocol import (
     read_refusal,
     reader_for,
 )
-from server.inference.questions import Reply, ask
 from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudget, RetryPlan
+from server.inference.short_calls import Reply, fetch_reply
 from server.inference.transport import Transport, explain
+from server.inference.upstream_check import judge_listing, judge_probe
 from server.limits.rates import RateLimiter
 
 GAP_S = 60.0
-"""Between two chunks of an answer that has begun; the first may take the whole time of a try."""
+"""Between two chunks of an answer. Only the timeout of the attempt limits the first chunk."""
 _BURSTS_PER_MINUTE = 10
-"""Whoever may make 60 calls a minute makes up to six at once: the provider's minute need not be ours."""
-_OTHERS_FIRST = "The server limits how often it calls this model, and others came first."
+"""60 calls a minute allow a burst of six, because the provider's minute may begin at another moment."""
+_RATE_EXCEEDED = "The server limits how often it calls this model, and others came first."
 
 log = structlog.get_logger(__name__)
 
 
 class _NotCalled(Exception):
-    """There is nothing to call, and `error` is why."""
+    """The call was not made; `error` is the reason."""
 
-    def __init__(self, error: UpstreamError, *, blames_upstream: bool) -> None:
+    def __init__(self, error: UpstreamError, *, is_upstream_fault: bool) -> None:
         super().__init__(error.message)
         self.error = error
-        self.blames_upstream = blames_upstream
+        self.is_upstream_fault = is_upstream_fault
 
 
 class HuggingFace:
-    """Implements `Upstream`. It connects when it is first used; `timeout_s` is for one try."""
+    """Implements `Upstream`. It connects at the first call. `timeout_s` limits one attempt."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class HuggingFace:
         self._live_listing = LiveListing(self._ask_for_models)
 
     async def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """See `Upstream.generate`. Nothing is tried again once anything of an answer was yielded."""
+        """See `Upstream.generate`. There is no retry once a part of an answer was yielded."""
         self._budget.earn()
         deadline = Deadline(timeout_s)
         plan = RetryPlan(
@@ -116,12 +116,12 @@ class HuggingFace:
                         shown = step
                         yield step
             except _NotCalled as reason:
-                attempt.blames_upstream = reason.blames_upstream
+                attempt.is_upstream_fault = reason.is_upstream_fault
                 failure = Failure(reason.error, model=tried)
             if failure is None:
                 return
-            if attempt.blames_upstream and not plan.excuses(failure.error):
-                self._learn(failure.error, call, tried, attempt)
+            if attempt.is_upstream_fault and not plan.may_be_stale(failure.error):
+                self._record_failure(failure.error, call, tried, attempt)
             outage = failure if failure.error.is_transient else outage
             is_last = shown is not None or self.breaker.is_open
             pause_s = None if is_last else plan.pause_after(failure.error)
@@ -129,11 +129,11 @@ class HuggingFace:
                 _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
                 await self._sleep(pause_s)
             if pause_s is None or self.breaker.is_open:
-                yield self._last_word(failure, outage, has_delivered=isinstance(shown, (Delta, FileChunk)))
+                yield self._final_event(failure, outage, has_delivered=isinstance(shown, (Delta, FileChunk)))
                 return
 
     async def check(self) -> Check:
-        """See `Upstream.check`. The router is asked for a model that cannot exist, a server for the models it has."""
+        """See `Upstream.check`. Calls the router with a model that cannot exist, or lists the models of a server."""
         if is_router(self._base_url):
             reply = await self._ask(build_probe(self._base_url))
             check = judge_probe(reply.error)
@@ -147,7 +147,7 @@ class HuggingFace:
         return await self._live_listing.get()
 
     async def close(self) -> None:
-        """Close all connections, those in use included."""
+        """Close all connections, even those in use."""
         await self._first_model.close()
         await self._live_listing.close()
         await self._transport.close()
@@ -155,37 +155,37 @@ class HuggingFace:
     async def _begin(
         self, call: Call, model: str | None, attempt: Attempt, deadline: Deadline
     ) -> AsyncGenerator[Step, None]:
-        """The steps of a try. Raises `_NotCalled` where there is none to be made."""
-        if (refusal := self._refusals.standing(_name_of(call, model))) is not None:
-            raise _NotCalled(refusal, blames_upstream=False)
-        await self._take_turn(_name_of(call, model), deadline)
+        """The steps of an attempt. Raises `_NotCalled` if no call is made."""
+        if (refusal := self._refusals.find(_name_of(call, model))) is not None:
+            raise _NotCalled(refusal, is_upstream_fault=False)
+        await self._wait_for_rate(_name_of(call, model), deadline)
         timeout_s = deadline.bound(self._timeout_s)
         self.breaker.begin()
         try:
             model, wire, read = await self._prepare(call, model, timeout_s)
         except BadModel as error:
-            raise _NotCalled(UpstreamError(str(error), is_model_missing=True), blames_upstream=False) from None
+            raise _NotCalled(UpstreamError(str(error), is_model_missing=True), is_upstream_fault=False) from None
         except NoModel as reason:
-            raise _NotCalled(reason.error, blames_upstream=True) from None
+            raise _NotCalled(reason.error, is_upstream_fault=True) from None
         except TimeoutError as error:
-            raise _NotCalled(explain(error, timeout_s=timeout_s), blames_upstream=True) from None
+            raise _NotCalled(explain(error, timeout_s=timeout_s), is_upstream_fault=True) from None
         return attempt.run(wire, read, model=model, timeout_s=timeout_s)
 
-    async def _take_turn(self, name: str, deadline: Deadline) -> None:
-        """Space the calls of a model, where that is wanted. Raises `_NotCalled` if its turn is too far away to wait."""
+    async def _wait_for_rate(self, name: str, deadline: Deadline) -> None:
+        """Wait until the rate limit of the model allows the call. Raises `_NotCalled` if that takes too long."""
         if self._pace.is_off:
             return
-        wait_s = self._pace.put_off(name)
+        wait_s = self._pace.reserve(name)
         if wait_s >= min(MAX_PAUSE_S, deadline.left_s):
-            self._pace.give_back(name)
-            error = UpstreamError(_OTHERS_FIRST, is_transient=True, retry_after_s=wait_s, max_retries=0)
-            raise _NotCalled(error, blames_upstream=False)
+            self._pace.refund(name)
+            error = UpstreamError(_RATE_EXCEEDED, is_transient=True, retry_after_s=wait_s, max_retries=0)
+            raise _NotCalled(error, is_upstream_fault=False)
         await self._sleep(wait_s)
 
     async def _prepare(
         self, call: Call, model: str | None, timeout_s: float
     ) -> tuple[str | None, WireRequest, OpenReader]:
-        """The model that is asked, the request, and what reads its answer. Raises `BadModel` and what `find` raises."""
+        """The model, the request, and the reader of its answer. Raises `BadModel`, `NoModel` and `TimeoutError`."""
         if model is None:
             model = await self._first_model.find(timeout_s=timeout_s)
         return model, build(call, model, base_url=self._base_url), reader_for(call, model, base_url=self._base_url)
@@ -194,41 +194,38 @@ class HuggingFace:
         return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}
 
     def _chain(self, call: Call) -> tuple[str, ...]:
-        """The models to try here, one after the other; empty where upstream chooses."""
+        """The models to try in order; empty if upstream chooses."""
         return self._circuits.order(call.models)
 
     def _succeed(self, call: Call, model: str | None, attempt: Attempt) -> None:
-        """The first good byte of an answer is there."""
+        """Record that the first valid byte of an answer arrived."""
         self.breaker.succeed()
         self._refusals.clear(_name_of(call, model))
         if model is not None:
             self._circuits.succeed(model, attempt.provider)
 
-    def _learn(self, error: UpstreamError, call: Call, model: str | None, attempt: Attempt) -> None:
-        """Remember what a failure says of the model, of the provider and of the token; a stranger's only of the model.
-
-        Without upstream's words, which may quote the prompt.
-        """
+    def _record_failure(self, error: UpstreamError, call: Call, model: str | None, attempt: Attempt) -> None:
+        """Record a failure for the model and, unless it came from a foreign address, for the provider and the token."""
         if model is not None and (error.is_transient or error.is_model_missing):
             self._circuits.fail(model, attempt.provider, is_missing=error.is_model_missing)
         if error.is_model_missing and not call.models:
             self._first_model.forget()
-        if attempt.is_abroad:
+        if attempt.is_foreign:
             return
         if not error.is_transient or (error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR):
-            self.breaker.succeed()  # whatever else upstream says is a sign of life
+            self.breaker.succeed()  # any other error shows that upstream answers
         else:
             self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
-        self._refusals.note(_name_of(call, model), error, attempt.provider)
+        self._refusals.record(_name_of(call, model), error, attempt.provider)
 
     async def _ask(self, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
-        return await ask(self._transport, wire, judge=judge)
+        return await fetch_reply(self._transport, wire, judge=judge)
 
     async def _ask_for_models(self) -> Reply:
         return await self._ask(build_listing(self._base_url))
 
-    def _last_word(self, failure: Failure, outage: Failure | None, *, has_delivered: bool) -> Event:
-        """A model that is gone is the outcome only where none of the chain was away, and may come back."""
+    def _final_event(self, failure: Failure, outage: Failure | None, *, has_delivered: bool) -> Event:
+        """The failure to report. A transient one takes precedence over a missing model, because a retry may help."""
         if failure.error.is_model_missing and outage is not None:
             failure = outage
         error = replace(
@@ -239,17 +236,17 @@ class HuggingFace:
         return replace(failure, error=error).as_event()
 
     def _without_token(self, message: str) -> str:
-        """Upstream may quote what it refused, in a form that no pattern knows."""
+        """Upstream may quote the token, in a form that no pattern matches."""
         return message.replace(self._token, "[redacted]") if self._token else message
 
 
 def _name_of(call: Call, model: str | None) -> str:
-    """What a refusal of the token is remembered by, where upstream chooses from the chain as well."""
+    """The key for rejections of the token; the first of the chain if upstream chooses the model."""
     return model or next(iter(call.models), "")
 
 
 def _log_retry(error: UpstreamError, plan: RetryPlan, *, tried: str | None, pause_s: float) -> None:
-    """Without upstream's words, which may quote the prompt."""
+    """Without upstream's text, which may quote the prompt."""
     log.warning(
         "upstream_retry",
         status=error.status,

@@ -1,4 +1,4 @@
-"""Unpacks compressed answers in small pieces, as nobody asked for them: what a few bytes unpack to is not bounded."""
+"""Decompresses answers in small pieces, because a few compressed bytes can have any size when decompressed."""
 
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ _IS_DEFLATE = 8
 
 
 class BadCoding(Exception):
-    """Not what the header says, or a coding that is not understood here."""
+    """The body does not match its Content-Encoding, or the coding is not supported."""
 
 
 class Inflater:
-    """gzip and deflate, bytes in any chunks. Whoever stops taking pieces leaves the rest packed."""
+    """Decompresses gzip and deflate, lazily: the rest stays compressed if the iteration stops."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
@@ -23,11 +23,11 @@ class Inflater:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the end of the packed bytes was seen. What comes after it is ignored."""
+        """Whether the compressed data has ended. Bytes after its end are ignored."""
         return self._inflate is not None and self._inflate.eof
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What `chunk` unpacks to, at most `PIECE_BYTES` at a time. Raises `BadCoding`."""
+        """The decompressed `chunk`, at most `PIECE_BYTES` at a time. Raises `BadCoding`."""
         if self._inflate is None:
             self._inflate = self._open(chunk[0])
         is_more = True
@@ -37,18 +37,18 @@ class Inflater:
             except zlib.error as error:
                 raise BadCoding(self._coding) from error
             chunk = self._inflate.unconsumed_tail
-            is_more = bool(chunk) or len(piece) == PIECE_BYTES  # zlib itself may hold more than it was asked for
+            is_more = bool(chunk) or len(piece) == PIECE_BYTES  # zlib may buffer more output
             if piece:
                 yield piece
 
     def _open(self, first: int) -> "zlib._Decompress":
-        """Some send deflate without the header that belongs to it."""
+        """Some servers send deflate without its zlib header."""
         is_headerless = self._coding == "deflate" and first & 0x0F != _IS_DEFLATE
         return zlib.decompressobj(_HEADERLESS if is_headerless else _GZIP_OR_ZLIB)
 
 
 def inflater_for(headers: Mapping[str, str]) -> Inflater | None:
-    """What unpacks an answer with these headers; None where it is plain. Raises `BadCoding`."""
+    """The decompressor for an answer with these headers; None for a plain one. Raises `BadCoding`."""
     if "Content-Encoding" not in headers:
         return None
     coding = headers["Content-Encoding"].strip().lower().removeprefix("x-")

@@ -1,4 +1,4 @@
-"""What a provider lists: its models as they are now, and the first of them, which is a server's own default."""
+"""Caches upstream's list of models, and the first model of a server, which is its default."""
 
 import asyncio
 import time
@@ -12,14 +12,14 @@ import structlog
 from server.inference.events import Listing
 from server.inference.protocol import Unintelligible, UpstreamError, read_models
 from server.inference.protocol.live_models import read_live_models
-from server.inference.questions import Reply
 from server.inference.resilience import Clock
+from server.inference.short_calls import Reply
 
 FRESH_S = 600.0
 FAILED_S = 30.0
-"""After a listing that could not be had, for so long it is not asked for again."""
-PATIENCE_S = 2.0
-"""As long as anyone waits for a first listing."""
+"""Pause after a failed listing."""
+FIRST_WAIT_S = 2.0
+"""The longest wait of a caller for the first listing."""
 _HAS_NO_LISTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 Ask = Callable[[], Awaitable[Reply]]
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class NoModel(Exception):
-    """Which model there is could not be found out; `error` says why."""
+    """The first model could not be determined; `error` is the reason."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -36,14 +36,14 @@ class NoModel(Exception):
 
 
 class FirstModel:
-    """The first model that a server lists, asked for once by all who want to know it at the same time."""
+    """The first model that a server lists. Concurrent callers share one call."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._answer: asyncio.Task[str | UpstreamError | None] | None = None
 
     async def find(self, *, timeout_s: float) -> str | None:
-        """None where the server has no list and needs no name. Raises `NoModel`, and `TimeoutError`."""
+        """None if the server has no list and needs no model name. Raises `NoModel` and `TimeoutError`."""
         if self._answer is None:
             self._answer = asyncio.create_task(self._find(), name="upstream-first-model")
         answer = self._answer
@@ -56,7 +56,7 @@ class FirstModel:
         return model
 
     def forget(self) -> None:
-        """The model is gone: ask again when the next call needs one."""
+        """The model no longer exists: fetch the list again at the next call."""
         self._answer = None
 
     async def close(self) -> None:
@@ -74,22 +74,22 @@ class FirstModel:
 
 
 class LiveListing:
-    """A listing that is fetched in the background, once for all who ask, and kept while it cannot be had anew."""
+    """A listing that is fetched in the background, once for all callers. An old one stays while a fetch fails."""
 
-    def __init__(self, ask: Ask, *, patience_s: float = PATIENCE_S, clock: Clock = time.monotonic) -> None:
+    def __init__(self, ask: Ask, *, first_wait_s: float = FIRST_WAIT_S, clock: Clock = time.monotonic) -> None:
         self._ask = ask
-        self._patience_s = patience_s
+        self._first_wait_s = first_wait_s
         self._clock = clock
         self._listing: Listing | None = None
         self._stale_at = self._due_at = 0.0
         self._fetch: asyncio.Task[None] | None = None
 
     async def get(self) -> Listing | None:
-        """The newest there is; only the first is waited for, and no longer than the patience lasts."""
+        """The newest listing. Only the first one is waited for, at most `first_wait_s`."""
         if self._fetch is None and self._clock() >= self._due_at:
             self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
         if self._listing is None and self._fetch is not None:
-            await asyncio.wait({self._fetch}, timeout=self._patience_s)
+            await asyncio.wait({self._fetch}, timeout=self._first_wait_s)
         if self._listing is None:
             return None
         return replace(self._listing, is_stale=self._clock() >= self._stale_at)

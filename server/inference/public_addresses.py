@@ -1,23 +1,23 @@
-"""Which addresses a stranger may send this server to: public ones only, looked at when the connection is made."""
+"""Allows connections only to public addresses (against SSRF), checked when the connection is made."""
 
 import ipaddress
 import socket
 from typing import Any
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""Stands for an IPv4 address, in its last four bytes (RFC 6052)."""
+"""Contains an IPv4 address in its last four bytes (RFC 6052)."""
 _LAST_32_BITS = 0xFFFF_FFFF
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-"""As `getaddrinfo` gives it."""
+"""As returned by `getaddrinfo`."""
 
 
 class NotPublic(OSError):
-    """The address is of this machine, of a network around it, or of nobody."""
+    """The address is not a public one."""
 
 
 def is_public(address: str) -> bool:
-    """Whether anyone on the Internet can have this address. What stands for another address is judged as that one."""
+    """Whether the address is public. An IPv6 address that embeds an IPv4 address is judged by that one."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         if found in _NAT64:
@@ -30,11 +30,11 @@ def is_public(address: str) -> bool:
 
 
 def open_public_socket(info: AddressInfo) -> socket.socket:
-    """A `socket_factory` of aiohttp's connector, which asks for a socket per address, names resolved.
+    """A `socket_factory` for aiohttp's connector, which calls it with each resolved address.
 
-    The check cannot be passed by a name that resolves differently the second time. Raises `NotPublic`.
+    So a name that resolves differently the second time cannot bypass the check. Raises `NotPublic`.
     """
     family, kind, protocol, _, address = info
     if not is_public(str(address[0])):
-        raise NotPublic("the address is not public")  # one wording: then aiohappyeyeballs keeps the type
+        raise NotPublic("the address is not public")  # with equal texts, aiohappyeyeballs keeps the type
     return socket.socket(family, kind, protocol)

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait first. Pure: the caller sleeps."""
+"""Plans retries and their pauses. Pure: the caller sleeps."""
 
 import random
 import time
@@ -14,9 +14,9 @@ Clock = Callable[[], float]
 
 
 def pause_before(retry: int, *, retry_after_s: float | None = None, jitter: Jitter = random.uniform) -> float:
-    """Seconds to wait before the `retry`-th retry (1, 2, …): full jitter below 0.5 s doubled each time, at most 8 s.
+    """Seconds to wait before the `retry`-th retry (1, 2, …): full jitter up to 0.5 s, doubled each time, at most 8 s.
 
-    Where upstream said when to come back it is that, and a little more, so that not all come back together.
+    If upstream sent Retry-After, it is that plus a small jitter.
     """
     if retry_after_s is not None:
         return retry_after_s + jitter(0, min(BASE_PAUSE_S, retry_after_s / 10))
@@ -24,10 +24,10 @@ def pause_before(retry: int, *, retry_after_s: float | None = None, jitter: Jitt
 
 
 class RetryBudget:
-    """Bounds the retries of all calls together, so that an outage is not made worse by asking more often.
+    """Bounds the retries of all calls together, so that retries do not make an outage worse.
 
-    Every call earns a tenth of a retry and every second one more, up to `capacity` saved (the shape of Finagle's
-    RetryBudget). Calls that find it empty go back to the backlog instead.
+    Every call adds a tenth of a retry, and every second adds one, up to `capacity` (like Finagle's RetryBudget).
+    Without budget a call goes back to the backlog.
     """
 
     def __init__(
@@ -61,8 +61,6 @@ class RetryBudget:
 
 
 class Deadline:
-    """A point in time by the monotonic clock, and what is left until it."""
-
     def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._end = clock() + seconds
@@ -73,14 +71,14 @@ class Deadline:
         return max(0.0, self._end - self._clock())
 
     def bound(self, seconds: float) -> float:
-        """`seconds`, or what is left if that is less."""
+        """The smaller one of `seconds` and the time left."""
         return min(seconds, self.left_s)
 
 
 class RetryPlan:
-    """The tries of one generation: which model is next, after which pause, and when to give up.
+    """The attempts of one generation: the next model, the pause before it, and when to stop.
 
-    `models` are tried in order (empty: upstream has its own). `deadline` bounds the time, `max_retries` the number.
+    `models` are tried in order (empty: upstream chooses). `deadline` bounds the time, `max_retries` the number.
     """
 
     def __init__(
@@ -99,25 +97,25 @@ class RetryPlan:
         self._jitter = jitter
         self._position = 0
         self._failures_of_model = 0
-        self._may_be_stale = True
+        self._has_stale_retry = True
         self.retries = 0
 
     @property
     def model(self) -> str | None:
         return self._models[self._position] if self._models else None
 
-    def excuses(self, error: UpstreamError) -> bool:
-        """Whether this may be nothing but a connection that was kept open too long: the first one only."""
-        return error.is_stale and self._may_be_stale
+    def may_be_stale(self, error: UpstreamError) -> bool:
+        """Whether the cause may be an old keep-alive connection. Only one such error gets a free retry."""
+        return error.is_stale and self._has_stale_retry
 
     def pause_after(self, error: UpstreamError) -> float | None:
-        """Seconds to wait before the next try, which may be of the next model; None to give up."""
+        """Seconds to wait before the next attempt, perhaps with the next model. None: no further attempt."""
         if self._deadline.left_s <= 0:
             return None
-        if error.is_model_missing and self._move_on():
+        if error.is_model_missing and self._next_model():
             return 0.0
-        if self.excuses(error):
-            self._may_be_stale = False
+        if self.may_be_stale(error):
+            self._has_stale_retry = False
             return 0.0
         if not error.is_transient or self.retries >= self._limit(error):
             return None
@@ -128,18 +126,18 @@ class RetryPlan:
         self._failures_of_model += 1
         wait_s = error.retry_after_s
         is_long = wait_s is not None and wait_s > MAX_PAUSE_S
-        # Who fails twice, or asks for much patience, is left for the next: it is often one provider's trouble only.
-        if error.status is not None and (is_long or self._failures_of_model > 1) and self._move_on():
+        # After two failures or a long Retry-After, the next model is tried: often only one provider has a fault.
+        if error.status is not None and (is_long or self._failures_of_model > 1) and self._next_model():
             wait_s, is_long = None, False
         pause_s = pause_before(self.retries, retry_after_s=wait_s, jitter=self._jitter)
         if is_long or pause_s >= self._deadline.left_s or not self._budget.spend():
-            return None  # the backlog is the better place to wait
+            return None  # the request waits in the backlog instead
         return pause_s
 
     def _limit(self, error: UpstreamError) -> int:
         return self._max_retries if error.max_retries is None else min(self._max_retries, error.max_retries)
 
-    def _move_on(self) -> bool:
+    def _next_model(self) -> bool:
         if self._position + 1 >= len(self._models):
             return False
         self._position += 1

@@ -1,4 +1,4 @@
-"""The connections to a model provider, and what aiohttp's exceptions mean."""
+"""The connections to a model provider, and the meaning of aiohttp's exceptions."""
 
 import socket
 from collections.abc import Callable, Mapping
@@ -18,16 +18,16 @@ RESOLVE_AND_CONNECT_S = 10.0
 _KEEP_ALIVE_S = 30.0
 _DNS_CACHE_S = 60
 _SPARE_CONNECTIONS = 8
-"""Beside the generations: checks, lists of models, connections that are about to be closed."""
+"""In addition to generations: checks, lists of models, connections that are being closed."""
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError, TimeoutError)
-"""All that a fault of upstream or of the network can raise."""
+"""All exceptions of upstream and network faults."""
 
 
 class Transport:
-    """Sends requests: with the credentials to the provider itself, without any to addresses that its answers name.
+    """Sends requests: with credentials to the provider itself, without credentials to addresses that its answers name.
 
-    Those must be public, or on the provider's own host, as a server of one's own may well be in a private network.
+    Those addresses must be public, or on the provider's host, because an own server may be in a private network.
     """
 
     def __init__(self, base_url: str, *, credentials: Mapping[str, str], connections: int) -> None:
@@ -40,21 +40,21 @@ class Transport:
         self._public_session: aiohttp.ClientSession | None = None
 
     def send(self, wire: WireRequest, *, timeout_s: float) -> "_Exchange":
-        """The answer within `timeout_s`, its body included, as an async context; left early, its connection is gone.
+        """An async context manager with the answer, within `timeout_s`. Leaving it early drops the connection.
 
-        Raises `TRANSPORT_ERRORS`, and `InputFault` where the input could not be read.
+        Raises `TRANSPORT_ERRORS`, and `InputFault` if an input file could not be read.
         """
         session, headers = self._address(wire)
         return _Exchange(session, wire, headers, timeout=_create_timeout(timeout_s))
 
     async def close(self) -> None:
-        """Close all connections, those in use included."""
+        """Close all connections, even those in use."""
         for session in (self._session, self._public_session):
             if session is not None:
                 await session.close()
 
     def _address(self, wire: WireRequest) -> tuple[aiohttp.ClientSession, Mapping[str, str]]:
-        """Which connections the request may use, and its headers. Raises `NotPublic` for what is no web address."""
+        """The session for the request, and its headers. Raises `NotPublic` for a URL that is not http(s)."""
         is_at_home = wire.url.startswith(self._home) and not wire.is_foreign
         headers = {**wire.headers, **self._credentials} if is_at_home else wire.headers
         if is_at_home or _host_of(wire.url) == self._host:
@@ -67,7 +67,7 @@ class Transport:
 
 
 class _Exchange:
-    """A class, as it takes a quarter of the time of a generator made into a context."""
+    """A class, because `asynccontextmanager` would take four times as long."""
 
     __slots__ = ("_body", "_request", "_response")
 
@@ -86,28 +86,28 @@ class _Exchange:
             data=self._body,
             headers=headers,
             timeout=timeout,
-            allow_redirects=False,  # the credentials are for this address only
+            allow_redirects=False,  # the credentials must not go to another address
         )
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
             self._response = await self._request.__aenter__()
-        except UnicodeError as error:  # how getaddrinfo refuses a label that is empty or too long
-            raise aiohttp.InvalidURL("the host is no name") from error
+        except UnicodeError as error:  # raised by getaddrinfo for an empty or too long label
+            raise aiohttp.InvalidURL("the host is not a valid name") from error
         except TRANSPORT_ERRORS:
-            self._blame_input()
+            self._raise_input_fault()
             raise
         return self._response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        _hang_up(self._response)
+        _abort_unread(self._response)
         await self._request.__aexit__(kind, error, at)
         if isinstance(error, TRANSPORT_ERRORS):
-            self._blame_input()
+            self._raise_input_fault()
 
-    def _blame_input(self) -> None:
+    def _raise_input_fault(self) -> None:
         if isinstance(self._body, PartsBody) and self._body.fault is not None:
             raise self._body.fault from None
 
@@ -116,14 +116,14 @@ def _host_of(url: str) -> str | None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise NotPublic("the address is none") from error
+        raise NotPublic("the address is not a valid URL") from error
     if parts.scheme not in {"http", "https"}:
-        raise NotPublic("the address is not of the web")
+        raise NotPublic("the address is not http or https")
     return parts.hostname
 
 
 def _body_of(wire: WireRequest) -> bytes | PartsBody | None:
-    """A large body in memory is sent in slices as well: nothing else could stop it half-way."""
+    """A large body in memory is also sent in slices, so that it can be interrupted."""
     if isinstance(wire.body, tuple):
         return PartsBody(wire.body)
     if wire.body is not None and len(wire.body) > SLICE_BYTES:
@@ -134,7 +134,7 @@ def _body_of(wire: WireRequest) -> bytes | PartsBody | None:
 def _create_session(
     connections: int, *, socket_factory: Callable[[AddressInfo], socket.socket] | None = None
 ) -> aiohttp.ClientSession:
-    """No cookies, no compression, which could hold tokens back, and none of it unpacked without a limit."""
+    """No cookies; no compression, which could delay tokens; no decompression by aiohttp, which has no limit."""
     connector = aiohttp.TCPConnector(
         limit=connections + _SPARE_CONNECTIONS,
         ttl_dns_cache=_DNS_CACHE_S,
@@ -152,20 +152,20 @@ def _create_session(
 
 
 def _create_timeout(total_s: float) -> aiohttp.ClientTimeout:
-    """At most `total_s`, body included; aiohttp would round it up to whole seconds, and take 0 for no limit."""
+    """At most `total_s`, with the body. aiohttp would round it up to whole seconds, and treat 0 as no limit."""
     return aiohttp.ClientTimeout(
         total=max(total_s, 0.001), connect=RESOLVE_AND_CONNECT_S, sock_connect=CONNECT_S, ceil_threshold=float("inf")
     )
 
 
-def _hang_up(response: aiohttp.ClientResponse) -> None:
-    """Abort what was not read to its end; after that end the connection is no longer the response's."""
+def _abort_unread(response: aiohttp.ClientResponse) -> None:
+    """Abort the connection of an unfinished response. A finished response has none."""
     if response.connection is not None and response.connection.transport is not None:
         response.connection.transport.abort()
 
 
 def explain(error: BaseException, *, timeout_s: float, awaited: str = "answer") -> UpstreamError:
-    """The meaning of one of `TRANSPORT_ERRORS`; a timeout says what it `awaited` for how long."""
+    """Translate one of `TRANSPORT_ERRORS`. The text of a timeout contains `awaited`."""
     match error:
         case NotPublic() | aiohttp.ClientConnectorError(os_error=NotPublic()) | aiohttp.InvalidURL():
             return UpstreamError("The model provider left its answer at an address that is not public.")

@@ -1,4 +1,4 @@
-"""Lets in as many newcomers at once as get in quickly; the rest is told to come back before anything is done for it."""
+"""Limits concurrent creates by their measured latency; further ones get 503 before any work is done."""
 
 import contextlib
 import time
@@ -7,46 +7,44 @@ from collections.abc import Callable, Iterator
 from server.errors import Unavailable
 
 TARGET_S = 0.25
-"""A create is committed some milliseconds after its body; so long it takes only behind many others."""
-MANY = 512
-"""A burst of so many is let in."""
-FEW = 128
-"""So many are always let in: they wait for each other for a fraction of a second, even on a slow machine."""
-CALM_S = 2.0
-"""After so long without a slow one, a burst may come again."""
-_SHRINK = 0.9
+"""A create takes some milliseconds from its body to its commit. Above this it counts as slow."""
+MAX_LIMIT = 512
+MIN_LIMIT = 128
+"""So many creates wait for each other for a fraction of a second, even on a slow machine."""
+RECOVERY_S = 2.0
+"""The limit returns to `MAX_LIMIT` after this long without a slow create."""
+_DECREASE = 0.9
 _RETRY_AFTER_S = 2.0
 
 
 class ConcurrencyLimiter:
-    """Bounds the creates between their body and their commit by how long that takes them.
+    """Limits the creates between body and commit.
 
-    More of them than the process can serve would pile up where nobody sees them, and all would be slow. The limit
-    shrinks by a tenth with each slow one and grows by one with each quick one (additive increase, multiplicative
-    decrease, as TCP finds the share of a line).
+    Without it, creates beyond the capacity would queue up, and all would be slow. Each slow create reduces the limit by
+    a tenth, and each quick one raises it by one (additive increase, multiplicative decrease, as in TCP).
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._count = 0
-        self._limit = float(MANY)
+        self._limit = float(MAX_LIMIT)
         self._slow_at = 0.0
 
     @property
     def limit(self) -> int:
-        """How many may be on their way in now."""
-        if self._limit < MANY and self._clock() - self._slow_at > CALM_S:
-            self._limit = MANY
+        """The number of concurrent creates allowed now."""
+        if self._limit < MAX_LIMIT and self._clock() - self._slow_at > RECOVERY_S:
+            self._limit = MAX_LIMIT
         return int(self._limit)
 
     def require_room(self) -> None:
-        """Raise `Unavailable` while more come than get in quickly."""
+        """Raises `Unavailable` at the limit."""
         if self._count >= self.limit:
             raise Unavailable("The server is overloaded; nothing was accepted.", retry_after_s=_RETRY_AFTER_S)
 
     @contextlib.contextmanager
-    def passing(self) -> Iterator[None]:
-        """One that is on its way in. Raises `Unavailable` as `require_room` does."""
+    def acquire(self) -> Iterator[None]:
+        """Count one create for the time of the block. Raises `Unavailable` at the limit."""
         self.require_room()
         arrived = self._clock()
         self._count += 1
@@ -54,11 +52,11 @@ class ConcurrencyLimiter:
             yield
         finally:
             self._count -= 1
-            self._judge(self._clock() - arrived)
+            self._adjust(self._clock() - arrived)
 
-    def _judge(self, seconds: float) -> None:
+    def _adjust(self, seconds: float) -> None:
         if seconds > TARGET_S:
-            self._limit = max(FEW, self._limit * _SHRINK)
+            self._limit = max(MIN_LIMIT, self._limit * _DECREASE)
             self._slow_at = self._clock()
         else:
-            self._limit = min(MANY, self._limit + 1)
+            self._limit = min(MAX_LIMIT, self._limit + 1)

@@ -1,4 +1,4 @@
-"""The memory that what is on its way in or out may take: many slow clients at once must not take all there is."""
+"""Bounds the memory of bodies in transfer, so that many slow clients cannot exhaust it."""
 
 import contextlib
 from collections import Counter
@@ -9,9 +9,9 @@ from server.model_request import UserId
 
 
 class MemoryBudget:
-    """Gives each what it needs, or refuses it. One user gets `share` at most, which never keeps out all others.
+    """Grants reservations up to `capacity` bytes, and up to `share` bytes for one user.
 
-    Strangers count as one user. `things` is what it is for, in the plural.
+    All callers without a user count as one. `things` names the purpose in error texts, in the plural.
     """
 
     def __init__(self, things: str, capacity: int, *, share: int | None = None, retry_after_s: float = 1.0) -> None:
@@ -23,7 +23,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def reserve(self, user_id: UserId | None, size: int) -> Iterator[None]:
-        """For the time of the block. Raises `RateLimited` for a user with too many at once, `Unavailable` for all."""
+        """Reserve `size` bytes for the block. Raises `RateLimited` beyond the user's share, else `Unavailable`."""
         if self._taken[user_id] + size > self._share:
             raise RateLimited(
                 f"Too many {self._things} at once; wait for one of yours to end.", retry_after_s=self._retry_after_s

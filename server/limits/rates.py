@@ -1,4 +1,4 @@
-"""How often someone may do something: leaky buckets per key, asked and never waited for."""
+"""Rate limits: a leaky bucket for each key. No call waits."""
 
 import math
 from collections import OrderedDict
@@ -14,9 +14,9 @@ MAX_KEYS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RateLimitResult:
-    """Whether one more is within the rate, and what to tell the client of it. Times in seconds.
+    """Whether one more call is within the rate, and the values for the response headers.
 
-    `reset_s` is the time until the whole limit is there again; of a refusal, until there is room for one.
+    `reset_s` is the time until the whole limit is available; of a rejection, until one call is.
     """
 
     name: str
@@ -28,9 +28,9 @@ class RateLimitResult:
 
 
 class _Bucket(AsyncLimiter):
-    """aiolimiter's leaky bucket, with its level in sight and without the queue: who has no capacity is told so.
+    """aiolimiter's leaky bucket with a readable level, and without waiting.
 
-    It leaks by the clock of the running event loop. Its level may stand above what it holds: that much is put off.
+    It uses the clock of the running event loop. A level above the capacity represents delayed starts.
     """
 
     __slots__ = ()
@@ -40,17 +40,16 @@ class _Bucket(AsyncLimiter):
         self._leak()
         return self._level
 
-    def pour(self, amount: float) -> None:
-        """Add without waiting. Callers await nothing since they looked at the level, so it is still the same."""
+    def add(self, amount: float) -> None:
+        """Add without waiting, even above the capacity."""
         self._level = self.level + amount
 
 
 class RateLimiter:
-    """At most `per_minute` of something for each key, in bursts of up to `burst` (that many); 0 switches it off.
+    """At most `per_minute` calls for each key, in bursts of up to `burst` (default: `per_minute`). 0 means no limit.
 
-    The table holds `max_keys` buckets, the least recently used is dropped. A dropped bucket would be a fresh start for
-    its owner, so the table is far larger than the number of keys one client can afford to use in a minute: users have
-    one each, addresses are taken by the network.
+    The table holds `max_keys` buckets and evicts the least recently used one, which resets the limit of its key. So
+    it is far larger than the number of keys that one client can use in a minute.
     """
 
     def __init__(self, name: str, per_minute: int, *, burst: int | None = None, max_keys: int = MAX_KEYS) -> None:
@@ -72,36 +71,35 @@ class RateLimiter:
         return PERIOD_S / self._limit
 
     def check(self, key: str) -> RateLimitResult | None:
-        """Count one for `key` if there is room; None when there is no limit. A refusal counts nothing."""
+        """Count one call of `key` if it is within the rate. None without a limit. A rejected call is not counted."""
         if not self._limit:
             return None
         bucket = self._bucket(key)
         if not bucket.has_capacity():
-            return self._refusal(self._until_room_s(bucket))
-        bucket.pour(1)
-        return self._permission(bucket.level)
+            return self._rejected(self._delay_s(bucket))
+        bucket.add(1)
+        return self._allowed(bucket.level)
 
-    def look(self, key: str) -> RateLimitResult | None:
-        """What is left for `key`, without counting anything; None when there is no limit."""
+    def peek(self, key: str) -> RateLimitResult | None:
+        """As `check`, but counts nothing."""
         if not self._limit:
             return None
         bucket = self._bucket(key)
-        return self._permission(bucket.level) if bucket.has_capacity() else self._refusal(self._until_room_s(bucket))
+        return self._allowed(bucket.level) if bucket.has_capacity() else self._rejected(self._delay_s(bucket))
 
-    def put_off(self, key: str) -> float:
-        """Count one beyond the rate: seconds until it may start, each one interval after the one before.
+    def reserve(self, key: str) -> float:
+        """Count one call beyond the rate. Returns the seconds until it may start, one interval after the last one.
 
-        It is paid for now, so until its start has come `check` refuses: nobody jumps that queue, and starts that were
-        put off do not come on top of the rate.
+        It counts now, so `check` rejects others until that start, and the total stays within the rate.
         """
         bucket = self._bucket(key)
-        delay_s = self._until_room_s(bucket)
-        bucket.pour(1)
+        delay_s = self._delay_s(bucket)
+        bucket.add(1)
         return delay_s
 
-    def give_back(self, key: str) -> None:
-        """Return the last start that was put off, because nothing came of it."""
-        self._bucket(key).pour(-1)
+    def refund(self, key: str) -> None:
+        """Undo the last `reserve`."""
+        self._bucket(key).add(-1)
 
     def _bucket(self, key: str) -> _Bucket:
         bucket = self._buckets.get(key)
@@ -112,10 +110,10 @@ class RateLimiter:
         self._buckets.move_to_end(key)
         return bucket
 
-    def _until_room_s(self, bucket: _Bucket) -> float:
+    def _delay_s(self, bucket: _Bucket) -> float:
         return max(0.0, bucket.level + 1 - self._burst) * self._interval_s
 
-    def _permission(self, level: float) -> RateLimitResult:
+    def _allowed(self, level: float) -> RateLimitResult:
         return RateLimitResult(
             name=self.name,
             allowed=True,
@@ -124,44 +122,42 @@ class RateLimiter:
             reset_s=math.ceil(level * self._interval_s),
         )
 
-    def _refusal(self, retry_after_s: float) -> RateLimitResult:
+    def _rejected(self, retry_after_s: float) -> RateLimitResult:
         return RateLimitResult(
             name=self.name,
             allowed=False,
             limit=self._limit,
             remaining=0,
-            reset_s=max(1, math.ceil(retry_after_s)),  # the draft: Retry-After must not come before it
+            reset_s=max(1, math.ceil(retry_after_s)),  # the draft: Retry-After must not be earlier
             retry_after_s=retry_after_s,
         )
 
 
-def rate_limit_headers(verdict: RateLimitResult) -> dict[str, str]:
-    """The fields of draft-ietf-httpapi-ratelimit-headers: the policy, and what is left of it."""
+def rate_limit_headers(result: RateLimitResult) -> dict[str, str]:
+    """The headers of draft-ietf-httpapi-ratelimit-headers."""
     return {
-        "RateLimit-Policy": f'"{verdict.name}";q={verdict.limit};w={PERIOD_S:.0f}',
-        "RateLimit": f'"{verdict.name}";r={verdict.remaining};t={verdict.reset_s}',
+        "RateLimit-Policy": f'"{result.name}";q={result.limit};w={PERIOD_S:.0f}',
+        "RateLimit": f'"{result.name}";r={result.remaining};t={result.reset_s}',
     }
 
 
 def client_address(forwarded_for: Iterable[str], peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]) -> str:
-    """The address to hold a client to.
+    """The rate limit key of a client's address.
 
-    IPv6 clients own whole networks and are held to their /64. What is no address shares one key, so that garbage is no
-    way around a limit.
+    An IPv6 client owns a network, so its key is the /64. All invalid addresses share one key.
     """
-    address = true_address(forwarded_for, peer, trusted)
+    address = find_client_ip(forwarded_for, peer, trusted)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> 64 << 64, 64)))
     return str(address or "unknown")
 
 
-def true_address(
+def find_client_ip(
     forwarded_for: Iterable[str], peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]
 ) -> IPv4Address | IPv6Address | None:
-    """A client's own address, the right-most one that is not a trusted proxy's; None where what stands there is none.
+    """The client's address: the right-most one that is not a trusted proxy's. None if it is invalid.
 
-    Only proxies we trust may speak for others, and each appends to `X-Forwarded-For`, so the header is read from its
-    end.
+    Each proxy appends to `X-Forwarded-For`, and only trusted proxies are believed, so the header is read from its end.
     """
     networks = tuple(trusted)
     hops = [hop for header in forwarded_for for hop in header.split(",")]
@@ -172,7 +168,7 @@ def true_address(
 
 
 def _read_address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as proxies write it, with a port or without (`[2001:db8::7]:4711`); IPv4 out of its IPv6 form."""
+    """Parse an address as proxies write it, perhaps with a port (`[2001:db8::7]:4711`). Mapped IPv6 becomes IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from server.catalog.chat import ChatParameters
+from server.catalog.chat_schemas import ChatParameters
 from server.errors import FieldError
 from server.inference.events import Task
 from server.openai.ask import Ask, create_body, read_fields, refuse_others

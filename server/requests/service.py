@@ -16,7 +16,7 @@ from server.actors.writes import NewRequest
 from server.catalog import Catalog, read_create
 from server.encoding import dumps
 from server.errors import NotFound, Problem, RateLimited, Unavailable
-from server.files.inputs import InputFiles
+from server.files.input_files import InputFiles
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
@@ -131,7 +131,7 @@ class ModelRequests:
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)
-            with self._entrance.passing():
+            with self._entrance.acquire():
                 admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_rate=on_rate)
             if admitted.is_replayed:
                 undo.close()
@@ -175,7 +175,7 @@ class ModelRequests:
             return admitted, delay_s
         finally:
             if delay_s > 0 and not is_new:
-                self._rates.give_back(str(draft.user_id))
+                self._rates.refund(str(draft.user_id))
 
     def _judge_rate(
         self, user_id: UserId, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
@@ -187,7 +187,7 @@ class ModelRequests:
         if verdict.allowed:
             return 0.0
         if may_be_put_off:
-            return self._rates.put_off(str(user_id))
+            return self._rates.reserve(str(user_id))
         raise RateLimited(
             "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
             retry_after_s=verdict.retry_after_s,

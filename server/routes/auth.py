@@ -12,7 +12,7 @@ from server.http import keys
 from server.http.bodies import read_json
 from server.http.middlewares import limited_by_address
 from server.http.responses import json_response
-from server.limits.rates import true_address
+from server.limits.rates import find_client_ip
 from server.model_request import RequestId, UserId
 from server.schemas import parse
 from server.storage.reader import PooledQueries
@@ -69,7 +69,7 @@ async def _read_form(request: web.Request) -> Any:
 def _stranger(request: web.Request) -> Caller:
     """Who tries credentials, as far as it is known: an `Authorization` header that a client sends along is not read."""
     proxies = request.app[keys.SETTINGS].proxy_networks
-    address = true_address(request.headers.getall("X-Forwarded-For", []), request.remote, proxies)
+    address = find_client_ip(request.headers.getall("X-Forwarded-For", []), request.remote, proxies)
     return Caller(address=None if address is None else str(address))
 
 
@@ -95,7 +95,7 @@ async def delete_user(request: web.Request) -> web.Response:
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
     await _delete_history(request.app[keys.READER], principal.user_id)
     await request.app[keys.ACCOUNTS].delete_user(principal, _user(request))
-    await request.app[keys.UPLOADS].forget(principal.user_id)
+    await request.app[keys.UPLOADS].delete_all(principal.user_id)
     for row in running:
         request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)
     return web.Response(status=_NO_CONTENT)

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from server import __version__
-from server.auth.gotrue.refusals import API_VERSION, GoTrueRefusal, word
+from server.auth.gotrue.error_form import API_VERSION, GoTrueError, render_error
 from server.auth.principal import Principal
 from server.auth.tokens import bearer_token
 from server.errors import RateLimited, Unauthenticated
@@ -48,9 +48,9 @@ def _worded(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.Response:
         try:
             return await handler(request)
-        except GoTrueRefusal as refusal:
-            wording = word(refusal, version=request.headers.get(API_VERSION))
-            return json_response(wording.body, status=wording.status, headers=wording.headers)
+        except GoTrueError as error:
+            form = render_error(error, version=request.headers.get(API_VERSION))
+            return json_response(form.body, status=form.status, headers=form.headers)
 
     return answer
 
@@ -72,7 +72,7 @@ async def token(request: web.Request) -> web.Response:
         case "refresh_token":
             return json_response(await request.app[keys.GOTRUE].refresh(form))
         case _:
-            raise GoTrueRefusal(400, "invalid_credentials", "unsupported_grant_type")
+            raise GoTrueError(400, "invalid_credentials", "unsupported_grant_type")
 
 
 @limited_by_address
@@ -136,7 +136,7 @@ async def _read_form(request: web.Request) -> dict[str, Any]:
     """Fields that this server does not know are passed over, as GoTrue does."""
     body = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
     if not isinstance(body, dict):
-        raise GoTrueRefusal(400, "bad_json", "Could not parse request body as JSON: an object is expected")
+        raise GoTrueError(400, "bad_json", "Could not parse request body as JSON: an object is expected")
     return body
 
 
@@ -147,11 +147,11 @@ async def _signed_in(request: web.Request) -> Principal:
     except Unauthenticated:
         credentials = ""
     if not credentials or credentials.startswith(_KEY) or credentials == request.headers.get("apikey"):
-        raise GoTrueRefusal(401, "no_authorization", "This endpoint requires a valid Bearer token")
+        raise GoTrueError(401, "no_authorization", "This endpoint requires a valid Bearer token")
     try:
         principal = await request.app[keys.VERIFIER].identify(credentials)
     except Unauthenticated:
-        raise GoTrueRefusal(403, "bad_jwt", "invalid JWT: unable to parse or verify signature") from None
+        raise GoTrueError(403, "bad_jwt", "invalid JWT: unable to parse or verify signature") from None
     verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
     if verdict is not None and not verdict.allowed:
         raise RateLimited("Request rate limit reached", retry_after_s=verdict.retry_after_s)

@@ -114,7 +114,7 @@ SET state = 'deleting', due_at = clock_timestamp()
 FROM theirs
 WHERE file.id = theirs.id;
 
--- name: judge_files
+-- name: claim_due_files
 -- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited here as
 -- long as it is in $4, and elsewhere as long as its owner has a lease ($5 says whether this instance can tell); not by the owners $3,
 -- this one and those that are known to be dead. What stays as it is, is looked at again in $6 seconds. What a row says is what it says
@@ -174,8 +174,8 @@ DELETE FROM public.files AS file
 USING gone
 WHERE file.id = gone.id;
 
--- name: doubt_files
--- Look again at up to $1 kept files that nothing holds: requests can vanish in ways that no trigger sees, such as TRUNCATE.
+-- name: recheck_files
+-- Make up to $1 kept files due that no request uses: requests can disappear without a trigger, as by TRUNCATE.
 WITH loose AS MATERIALIZED (
     SELECT file.id
     FROM public.files AS file

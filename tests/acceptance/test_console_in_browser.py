@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.inference.offline import LONG_STREAM_WORDS
-from server.inference.offline.media import make_png
+from server.inference.offline.sample_files import make_png
 from tests import tools
 from tests.fakes.browser import Tab, browser_tab
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event

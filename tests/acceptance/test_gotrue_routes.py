@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.auth.gotrue.accounts import MAX_METADATA_BYTES
+from server.auth.gotrue.gotrue_accounts import MAX_METADATA_BYTES
 from tests.acceptance.conftest import PASSWORD, Api, Reply, Start
 
 EMAIL = "alice@example.com"

@@ -42,7 +42,7 @@ def _use_up(api: Api) -> None:
     while (verdict := limiter.check(str(api.user_id))) is not None and verdict.allowed:
         pass
     for _ in range(3):
-        limiter.put_off(str(api.user_id))
+        limiter.reserve(str(api.user_id))
 
 
 async def test_beyond_the_rate_who_does_not_wait_is_queued_and_starts_later(start: Start) -> None:

@@ -148,7 +148,7 @@ async def test_what_is_not_final_runs_where_it_arrives_with_the_time_it_had_left
     waiting = await user.create_async("waits")
     archive = tmp_path / "move.tar.gz"
     await run_export(settings_for(database, data_dir=tmp_path), archive)
-    assert "2 requests that are not final would be run by both" in capsys.readouterr().out
+    assert "2 requests that are not final would run in both places" in capsys.readouterr().out
     await user.client.close()
 
     await run_import(settings_for(database_15, data_dir=tmp_path), archive)
@@ -215,7 +215,7 @@ async def test_an_account_that_is_there_by_its_email_gets_what_is_its_own(
     arrived = settings_for(database_15, data_dir=tmp_path / "after")
     for _ in range(2):
         assert await run_import(arrived, archive) == 0
-    assert "1 accounts were there by their e-mail" in capsys.readouterr().out
+    assert "1 accounts existed with the same e-mail" in capsys.readouterr().out
     assert [item["id"] for item in (await after.get("/api/requests")).json] == [created.json["id"]]
     assert list(await _files(arrived)) == [key.replace(before.user_id, str(after.user_id))]
 
@@ -279,7 +279,7 @@ async def test_banned_unconfirmed_and_passwordless_accounts_stay_so(
 async def test_a_file_that_is_there_is_not_written_over(database: str, tmp_path: Path) -> None:
     path = tmp_path / "move.tar.gz"
     path.write_bytes(b"mine")
-    with pytest.raises(CannotStart, match="is there already"):
+    with pytest.raises(CannotStart, match="exists already"):
         await run_export(settings_for(database, data_dir=tmp_path), path)
     assert path.read_bytes() == b"mine"
     with pytest.raises(CannotStart, match="cannot be written"):
@@ -359,14 +359,14 @@ async def test_a_request_that_runs_as_soon_as_it_arrives_finds_its_file(
         await run_export(before, archive)
         await old.client.close()
 
-        take_requests = Import._take_requests
+        add_requests = Import._add_requests
         new = await start(database_url=database_15, data_dir=after.data_dir, **online_settings(upstream))
 
-        async def take_requests_slowly(run: Import, page: bytes) -> None:
-            await take_requests(run, page)
+        async def add_requests_slowly(run: Import, page: bytes) -> None:
+            await add_requests(run, page)
             await until(lambda: _fetch(database_15, _ENDED), within_s=20)
 
-        monkeypatch.setattr(Import, "_take_requests", take_requests_slowly)
+        monkeypatch.setattr(Import, "_add_requests", add_requests_slowly)
         assert await run_import(after, archive) == 0
         entered = await new.post("/auth/signin", {"email": "alice@example.com", "password": PASSWORD})
         there = Api(new.client, new.app, entered.json["token"])

@@ -181,7 +181,7 @@ async def _run(start: Start, records: list[Record]) -> dict[str, list[str]]:
 def _patient_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     """All are tried, however many fail, and whatever was said of the token before."""
     monkeypatch.setattr(breaker, "THRESHOLD", 1_000_000)
-    monkeypatch.setattr(TokenRefusals, "standing", lambda *_: None)
+    monkeypatch.setattr(TokenRefusals, "find", lambda *_: None)
 
 
 async def test_every_exchange_of_text_is_stored_as_it_was_recorded(start: Start) -> None:

@@ -244,8 +244,8 @@ async def test_our_own_limit_stands_before_theirs(start: Start, project: Project
 @pytest.mark.parametrize(
     ("break_it", "code", "words"),
     [
-        (lambda _: None, 0, "takes both keys, signs up at once"),
-        (lambda fake: setattr(fake, "autoconfirm", False), 0, "confirmed by e-mail"),
+        (lambda _: None, 0, "accepts both keys, signs up at once"),
+        (lambda fake: setattr(fake, "autoconfirm", False), 0, "confirms new addresses by e-mail"),
         (lambda fake: setattr(fake, "anon_keys", ()), 7, "SUPABASE_ANON_KEY"),
         (lambda fake: setattr(fake, "service_keys", ()), 7, "SUPABASE_SERVICE_ROLE_KEY"),
         (lambda fake: setattr(fake, "email_enabled", False), 7, "switch it on"),

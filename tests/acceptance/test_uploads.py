@@ -283,7 +283,7 @@ async def test_twenty_uploads_at_once_never_pass_the_quota(start: Start, tmp_pat
     assert set(statuses) == {201, 429}
     assert 2 <= kept <= 8, "no more than fit; one of unknown length may hold a megabyte for a moment"
     refused = next(reply for reply in replies if reply.status == 429)
-    assert "2 MB that you can keep" in refused.json["detail"]
+    assert "exceed your 2 MB" in refused.json["detail"]
     assert int(refused.headers["Retry-After"]) > 60
     assert sum(row["size"] for row in await rows(database)) == kept * len(content)
     for _ in range(8 - kept):
@@ -300,7 +300,7 @@ async def test_an_upload_of_unknown_length_is_refused_where_it_passes_the_quota(
 ) -> None:
     api = await (await start(data_dir=tmp_path, upload_quota_mb=2)).sign_up()
     reply = await send(api, pieces(PNG, *[bytes(MIB // 2)] * 6), "image/png")
-    assert (reply.status, "2 MB that you can keep" in reply.json["detail"]) == (429, True)
+    assert (reply.status, "exceed your 2 MB" in reply.json["detail"]) == (429, True)
     assert (await rows(database), await objects_of(api)) == ([], [])
 
 
@@ -375,7 +375,7 @@ async def test_a_request_whose_file_is_not_here_waits_for_it_and_says_so(api: Ap
     outcome = (await api.post("/api/requests", _look_at(mine) | {"deadline_s": 1})).json
     assert (outcome["status"], outcome["error_code"]) == ("failed", "SERVER_ERROR")
     assert outcome["error_msg"].startswith(
-        "Not finished by its deadline. The file is kept at another server, or was moved"
+        "Not finished by its deadline. The file is stored at another server, or was moved"
     )
 
 

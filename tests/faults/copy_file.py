@@ -14,7 +14,7 @@ import uvloop
 from pydantic import SecretStr
 
 from server.storage.objects import Objects
-from server.storage.objects.places import Bucket, LocalFolder
+from server.storage.objects.locations import Bucket, LocalFolder
 from tests.fixtures.object_keys import new_key
 
 MIB = 1024 * 1024

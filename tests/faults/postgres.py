@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from server.storage.embedded.account import Account, choose_account
 from server.storage.embedded.binaries import Binaries
+from server.storage.embedded.os_user import OsUser, choose_os_user
 from server.storage.embedded.process import processes_on
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
@@ -33,7 +33,7 @@ class OwnPostgres:
 
     folder: Path
     binaries: Binaries
-    account: Account
+    os_user: OsUser
     password: str
     keeper: subprocess.Popen[bytes] | None = None
 
@@ -52,10 +52,10 @@ class OwnPostgres:
     def create(self) -> None:
         password_file = self.folder / "password"
         password_file.write_text(self.password)
-        self.account.own(self.folder)
+        self.os_user.chown(self.folder)
         options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions", "-U", "postgres")
         initdb = (self.binaries.path("initdb"), "-D", str(self.folder / "data"), f"--pwfile={password_file}", *options)
-        subprocess.run([*self.account.prefix, *initdb], check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
+        subprocess.run([*self.os_user.prefix, *initdb], check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
 
     async def start(self) -> None:
         """Start it and wait until it lets somebody in."""
@@ -63,7 +63,7 @@ class OwnPostgres:
         postgres = (self.binaries.path("postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder), *settings)
         with (self.folder / "log").open("ab") as log:
             self.keeper = subprocess.Popen(  # noqa: ASYNC220 - it is started and not waited for
-                ["/bin/sh", "-c", _KEEPER, "keeper", *self.account.prefix, *postgres],
+                ["/bin/sh", "-c", _KEEPER, "keeper", *self.os_user.prefix, *postgres],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -97,7 +97,7 @@ class OwnPostgres:
 
     def _is_in_use(self) -> bool:
         """Whether a backend lives on after its postmaster: Postgres would refuse to start beside it."""
-        return bool(processes_on(self.folder / "data", self.account))
+        return bool(processes_on(self.folder / "data", self.os_user))
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +105,7 @@ async def own_postgres() -> AsyncIterator[OwnPostgres]:
     """Started, and gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     binaries = Binaries.find()
-    postgres = OwnPostgres(folder, binaries, choose_account(folder, binaries), secrets.token_urlsafe(12))
+    postgres = OwnPostgres(folder, binaries, choose_os_user(folder, binaries), secrets.token_urlsafe(12))
     try:
         postgres.create()
         await postgres.start()

@@ -131,7 +131,7 @@ def test_a_backup_beside_a_running_server_is_restored_with_its_sessions(tmp_path
         assert (code, "in use by another server" in err) == (2, True)
     assert archive.stat().st_mode & 0o777 == 0o600
     code, _, err = _run("restore", archive, tmp_path / "data")
-    assert (code, "is a database already" in err) == (2, True)
+    assert (code, "contains a database already" in err) == (2, True)
 
     code, out, err = _run("restore", archive, tmp_path / "again")
     assert (code, err) == (0, ""), out

@@ -131,7 +131,7 @@ def test_i1_a_session_pooler_without_a_place_for_a_fourth_instance(tmp_path: Pat
             fourth = stack.enter_context(_instance(tmp_path / "fourth", url, DATABASE_POOLER="session"))
             until(lambda: "database_not_ready" in fourth.log.read_text(), timeout_s=40)
             assert not _is_ready(fourth)
-            assert "place left" in fourth.log.read_text()
+            assert "connection left" in fourth.log.read_text()
             for server in servers:
                 assert _outcome(server) == (200, "completed", None)
         until(lambda: _is_ready(fourth), timeout_s=40)
@@ -222,7 +222,7 @@ async def test_i1_a_database_that_takes_no_writes_ends_readiness(
     async with serving(tmp_path / "data", DATABASE_URL=database, INFERENCE_BACKEND="offline") as server:
         cluster_18.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on", end_all)
         await asyncio.to_thread(until, lambda: not _is_ready(server), timeout_s=_NOTICED_WITHIN_S)
-        await server.wait_logged("takes no writes")
+        await server.wait_logged("accepts no writes")
         cluster_18.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await asyncio.to_thread(until, lambda: _is_ready(server), timeout_s=_NOTICED_WITHIN_S)
         assert await asyncio.to_thread(_outcome, server) == (200, "completed", None)

@@ -85,7 +85,7 @@ def test_a_password_is_set_beside_a_running_server_and_without_one(tmp_path: Pat
         assert (code, NEW in shown) == (0, False), shown
         assert signs_in(server, NEW)
         code, shown = type_password(data_dir, OLD, NEW)
-        assert (code, "not the same" in shown) == (1, True), shown
+        assert (code, "passwords differ" in shown) == (1, True), shown
 
 
 @pytest.mark.parametrize(

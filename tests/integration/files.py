@@ -14,13 +14,13 @@ import asyncpg
 from server.actors.heartbeat import Lease
 from server.encoding import dumps
 from server.files.collector import FileCollector
-from server.files.inputs import InputFiles
+from server.files.input_files import InputFiles
 from server.files.request_files import StoredFiles
 from server.files.uploads import Uploads
 from server.model_request import InstanceId, ModelRequest, RequestId, UserId
 from server.storage.database import Database, DedicatedConnection
 from server.storage.objects import Objects, key_of
-from server.storage.objects.places import LocalFolder
+from server.storage.objects.locations import LocalFolder
 from server.storage.reader import PooledQueries
 from tests.fakes.media import PNG
 from tests.fakes.wire import Wire

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from server.auth.accounts import Accounts, Session, SignedUp
-from server.auth.embedded import REUSE_INTERVAL_S, EmbeddedAccounts, get_or_create_signing_secret
+from server.auth.embedded_accounts import REUSE_INTERVAL_S, EmbeddedAccounts, get_or_create_signing_secret
 from server.auth.passwords import Passwords
 from server.auth.principal import Principal
 from server.auth.tokens import ACCESS_TOKEN_S, SigningKey, TokenMinter, TokenVerifier

@@ -148,7 +148,7 @@ async def test_links_and_folders_are_refused(tmp_path: Path) -> None:
             header = tarfile.TarInfo("manifest.json")
             header.type, header.linkname = kind, "/etc/passwd"
             tar.addfile(header)
-        assert "is no file" in await _refusal(path)
+        assert "is not a file" in await _refusal(path)
 
 
 async def test_a_page_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:

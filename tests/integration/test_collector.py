@@ -79,7 +79,7 @@ async def test_a_store_that_hangs_ends_no_reaper(desk: Desk, monkeypatch: pytest
         await asyncio.Event().wait()
 
     monkeypatch.setattr(collector, "_DELETE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(collector, "TAKEN_FOR_S", 0.0)
+    monkeypatch.setattr(collector, "CLAIM_S", 0.0)
     monkeypatch.setattr(desk.objects, "delete", hang)
     file_id = await desk.upload()
     await desk.uploads.delete(desk.user, file_id)
@@ -288,14 +288,14 @@ async def test_one_object_that_cannot_be_deleted_does_not_keep_the_others(desk: 
     assert await desk.states() == {}
 
 
-@pytest.mark.parametrize("lost", ["judge_files", "delete_files"])
+@pytest.mark.parametrize("lost", ["claim_due_files", "delete_files"])
 async def test_a_reply_that_is_lost_loses_nothing(desk: Desk, lost: str) -> None:
     file_id = await desk.upload()
     await desk.uploads.delete(desk.user, file_id)
-    if lost == "judge_files":
+    if lost == "claim_due_files":
         desk.wire.lose_replies = 1
     else:
-        desk.wire.on_statement = lambda query: setattr(desk.wire, "lose_replies", int(query == "judge_files"))
+        desk.wire.on_statement = lambda query: setattr(desk.wire, "lose_replies", int(query == "claim_due_files"))
     with pytest.raises(Unavailable, match="database"):
         await desk.reap(later=False)
     desk.wire.lose_replies, desk.wire.on_statement = 0, lambda _: None
@@ -318,7 +318,7 @@ async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
 
     async def last_bytes() -> AsyncIterator[bytes]:
         yield PNG + bytes(1000)
-        await desk.uploads.forget(desk.user)
+        await desk.uploads.delete_all(desk.user)
         reaping.append(asyncio.create_task(desk.reap(later=False)))
         await is_deleted.wait()
         yield bytes(10)

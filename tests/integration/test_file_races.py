@@ -143,7 +143,7 @@ async def _churn(desk: Desk, url: str, dice: random.Random) -> None:
                 deletes.execute(_DELETE_MANY, runs),
                 stores.execute(statements()["store_outputs"], made, [1] * len(made)),
                 discards.execute(statements()["discard_files"], made[::-1] + uploads[-2:]),
-                *([desk.uploads.forget(desk.user)] if dice.random() < 0.3 else []),
+                *([desk.uploads.delete_all(desk.user)] if dice.random() < 0.3 else []),
             )
 
 

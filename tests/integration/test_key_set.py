@@ -217,7 +217,7 @@ async def test_a_project_without_public_keys_has_an_empty_list(server: KeyServer
 async def test_closing_ends_a_fetch_that_is_under_way(server: KeyServer, clock: Clock) -> None:
     keys = KeySet(server.url, clock=clock)
     server.gate.clear()
-    waiting = asyncio.create_task(keys.look_for("old"))
+    waiting = asyncio.create_task(keys.wait_for_key("old"))
     await server.called.wait()
     await keys.close()
     await waiting

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from server.errors import BodyTooLarge, Invalid, NotFound
 from server.storage.objects import ObjectKey, Objects
-from server.storage.objects.places import Bucket, LocalFolder
+from server.storage.objects.locations import Bucket, LocalFolder
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3
 from tests.fixtures.object_keys import new_key
 
@@ -193,7 +193,7 @@ async def test_an_upload_that_is_cancelled_when_all_of_it_is_there_leaves_nothin
     is_there, go_on = threading.Event(), threading.Event()
 
     class Settling(LocalFolder):
-        def settle(self, _key: ObjectKey, /) -> None:
+        def sync(self, _key: ObjectKey, /) -> None:
             is_there.set()
             go_on.wait(20)
 
@@ -257,7 +257,7 @@ async def test_many_at_once_do_not_disturb_each_other(objects: Objects) -> None:
 
 async def nothing_unfinished(objects: Objects, fake: FakeS3) -> None:
     """No part of an upload is left, wherever the store keeps such parts."""
-    place = objects.place
+    place = objects.location
     if isinstance(place, LocalFolder):
         assert [path for path in place.path.rglob("*") if path.is_file()] == []
     elif isinstance(place, Bucket) and place.url == fake.url:

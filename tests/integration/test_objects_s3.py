@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from server.errors import BodyTooLarge, NotFound, Problem, Unavailable, UnsupportedMedia
 from server.storage.objects import ObjectKey, Objects
-from server.storage.objects.faults import Fault, fix_for
-from server.storage.objects.places import Bucket
+from server.storage.objects.locations import Bucket
+from server.storage.objects.storage_faults import StorageFault, fix_for
 from tests.fakes.s3 import ACCESS_KEY, BUCKET, REGION, SECRET, FakeS3, error_answer
 from tests.fixtures.object_keys import new_key
 
@@ -109,19 +109,19 @@ async def test_a_listing_goes_on_over_many_pages(fake: FakeS3) -> None:
     assert sum(method == "GET" for method, _ in fake.calls) == 3
 
 
-WRONG: list[tuple[dict[str, Any], Fault]] = [
-    ({"access_key_id": SecretStr("other-canary")}, Fault.ACCESS_KEY),
-    ({"secret_access_key": SecretStr("secret-canary")}, Fault.SECRET_KEY),
-    ({"region": "us-west-1"}, Fault.REGION),
-    ({"name": "nowhere"}, Fault.NO_BUCKET),
-    ({"url": "http://127.0.0.1:1/storage/v1/s3"}, Fault.AWAY),
-    ({"url": "http://no-such-host.invalid/storage/v1/s3"}, Fault.AWAY),
+WRONG: list[tuple[dict[str, Any], StorageFault]] = [
+    ({"access_key_id": SecretStr("other-canary")}, StorageFault.ACCESS_KEY),
+    ({"secret_access_key": SecretStr("secret-canary")}, StorageFault.SECRET_KEY),
+    ({"region": "us-west-1"}, StorageFault.REGION),
+    ({"name": "nowhere"}, StorageFault.NO_BUCKET),
+    ({"url": "http://127.0.0.1:1/storage/v1/s3"}, StorageFault.AWAY),
+    ({"url": "http://no-such-host.invalid/storage/v1/s3"}, StorageFault.AWAY),
 ]
 
 
 @pytest.mark.parametrize(("changes", "fault"), WRONG, ids=[str(fault) + str(n) for n, (_, fault) in enumerate(WRONG)])
 async def test_what_is_configured_wrongly_is_named_to_the_operator_alone(
-    fake: FakeS3, changes: dict[str, Any], fault: Fault
+    fake: FakeS3, changes: dict[str, Any], fault: StorageFault
 ) -> None:
     store = objects(fake, **changes)
     assert await store.check() is fault
@@ -134,13 +134,13 @@ async def test_what_is_configured_wrongly_is_named_to_the_operator_alone(
             [_ async for _ in store.list_files()]
     assert [(line["event"], line["fault"]) for line in logs] == [("storage_fault", fault.value)]
     assert fix_for(fault) == logs[0]["fix"]
-    assert "canary" not in str(logs) + repr(store.place) + str(store.place)
+    assert "canary" not in str(logs) + repr(store.location) + str(store.location)
     assert fake.uploads == {}
 
 
 async def test_clocks_that_differ_are_named(fake: FakeS3) -> None:
     fake.clock_ahead = timedelta(hours=1)
-    assert await objects(fake).check() is Fault.CLOCK
+    assert await objects(fake).check() is StorageFault.CLOCK
 
 
 @pytest.mark.parametrize("body", ["<html>not here</html>", "", "{}"])
@@ -150,7 +150,7 @@ async def test_an_address_that_is_no_s3_is_not_taken_for_one(fake: FakeS3, statu
         return web.Response(status=status, text=body, content_type="text/html")
 
     fake.fault = answer
-    assert await objects(fake, retries=0).check() is Fault.UNEXPECTED
+    assert await objects(fake, retries=0).check() is StorageFault.UNEXPECTED
 
 
 REFUSALS = [

@@ -7,7 +7,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from server.inference.breaker import THRESHOLD
-from server.inference.events import Call, Event, Failed, Task
+from server.inference.events import Call, Event, GenerationFailed, Task
 from server.inference.huggingface import HuggingFace
 from server.model_request import Completed
 from tests.fakes.huggingface import Answer, End, FakeHuggingFace, chat_answer, error_answer
@@ -43,7 +43,7 @@ async def _generate(upstream: HuggingFace) -> Event:
 async def _open(upstream: HuggingFace) -> None:
     while not upstream.breaker.is_open:
         last = await _generate(upstream)
-        assert isinstance(last, Failed)
+        assert isinstance(last, GenerationFailed)
         assert last.transient
 
 
@@ -68,7 +68,7 @@ async def test_an_outage_opens_it_after_so_many_calls_and_ends_the_retries(
             THRESHOLD <= made <= THRESHOLD * 4 / 3 + 1
         )  # a connection that was kept too long is excused, once per call
         last = await _generate(upstream)  # the call of a probe
-        assert isinstance(last, Failed)
+        assert isinstance(last, GenerationFailed)
         assert last.transient
         assert len(fake.calls) == made + 1
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.errors import BodyTooLarge, Problem, Unavailable
-from server.files.outputs import MAX_OUTPUTS, StoredOutputs
+from server.files.output_files import MAX_OUTPUTS, StoredOutputs
 from server.files.statements import Statements
 from server.inference.events import FileChunk
 from server.storage.objects import Objects
@@ -144,7 +144,7 @@ async def _turns() -> None:
 
 async def _slow(desk: Desk) -> tuple[Slow, StoredOutputs, list[int], "asyncio.Task[None]"]:
     """A run whose model is faster than its store, at the moment where it has to wait."""
-    slow = Slow(desk.objects.place)
+    slow = Slow(desk.objects.location)
     outputs = StoredOutputs(await desk.running(), Statements(desk.line), slow, wake=lambda: None)
     taken: list[int] = []
     filling = asyncio.create_task(_fill(outputs, taken))

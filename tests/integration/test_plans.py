@@ -161,7 +161,7 @@ async def test_a_deep_page_of_the_history_begins_at_its_cursor(planner: "asyncpg
 @pytest.mark.parametrize(
     ("query", "args", "indexes"),
     [
-        ("judge_files", (100, 60.0, [ME], [ROW], True, 15.0), {"idx_files_due", "files_pkey"}),
+        ("claim_due_files", (100, 60.0, [ME], [ROW], True, 15.0), {"idx_files_due", "files_pkey"}),
         ("find_upload", (ROW, USER), {"files_pkey"}),
         ("find_output", (ROW, USER, 0), {"idx_files_outputs"}),
         ("find_inputs", (USER, [ROW]), {"files_pkey"}),

@@ -233,7 +233,7 @@ async def test_rows_of_a_known_dead_instance_are_rescued_at_once_and_only_those(
     rescued = await instance.add(Row("processing", owner=dead, epoch=1, attempt=1))
     worn_out = await instance.add(Row("processing", owner=dead, epoch=5, attempt=MAX_ATTEMPTS))
     left = await instance.add(Row("processing", owner=other, epoch=1, attempt=1))
-    instance.sweeper.expect_orphans_of(dead)
+    instance.sweeper.add_dead_instance(dead)
     await instance.sweeper.rescue()
     assert [await instance.status(row) for row in (rescued, worn_out, left)] == ["pending", "failed", "processing"]
     assert "stopped unexpectedly" in (await instance.read(worn_out))["error_msg"]

@@ -14,7 +14,7 @@ from server.model_request import InstanceId, ModelRequest
 from server.settings import Settings
 from server.storage.database import Database
 from server.storage.objects import Objects
-from server.storage.objects.places import LocalFolder
+from server.storage.objects.locations import LocalFolder
 from server.storage.reader import PooledQueries
 from tests.fakes.database import FakeDatabase
 from tests.fakes.journal import NOW

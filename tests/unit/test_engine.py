@@ -11,7 +11,7 @@ from server.actors import supervisor as supervisor_module
 from server.actors.supervisor import MAX_RESTARTS, ActorFailed
 from server.errors import CannotStart, Unavailable
 from server.inference.breaker import THRESHOLD
-from server.inference.events import Check, Completed, Delta, Fault
+from server.inference.events import Check, Completed, Delta, UpstreamFault
 from server.lifecycle import Phase
 from server.model_request import InstanceId, Usage, mint_id
 from server.storage.database import DatabaseAway
@@ -20,7 +20,7 @@ from tests.unit.engines import Desk
 
 DONE = Completed({"output": "Hi there"}, Usage(5, 2), "org/model")
 DEAD = InstanceId(mint_id())
-UNREACHABLE = Check(Fault.UNREACHABLE, "Nothing answers.")
+UNREACHABLE = Check(UpstreamFault.UNREACHABLE, "Nothing answers.")
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ async def test_an_actor_beyond_its_restarts_ends_the_engine_and_all_other_actors
 async def test_the_state_of_upstream_is_what_was_found_after_readiness(tmp_path: Path) -> None:
     desk = Desk(tmp_path, inference_backend="huggingface", hf_api_token="hf_x")
     assert desk.engine.upstream_state is None
-    desk.upstream.check_result = Check(Fault.TOKEN_REFUSED, "The token is refused.")
+    desk.upstream.check_result = Check(UpstreamFault.TOKEN_REFUSED, "The token is refused.")
     async with desk.started() as engine:
         assert engine.upstream_state == desk.upstream.check_result
 
@@ -155,7 +155,7 @@ async def test_an_outage_counts_more_than_the_check_and_an_answer_after_it_too(t
         assert engine.upstream_state == UNREACHABLE
         for _ in range(THRESHOLD):
             desk.upstream.breaker.fail("timed out")
-        assert engine.upstream_state == Check(Fault.UNREACHABLE, "It does not answer. timed out")
+        assert engine.upstream_state == Check(UpstreamFault.UNREACHABLE, "It does not answer. timed out")
         desk.upstream.breaker.succeed()
         assert engine.upstream_state == Check(None, "It answers.")
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 KNOWN = {name.upper() for name in Settings.model_fields} | set(Code)
 OTHERS = {
-    "CAP_DAC_OVERRIDE": "server/storage/embedded/account.py",
+    "CAP_DAC_OVERRIDE": "server/storage/embedded/os_user.py",
     "MAX_ATTEMPTS": "server/actors/quarantine.py",
     "PYTEST_ARGS": "Makefile",
     "RLIMIT_DATA": "bench/overload.py",

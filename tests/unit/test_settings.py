@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import CannotStart
 from server.settings import HUGGING_FACE_ROUTER, Backend, LogFormat, Settings
-from server.storage.objects import place_of
+from server.storage.objects import location_of
 
 SECRET = "s3cret-that-nobody-may-see-in-a-message"
 OWN_DATABASE = f"postgresql://alice:{SECRET}@db.example.com:5432/app"
@@ -184,13 +184,13 @@ def test_a_bucket_without_a_place_refuses_to_start(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_bucket_files_go_to_a_folder() -> None:
-    assert str(place_of(Settings())) == ".data/files"
+    assert str(location_of(Settings())) == ".data/files"
 
 
 def test_a_bucket_with_all_its_partners_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, **BUCKET)
-    assert str(place_of(settings)) == "bucket ai-sdk-server at abc.storage.supabase.co"
-    assert SECRET not in repr(place_of(settings))
+    assert str(location_of(settings)) == "bucket ai-sdk-server at abc.storage.supabase.co"
+    assert SECRET not in repr(location_of(settings))
 
 
 def test_all_faults_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Reads what Supabase Auth answers when all is well: sessions and users. Pure; trusts nothing about their shape."""
+"""Reads the sessions and users in successful answers of Supabase Auth, without trust in their shape. Pure."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,25 +13,25 @@ _DEFAULT_LIFE_S = 3600
 _MAX_TIME = 2**53
 
 
-class Unintelligible(Exception):
-    """This is not an answer of Supabase Auth."""
+class UnexpectedAnswer(Exception):
+    """The answer is not one of Supabase Auth."""
 
 
 def read_object(body: bytes | None) -> dict[str, Any]:
-    """The JSON object in a body. Raises `Unintelligible`."""
+    """The JSON object in a body. Raises `UnexpectedAnswer`."""
     try:
         data = orjson.loads(body or b"")
     except orjson.JSONDecodeError:
-        raise Unintelligible from None
+        raise UnexpectedAnswer from None
     if not isinstance(data, dict):
-        raise Unintelligible
+        raise UnexpectedAnswer
     return data
 
 
 def read_session(data: dict[str, Any], *, now: float) -> Session:
-    """A session; `now` in seconds since the epoch, for servers too old to say when it expires.
+    """A session. `now` is in seconds since the epoch, for old servers that send no `expires_at`.
 
-    Tokens are opaque: nothing is assumed of their length or form. Raises `Unintelligible`.
+    Tokens are opaque: nothing is assumed about their length or form. Raises `UnexpectedAnswer`.
     """
     life_s = _seconds(data.get("expires_in"), otherwise=_DEFAULT_LIFE_S)
     return Session(
@@ -44,14 +44,14 @@ def read_session(data: dict[str, Any], *, now: float) -> Session:
 
 
 def read_user(data: object) -> User:
-    """The four fields of a user that are shown. Raises `Unintelligible`."""
+    """The four fields of a user that the API shows. Raises `UnexpectedAnswer`."""
     if not isinstance(data, dict):
-        raise Unintelligible
+        raise UnexpectedAnswer
     email, signed_in = data.get("email"), data.get("last_sign_in_at")
     try:
         user_id = UUID(_text(data.get("id")))
     except ValueError:
-        raise Unintelligible from None
+        raise UnexpectedAnswer from None
     return User(
         id=UserId(user_id),
         email=email if isinstance(email, str) else "",
@@ -62,7 +62,7 @@ def read_user(data: object) -> User:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise Unintelligible
+        raise UnexpectedAnswer
     return value
 
 
@@ -77,4 +77,4 @@ def _time(value: object) -> datetime:
         time = datetime.fromisoformat(_text(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Unintelligible from None
+        raise UnexpectedAnswer from None

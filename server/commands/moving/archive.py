@@ -1,4 +1,4 @@
-"""An archive: one compressed tar, there as a whole or not at all, and read to its end before anything in it is used."""
+"""An archive: a compressed tar that is written atomically, and read to its end before its content is used."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ from server.errors import CannotStart
 
 VERSION = 1
 MAX_PAGE_BYTES = 256 * 1024 * 1024
-"""More than `Pages` ever puts into one: whatever claims to be larger was not written by this program."""
+"""More than `export` puts into one page: a larger one was not written by this program."""
 _MANIFEST = "manifest.json"
 _END = "end.json"
 _FORMAT = "ai-sdk-server"
 _COMPRESSION = 3
-"""Three quarters of what 9 saves, in a tenth of its time."""
+"""Saves three quarters as much as level 9, in a tenth of the time."""
 _CHUNK_BYTES = 256 * 1024
 
 Kind = Literal["export", "backup"]
@@ -34,7 +34,7 @@ Kind = Literal["export", "backup"]
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an archive says about itself."""
+    """The first member: what the archive is."""
 
     kind: Kind
     created_at: datetime
@@ -42,9 +42,9 @@ class Manifest:
 
 
 class ArchiveWriter:
-    """For the time of an `async with`; the file gets its name when the block ends well, and is removed when not.
+    """An async context manager. The file gets its name if the block succeeds, and is removed if it fails.
 
-    Only its owner may read it. Raises `CannotStart` where the file is there already or cannot be written.
+    Only its owner can read it. Raises `CannotStart` if the file exists or cannot be written.
     """
 
     def __init__(self, path: Path, kind: Kind, about: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class ArchiveWriter:
 
     async def __aenter__(self) -> Self:
         if self._path.exists():
-            raise CannotStart(f"{self._path} is there already: name another file, or move that one away.")
+            raise CannotStart(f"{self._path} exists already: name another file, or move that one away.")
         try:
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
@@ -88,7 +88,7 @@ class ArchiveWriter:
             self._part.unlink(missing_ok=True)
 
     async def add(self, name: str, content: bytes) -> None:
-        """One member, whole."""
+        """Add one member from memory."""
 
         async def pieces() -> AsyncIterator[bytes]:
             yield content
@@ -96,7 +96,7 @@ class ArchiveWriter:
         await self.add_stream(name, len(content), pieces())
 
     async def add_stream(self, name: str, size: int, chunks: AsyncIterable[bytes]) -> None:
-        """One member of `size` bytes. Raises `ValueError` when its chunks are more or less than that."""
+        """Add one member of `size` bytes. Raises `ValueError` if the chunks have another size."""
         header = tarfile.TarInfo(name)
         header.size, header.mode = size, 0o600
         await self._write(header.tobuf(tarfile.PAX_FORMAT))
@@ -112,7 +112,7 @@ class ArchiveWriter:
         self._members += 1
 
     async def _write(self, data: bytes) -> None:
-        """In a thread: compressing takes its time, and the database's answers are waiting meanwhile."""
+        """Compress in a thread, so that the event loop stays free for the database."""
         try:
             await asyncio.to_thread(self._zip.write, data)
         except OSError as error:
@@ -128,7 +128,7 @@ class ArchiveWriter:
 
 @dataclass(slots=True)
 class Member:
-    """One file in an archive, to be read before the next one is asked for."""
+    """One file in an archive. Read it before the next member is requested."""
 
     name: str
     size: int
@@ -136,7 +136,7 @@ class Member:
     archive: Path
 
     async def read(self) -> bytes:
-        """Raises `CannotStart` for a page that is larger than any that was ever written."""
+        """The whole content. Raises `CannotStart` beyond `MAX_PAGE_BYTES`."""
         if self.size > MAX_PAGE_BYTES:
             raise _damaged(f"{self.name} claims {self.size} bytes")
         return b"".join([chunk async for chunk in self.chunks()])
@@ -147,14 +147,14 @@ class Member:
 
 
 class ArchiveReader:
-    """Reads a file that `ArchiveWriter` made. Whatever is wrong with it is a `CannotStart` of one line."""
+    """Reads a file of `ArchiveWriter`. Every fault of the file raises a `CannotStart` of one line."""
 
     def __init__(self, path: Path, kind: Kind) -> None:
         self._path = path
         self._kind = kind
 
     async def check(self) -> Manifest:
-        """Read all of it: every checksum, and whether it is as long as it was made."""
+        """Read the whole archive, and verify its checksums and the number of members."""
         manifest: Manifest | None = None
         count, is_ended = 0, False
         async for member in self._members():
@@ -175,13 +175,13 @@ class ArchiveReader:
         return manifest
 
     async def members(self) -> AsyncIterator[Member]:
-        """All but what `check` reads."""
+        """All members except the manifest and the end marker."""
         async for member in self._members():
             if member.name not in {_MANIFEST, _END}:
                 yield member
 
     async def _members(self) -> AsyncIterator[Member]:
-        """Through `gzip`, which checks its sums at the very end; the stream of `tarfile` alone does not."""
+        """Read through `gzip`, which verifies its checksum at the end; `tarfile`'s own stream mode does not."""
         with contextlib.ExitStack() as stack:
             unzipped = stack.enter_context(await _attempt(self._path, gzip.open, self._path))
             archive = await _attempt(self._path, lambda: tarfile.open(fileobj=unzipped, mode="r|"))  # noqa: SIM115
@@ -189,9 +189,9 @@ class ArchiveReader:
             while (found := await _attempt(self._path, archive.next)) is not None:
                 content = archive.extractfile(found) if found.isreg() else None
                 if content is None:
-                    raise _damaged(f"{found.name!r} is no file")
+                    raise _damaged(f"{found.name!r} is not a file")
                 yield Member(found.name, found.size, content, self._path)
-                archive.members = []  # it remembers every one
+                archive.members = []  # tarfile keeps every member in memory otherwise
             while await _attempt(self._path, unzipped.read, _CHUNK_BYTES):
                 pass
 
@@ -204,7 +204,7 @@ class ArchiveReader:
         try:
             manifest = Manifest(data["kind"], datetime.fromisoformat(data["created_at"]), data["about"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged("what it says about itself makes no sense") from error
+            raise _damaged("its manifest is invalid") from error
         if manifest.kind != self._kind:
             command = "restore" if manifest.kind == "backup" else "import"
             raise CannotStart(f"{self._path} was made by `{manifest.kind}`: use `{command}`.")
@@ -212,7 +212,7 @@ class ArchiveReader:
 
 
 async def _attempt(path: Path, read: Callable[..., Any], *args: Any) -> Any:
-    """Read in a thread, since unpacking takes its time. Raises `CannotStart` for what is wrong with the file."""
+    """Read in a thread, because decompression takes time. Raises `CannotStart` for faults of the file."""
     try:
         return await asyncio.to_thread(read, *args)
     except FileNotFoundError:
@@ -227,7 +227,7 @@ def _parse(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise _damaged("a part of it is no JSON") from error
+        raise _damaged("a part of it is not JSON") from error
 
 
 def _damaged(what: str) -> CannotStart:

@@ -1,4 +1,4 @@
-"""The command `export`: accounts, requests, usage and files of one moment, as one archive."""
+"""The command `export`: a consistent snapshot of accounts, requests, usage and files, as one archive."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -36,7 +36,7 @@ _EXPORTED = {
 
 
 async def run_export(settings: Settings, path: Path) -> int:
-    """Exit code 0: the file is complete. Works beside a running server; what comes in later is not in the file."""
+    """Exit code 0: the file is complete. Works with or without a running server; later requests are not in the file."""
     async with open_prepared(settings) as connection:
         objects = create_objects(settings)
         try:
@@ -64,13 +64,13 @@ async def _export(
                     number += 1
                     counts[kind] += len(rows)
                     await archive.add(f"{kind}/{number:06}.json", f"[{','.join(rows)}]".encode())
-        # After the database: a file that an exported request names was there before it.
+        # After the rows, so that every file that an exported request names is in the archive.
         counts["files"] = await add_files(archive, objects)
     return counts, unfinished
 
 
 async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIterator[list[str]]:
-    """Rows as JSON texts, so many at a time that a page stays small."""
+    """Pages of rows as JSON texts, bounded by number and size."""
     rows: list[str] = []
     size = 0
     cursor = connection.cursor(query, prefetch=_FETCH_ROWS, timeout=_FETCH_TIMEOUT_S)
@@ -87,9 +87,9 @@ async def _pages(connection: "asyncpg.Connection[Any]", query: str) -> AsyncIter
 def _report(path: Path, counts: Mapping[str, int], unfinished: asyncpg.Record) -> None:
     what = ", ".join(f"{count} {_NAMES.get(kind, kind)}" for kind, count in counts.items())
     print(f"{path}: {what}.")  # noqa: T201 - the command's output
-    print("It holds prompts, answers and password hashes: keep it as you keep the database.")  # noqa: T201
+    print("It contains prompts, answers and password hashes: protect it like the database.")  # noqa: T201
     if unfinished["instances"]:
         print(  # noqa: T201
-            "A server works on this database: what it takes in from now on is not in the file, and "
-            f"{unfinished['requests']} requests that are not final would be run by both. For a move, stop it first."
+            "A server runs on this database: requests that it accepts from now on are not in the file, and "
+            f"{unfinished['requests']} requests that are not final would run in both places. To move, stop it first."
         )

@@ -1,4 +1,4 @@
-"""Stored files on their way into an archive."""
+"""Adds the stored files to an archive."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from server.storage.objects import Objects
 
 
 async def add_files(archive: ArchiveWriter, objects: Objects) -> int:
-    """Every file, under `files/`; returns how many. One that is deleted meanwhile is left out."""
+    """Add every file under `files/`, without those that are deleted meanwhile. Returns their number."""
     count = 0
     async for found in objects.list_files():
         with contextlib.suppress(NotFound):

@@ -1,4 +1,4 @@
-"""How the models of the test double behave: at once, slowly, in a long stream, or not at all."""
+"""The models of the test double: they answer at once, slowly, in a long stream, or not at all."""
 
 import asyncio
 import json
@@ -9,8 +9,19 @@ from typing import Any
 
 from server.errors import Code
 from server.inference.breaker import Breaker
-from server.inference.events import Call, Check, Completed, Delta, Event, Failed, FileChunk, Segment, Started, Task
-from server.inference.offline.results import INTRODUCTION, make_result, quoted
+from server.inference.events import (
+    Call,
+    Check,
+    Completed,
+    Delta,
+    Event,
+    FileChunk,
+    GenerationFailed,
+    Segment,
+    Started,
+    Task,
+)
+from server.inference.offline.sample_results import INTRODUCTION, make_result, quoted
 from server.model_request import Usage
 
 LONG_STREAM_WORDS = 300
@@ -19,7 +30,7 @@ LOADING_S = 2.0
 _MAX_LOADING = 1000
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 _WORD = re.compile(r"\s*\S+")
-_CUT = "The answer was cut off before its end; what had arrived is kept."
+_CUT = "The answer was cut off before its end; the part that arrived is kept."
 _CREDITS = (
     "The server's Hugging Face account has no credits left: this is the offline double of that case. "
     "Its operator would have to buy credits."
@@ -30,7 +41,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _Script:
-    """How a model behaves: seconds before its answer, seconds between words, and whether it stops in the middle."""
+    """The behaviour of a model: seconds before its answer, seconds between words, and whether the answer is cut."""
 
     delay_s: float = 0.0
     pause_s: float = 0.0
@@ -49,7 +60,7 @@ _SCRIPTS = {
 
 
 class Offline:
-    """Implements `Upstream` without a network. Tokens are words, so usage is a real count."""
+    """Implements `Upstream` without a network. It counts words as tokens."""
 
     def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
         self.breaker = Breaker()
@@ -61,18 +72,18 @@ class Offline:
         script = _SCRIPTS.get(model)
         if script is None:
             message = _CREDITS if model == "offline/no-credits" else f"There is no offline model of the name {model}."
-            yield Failed(Code.MODEL_ERROR, message, model=model)
+            yield GenerationFailed(Code.MODEL_ERROR, message, model=model)
             return
         prompt = _prompt_of(call)
         answer = list(_text(call, prompt, model, script) if call.task in _TEXT_TASKS else _result(call, model, script))
         seconds = script.delay_s + script.pause_s * len(answer)
         if seconds > timeout_s:
             await self._sleep(timeout_s)
-            yield Failed(Code.MODEL_ERROR, f"The model did not answer within {timeout_s:.0f} s.", model=model)
+            yield GenerationFailed(Code.MODEL_ERROR, f"The model did not answer within {timeout_s:.0f} s.", model=model)
             return
         if model == "offline/loading-503" and self._is_first_call(prompt):
             loading = f"Model {model} is currently loading."
-            yield Failed(Code.MODEL_ERROR, loading, transient=True, retry_after_s=LOADING_S, model=model)
+            yield GenerationFailed(Code.MODEL_ERROR, loading, transient=True, retry_after_s=LOADING_S, model=model)
             return
         if script.delay_s:
             await self._sleep(script.delay_s)
@@ -83,7 +94,7 @@ class Offline:
                 await self._sleep(script.pause_s)
 
     def _is_first_call(self, prompt: str) -> bool:
-        """True every other time for a prompt: the model is loading when first asked, and answers when asked again."""
+        """True at every second call with a prompt: the model loads at the first call, and answers at the next."""
         if prompt in self._loading:
             self._loading.remove(prompt)
             return False
@@ -93,17 +104,17 @@ class Offline:
         return True
 
     async def check(self) -> Check:
-        return Check(None, "The offline test double is always there. It is not AI.")
+        return Check(None, "The offline test double is always available. It is not AI.")
 
     async def listing(self) -> None:
-        """There is nobody who would list anything."""
+        """Lists nothing."""
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 def _prompt_of(call: Call) -> str:
-    """What is quoted, or what stands for the input of a task that has none."""
+    """The prompt to quote; a text form of the input for tasks without a prompt."""
     if "prompt" in call.input_data:
         return str(call.input_data["prompt"])
     if "messages" not in call.input_data:
@@ -115,7 +126,7 @@ def _prompt_of(call: Call) -> str:
 
 
 def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Event]:
-    """The words of an answer that quotes the prompt, or the tool that it must call, and how it ends."""
+    """The events of an answer that quotes the prompt, or calls the required tool."""
     wanted = _wanted_tool(call)
     words = [] if wanted is not None else _words(call, prompt, script)
     limit = call.parameters.get("max_tokens") or call.parameters.get("max_new_tokens")
@@ -127,7 +138,7 @@ def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Even
     usage = Usage(len(prompt.split()) + len(spoken), len(spoken))
     output: dict[str, Any] = {"output": "".join(spoken), "offline": True}
     if script.is_cut:
-        yield Failed(Code.MODEL_ERROR, _CUT, output_data=output | {"partial": True}, usage=usage, model=model)
+        yield GenerationFailed(Code.MODEL_ERROR, _CUT, output_data=output | {"partial": True}, usage=usage, model=model)
         return
     output["finish_reason"] = finish_reason
     if wanted is not None:
@@ -147,7 +158,7 @@ def _words(call: Call, prompt: str, script: _Script) -> list[str]:
 
 
 def _wanted_tool(call: Call) -> str | None:
-    """The name of the function that the model must call, if it must."""
+    """The name of the function that `tool_choice` requires, if any."""
     choice = call.parameters.get("tool_choice")
     if isinstance(choice, dict):
         return str(choice["function"]["name"])
@@ -155,9 +166,9 @@ def _wanted_tool(call: Call) -> str | None:
 
 
 def _result(call: Call, model: str, script: _Script) -> Iterator[Event]:
-    """The whole answer to a task beside text; cut off, there is nothing of it to keep."""
+    """The events of an answer to a task without streamed text. A cut answer has no partial result."""
     if script.is_cut:
-        yield Failed(Code.MODEL_ERROR, "The answer was cut off before its end.", model=model)
+        yield GenerationFailed(Code.MODEL_ERROR, "The answer was cut off before its end.", model=model)
         return
     made = make_result(call)
     for number, (content_type, data) in enumerate(made.files):

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from server.errors import Code
-from server.inference.events import Failed
+from server.inference.events import GenerationFailed
 from server.inference.protocol.texts import Unintelligible, parse_json, to_words
 from server.model_request import Usage
 
@@ -71,9 +71,9 @@ class Failure:
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
 
-    def as_event(self) -> Failed:
+    def as_event(self) -> GenerationFailed:
         error = self.error
-        return Failed(
+        return GenerationFailed(
             Code.MODEL_ERROR,
             error.message,
             transient=error.is_transient,

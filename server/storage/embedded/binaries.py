@@ -1,4 +1,4 @@
-"""Finds the Postgres programs of the wheel, or those of another installation."""
+"""Finds the Postgres programs."""
 
 import importlib.util
 import re
@@ -17,7 +17,7 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
 class EmbeddedPostgresError(CannotStart):
-    """The embedded database cannot run; `message` is one line that says why and what to do."""
+    """The embedded database cannot run. `message` is one line with the reason and the fix."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class Binaries:
 
     @classmethod
     def find(cls) -> Self:
-        """Those of the wheel, whose Python code (`trust` access, chmod of parent folders) is never imported."""
+        """The binaries of the wheel. Its Python code is not imported: it allows `trust` access and changes modes."""
         package = importlib.util.find_spec(PACKAGE)
         for location in (package.submodule_search_locations or ()) if package else ():
             if (Path(location) / _BIN / "postgres").is_file():
@@ -44,7 +44,7 @@ class Binaries:
 
     @classmethod
     def at(cls, directory: Path) -> Self:
-        """Those of another installation, such as Debian's `/usr/lib/postgresql/15/bin`."""
+        """The binaries of another installation, such as Debian's `/usr/lib/postgresql/15/bin`."""
         if not (directory / "postgres").is_file():
             raise EmbeddedPostgresError(f"There is no Postgres in {directory}.")
         return cls(directory)
@@ -53,9 +53,9 @@ class Binaries:
         return str(self.directory / program)
 
     def major_version(self) -> int:
-        """What `postgres --version` says; takes a few milliseconds."""
+        """The major version from `postgres --version`. Takes a few milliseconds."""
         try:
-            said = subprocess.run(  # noqa: S603 - a fixed program, no shell
+            done = subprocess.run(  # noqa: S603 - a fixed program, no shell
                 [self.path("postgres"), "--version"],
                 capture_output=True,
                 text=True,
@@ -66,6 +66,6 @@ class Binaries:
             raise EmbeddedPostgresError(
                 f"The embedded Postgres does not run on this machine ({error}). {OWN_DATABASE}"
             ) from error
-        if not (version := _VERSION.search(said.stdout)):
-            raise EmbeddedPostgresError(f"{self.path('postgres')} tells no version. {OWN_DATABASE}")
+        if not (version := _VERSION.search(done.stdout)):
+            raise EmbeddedPostgresError(f"{self.path('postgres')} prints no version. {OWN_DATABASE}")
         return int(version[1])

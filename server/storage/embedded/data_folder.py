@@ -1,4 +1,4 @@
-"""`DATA_DIR`: made when it is missing, held by one server at a time, and explained when it cannot be used."""
+"""`DATA_DIR`: creates and locks the folder, and explains why it cannot be used."""
 
 import contextlib
 import errno
@@ -15,11 +15,11 @@ _MAX_PID_BYTES = 20
 
 
 class DataFolderInUse(EmbeddedPostgresError):
-    """Another server holds the folder, which is as it should be if that one was meant."""
+    """Another server holds the lock of the folder."""
 
 
 class DataFolder:
-    """Holds the lock of the folder from `__init__` to `release`. The kernel gives it back however the holder ends."""
+    """Holds the lock of the folder from `__init__` to `release`. The kernel releases it if the process dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -27,12 +27,12 @@ class DataFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                self._take()
+                self._acquire()
             except BaseException:
                 os.close(self._lock)
                 raise
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -45,13 +45,13 @@ class DataFolder:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let the next one in. The file stays: removing it could take it from under somebody who waits for it."""
+        """Release the lock. The file stays: another process may have it open already."""
         os.close(self._lock)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses in this block into one `EmbeddedPostgresError` with the fix."""
+    """Turn an OSError in this block into an `EmbeddedPostgresError` with the fix."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ def disk_full(path: Path) -> str:
 
 
 def is_full(path: Path) -> bool:
-    """Whether Postgres, which writes its log of changes in files of 16 MB, would stumble here."""
+    """Whether there is less room than a WAL segment of Postgres, 16 MB."""
     with contextlib.suppress(OSError):
         return shutil.disk_usage(path).free < 16 * 1024 * 1024
     return False

@@ -1,20 +1,20 @@
-"""Whether what is written to a folder is still there after the container is replaced."""
+"""Detects folders whose content is lost when the container is replaced."""
 
 import os
 from pathlib import Path
 
 _CONTAINER_SIGNS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _CONTAINER_VARIABLES = ("KOYEB_SERVICE_ID", "KOYEB_APP_NAME", "KUBERNETES_SERVICE_HOST", "FLY_APP_NAME", "RENDER")
-_PASSING_FILE_SYSTEMS = frozenset({"overlay", "tmpfs", "ramfs", "aufs"})
+_EPHEMERAL_FILE_SYSTEMS = frozenset({"overlay", "tmpfs", "ramfs", "aufs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def is_ephemeral(path: Path, *, mounts: Path = _MOUNTS) -> bool:
-    """True for a container's own disk: no volume is mounted at `path` or above it. False where nothing is known."""
+    """True for a container's own disk, without a volume at `path` or above. False if it cannot be determined."""
     in_container = any(sign.exists() for sign in _CONTAINER_SIGNS) or any(
         name in os.environ for name in _CONTAINER_VARIABLES
     )
-    return in_container and _file_system_of(path, mounts) in _PASSING_FILE_SYSTEMS
+    return in_container and _file_system_of(path, mounts) in _EPHEMERAL_FILE_SYSTEMS
 
 
 def _file_system_of(path: Path, mounts: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A Postgres of our own in `DATA_DIR`, for a server that was given none: made, started, watched and stopped here."""
+"""The embedded Postgres in `DATA_DIR`: created, started, supervised and stopped here."""
 
 import asyncio
 import shutil
@@ -11,24 +11,24 @@ from urllib.parse import quote
 import asyncpg
 import structlog
 
-from server.storage.embedded.account import Account, choose_account
 from server.storage.embedded.binaries import Binaries, EmbeddedPostgresError
 from server.storage.embedded.cluster import ClusterFolder
 from server.storage.embedded.data_folder import DataFolder, explained
+from server.storage.embedded.os_user import OsUser, choose_os_user
 from server.storage.embedded.process import spawn, stop, stop_leftovers
 from server.storage.queries import statements
 
 __all__ = ["Binaries", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
 START_TIMEOUT_S = 120.0
-"""Long, because it includes recovery after a crash: at most `max_wal_size` to replay."""
+"""Includes recovery after a crash, which replays at most `max_wal_size`."""
 
 _POLL_S = 0.02
 _CONNECT_TIMEOUT_S = 5.0
 _LOG_CHECK_S = 60.0
 _RESTART_PAUSE_CAP_S = 10.0
 _CALM_S = 60.0
-"""Who ran this long before dying is started again without a pause."""
+"""A Postgres that ran this long before it died is restarted without a pause."""
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -46,22 +46,21 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Statements and details quote rows, and rows hold prompts: neither belongs in a log.
+    # Statements and details quote rows, which contain prompts: keep them out of the log.
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
 _SETTINGS_SINCE = {18: {"io_method": "sync"}}
-"""Without it, three processes of 2 MB wait for asynchronous reads."""
+"""Avoids three worker processes of 2 MB for asynchronous reads."""
 
 log = structlog.get_logger(__name__)
 
 
 class EmbeddedPostgres:
-    """One cluster in `data_dir`/postgres, for the time of an `async with`: then `url` connects to it.
+    """One cluster in `data_dir`/postgres. Inside an `async with`, `url` connects to it.
 
-    Whatever prevents the start is an `EmbeddedPostgresError` of one line. If the postmaster dies meanwhile, it is
-    started again, however often, under the same `url`. The only way in is a private unix socket and a password that is
-    kept in the folder, readable by its owner alone.
+    Every fault of the start is an `EmbeddedPostgresError` of one line. A postmaster that dies is always restarted, with
+    the same `url`. Clients connect by a private unix socket, with a password from a file that only its owner can read.
     """
 
     def __init__(
@@ -80,8 +79,8 @@ class EmbeddedPostgres:
         self._sleep = sleep
         self._password = ""
         self._command: list[str] = []
-        self.account = Account()
-        """As whom Postgres runs, once it does."""
+        self.os_user = OsUser()
+        """The user of the running Postgres."""
         self._folder: DataFolder | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -93,7 +92,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id; None before the start."""
+        """The process id of the postmaster; None before the start."""
         return self._process.pid if self._process else None
 
     async def __aenter__(self) -> Self:
@@ -118,20 +117,20 @@ class EmbeddedPostgres:
     async def _open(self, binaries: Binaries) -> None:
         major = binaries.major_version()
         with explained(self._data_dir):
-            self.account = choose_account(self._cluster.home, binaries)
-            self.account.admit(self._data_dir)
-            await self._cluster.create(binaries, self.account)
-            self.account.own_tree(self._cluster.home)
+            self.os_user = choose_os_user(self._cluster.home, binaries)
+            self.os_user.allow_traversal(self._data_dir)
+            await self._cluster.create(binaries, self.os_user)
+            self.os_user.chown_tree(self._cluster.home)
             self._password = self._cluster.read_password()
             self._cluster.require_version(major)
-            self._sockets = self._cluster.choose_sockets(self.account)
+            self._sockets = self._cluster.choose_sockets(self.os_user)
         self._command = [
-            *self.account.prefix,
+            *self.os_user.prefix,
             *(binaries.path("postgres"), "-D", str(self._cluster.data), "-k", str(self._sockets)),
             *(f"--{name}={value}" for name, value in _settings(major).items()),
             f"--max_connections={self._max_connections}",
         ]
-        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
+        await stop_leftovers(self._cluster.data, locks=self._cluster.locks, os_user=self.os_user)
         process = await self._start()
         self._watch = asyncio.create_task(self._keep_running(process), name="embedded-postgres")
 
@@ -147,11 +146,11 @@ class EmbeddedPostgres:
             self._folder.release()
 
     async def _start(self) -> asyncio.subprocess.Process:
-        """Start the postmaster and wait until it answers. Recovery after a crash is part of that."""
+        """Start the postmaster, and wait until it answers, after recovery."""
         with explained(self._data_dir):
             log_size = self._cluster.prepare_log()
             self._process = process = await spawn(self._command, self._cluster.log)
-            self.account.own(self._cluster.log)
+            self.os_user.chown(self._cluster.log)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while process.returncode is None:
@@ -162,12 +161,12 @@ class EmbeddedPostgres:
             await stop(process)
             raise EmbeddedPostgresError(
                 f"The embedded Postgres in {self._cluster.home} was not ready within {START_TIMEOUT_S:g} s: "
-                f"{self._cluster.log} says how far it came."
+                f"read {self._cluster.log}."
             ) from None
         raise self._cluster.failure("does not start", process.returncode, self._cluster.log_since(log_size))
 
     async def _answers(self) -> bool:
-        """Whether the database can be used now; the first time, it is created."""
+        """Whether the database accepts connections. Creates it at the first start."""
         try:
             connection = await asyncpg.connect(self.url, timeout=_CONNECT_TIMEOUT_S)
         except asyncpg.InvalidCatalogNameError:
@@ -175,8 +174,8 @@ class EmbeddedPostgres:
             return True
         except asyncpg.InvalidPasswordError:
             raise EmbeddedPostgresError(
-                f"{self._cluster.home / 'password'} is not the password of the database beside it: "
-                "restore the folder as a whole, or move it away to begin anew."
+                f"{self._cluster.home / 'password'} is not the password of the database in that folder: "
+                "restore the whole folder, or move it away to start afresh."
             ) from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return False
@@ -191,7 +190,7 @@ class EmbeddedPostgres:
             connection.terminate()
 
     async def _keep_running(self, process: asyncio.subprocess.Process) -> None:
-        """Start Postgres again whenever it dies, with growing pauses while it dies young. Ends by cancellation."""
+        """Restart Postgres whenever it dies, with growing pauses after early deaths. Ends by cancellation."""
         clock, pause_s = asyncio.get_running_loop().time, 0.0
         while True:
             started = clock()
@@ -201,15 +200,15 @@ class EmbeddedPostgres:
             await self._sleep(pause_s)
             pause_s = min(_RESTART_PAUSE_CAP_S, 2 * pause_s or 0.5)
             try:
-                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, account=self.account)
+                await stop_leftovers(self._cluster.data, locks=self._cluster.locks, os_user=self.os_user)
                 process = await self._start()
             except (EmbeddedPostgresError, OSError) as error:
-                log.error("embedded_postgres_not_started", reason=str(error))  # noqa: TRY400 - the line says it all
+                log.error("embedded_postgres_not_started", reason=str(error))  # noqa: TRY400 - the reason suffices
             else:
                 log.info("embedded_postgres_restarted", pid=process.pid)
 
     async def _wait_exit(self, process: asyncio.subprocess.Process) -> int:
-        """The exit code of the postmaster, negative for a signal; meanwhile its log is kept small."""
+        """Wait for the postmaster's exit code, negative for a signal, and truncate its log from time to time."""
         while True:
             try:
                 async with asyncio.timeout(_LOG_CHECK_S):
@@ -222,9 +221,9 @@ class EmbeddedPostgres:
 
 
 def url_of_running(data_dir: Path) -> str:
-    """The connection string of the embedded Postgres that another process of this user runs in this folder.
+    """The connection string of the embedded Postgres that another process runs in this folder.
 
-    Raises `EmbeddedPostgresError` where there is none. The fifth line of postmaster.pid names its socket's folder
+    Raises `EmbeddedPostgresError` if none runs. The fifth line of postmaster.pid is the folder of its socket
     (src/include/utils/pidfile.h).
     """
     cluster = ClusterFolder(data_dir.absolute() / "postgres")
@@ -236,11 +235,11 @@ def url_of_running(data_dir: Path) -> str:
 
 
 def _connection_string(password: str, sockets: str, database: str) -> str:
-    """The port is part of a socket's name, and would be taken from PGPORT if it were not said."""
+    """With the port, which is part of the socket's name, because asyncpg would read PGPORT otherwise."""
     return f"postgresql://postgres:{password}@/{database}?host={quote(sockets, safe='')}&port=5432"
 
 
 def _settings(major: int) -> dict[str, str]:
-    """The settings that this version of Postgres knows."""
+    """The settings that this major version knows."""
     newer = [settings for since, settings in _SETTINGS_SINCE.items() if major >= since]
     return _SETTINGS | {name: value for settings in newer for name, value in settings.items()}

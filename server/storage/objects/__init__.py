@@ -1,12 +1,11 @@
-"""Files: a bucket behind the S3 protocol where STORAGE_* is set, else a folder; the same promises for both."""
+"""The object store: an S3 bucket if STORAGE_* is set, else a local folder, with the same promises."""
 
-from server.storage.objects.checkup import Checkup, check_objects
+from server.storage.objects.locations import create_objects, location_of
 from server.storage.objects.names import ObjectKey, content_type_of, file_id_of, kept_type, key_of, parse_key
 from server.storage.objects.objects import Objects, OpenObject, StoredObject
-from server.storage.objects.places import create_objects, place_of
+from server.storage.objects.storage_check import check_objects
 
 __all__ = [
-    "Checkup",
     "ObjectKey",
     "Objects",
     "OpenObject",
@@ -17,6 +16,6 @@ __all__ = [
     "file_id_of",
     "kept_type",
     "key_of",
+    "location_of",
     "parse_key",
-    "place_of",
 ]

@@ -1,4 +1,4 @@
-"""How files are called: `<user_id>/<file_id>.<extension>`, which any store takes and nobody can break out of. Pure."""
+"""Object keys: `<user_id>/<file_id>.<extension>`, valid in any store and safe against path traversal. Pure."""
 
 import re
 from typing import NewType
@@ -32,9 +32,10 @@ _CONTENT_TYPES = {
     "webm": "video/webm",
     "webp": "image/webp",
 }
-"""The extension decides: a folder keeps no types. What a browser would run (HTML, SVG, scripts) is kept as bytes.
+"""The extension stores the type, because a folder cannot. Types that a browser would execute (HTML, SVG, scripts) are
+stored as plain bytes.
 
-Rows name their object by its content type: a line can be added here, and none can be changed.
+Keys of existing objects are derived from this table: lines can be added, but not changed.
 """
 _EXTENSIONS = {content_type: extension for extension, content_type in _CONTENT_TYPES.items()} | {
     "audio/mp3": "mp3",
@@ -53,12 +54,12 @@ _KEY = re.compile(rf"{_UUID}/{_UUID}\.({'|'.join(_CONTENT_TYPES)})", re.ASCII)
 
 
 def key_of(user_id: UUID, file_id: UUID, content_type: str) -> ObjectKey:
-    """The name of a file. Parameters of the type (`; charset=…`) are dropped, an unknown type is bytes."""
+    """The key of a file. Parameters of the type (`; charset=…`) are ignored; an unknown type counts as bytes."""
     return ObjectKey(f"{user_id}/{file_id}.{_extension_of(content_type)}")
 
 
 def kept_type(content_type: str) -> str:
-    """The type as which a file of this one is kept and shown."""
+    """The type with which a file of this content type is stored and served."""
     return _CONTENT_TYPES[_extension_of(content_type)]
 
 
@@ -67,22 +68,22 @@ def _extension_of(content_type: str) -> str:
 
 
 def file_id_of(key: ObjectKey) -> UUID:
-    """The id in its name."""
+    """The file id in a key."""
     return UUID(key.partition("/")[2].partition(".")[0])
 
 
 def parse_key(text: str) -> ObjectKey:
-    """Raises ValueError for what `key_of` cannot have made."""
+    """Raises ValueError for a text that `key_of` cannot return."""
     if not _KEY.fullmatch(text):
         raise ValueError("a key is <user id>/<uuid>.<extension>, in lower case")
     return ObjectKey(text)
 
 
 def content_type_of(key: ObjectKey) -> str:
-    """What the file was kept as."""
+    """The content type of a stored file."""
     return _CONTENT_TYPES[key.rpartition(".")[2]]
 
 
 def is_key(text: str) -> bool:
-    """Whether it is one of ours: a bucket may hold other files, too."""
+    """Whether it is a key of ours. A bucket may contain other files, too."""
     return _KEY.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Files by key: kept, read, listed, deleted; always as a stream, never a whole file in memory."""
+"""Stores, reads, lists and deletes files by key, always as streams, so that no file is in memory as a whole."""
 
 import asyncio
 import contextlib
@@ -12,52 +12,52 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from server.errors import NotFound, Problem, Unavailable
-from server.storage.objects.faults import AWAY_RETRY_S, Fault, fix_for, problem_for, read_fault
 from server.storage.objects.names import ObjectKey, content_type_of, is_key, parse_key
-from server.storage.objects.source import Source, UploadStopped
+from server.storage.objects.storage_faults import AWAY_RETRY_S, StorageFault, fix_for, problem_for, read_fault
+from server.storage.objects.upload_source import UploadSource, UploadStopped
 
 if TYPE_CHECKING:
     from obstore.store import LocalStore, S3Store
 
 PART_BYTES = 5 * 1024 * 1024
-"""The least that S3 takes as a part; what is smaller is sent in one call."""
+"""The smallest part that S3 accepts. A smaller file is sent in one call."""
 WRITE_BYTES = 1024 * 1024
-"""The same for a folder, which does not mind."""
+"""The part size for a folder."""
 PARTS_AT_ONCE = 1
-"""A second one on its way at the same time costs each upload 7 MB more memory."""
+"""A second concurrent part would cost 7 MB more memory for each upload."""
 CHUNK_BYTES = 256 * 1024
 DELETES_AT_ONCE = 8
 LIST_PAGE = 1000
 ABORT_TIMEOUT_S = 20.0
 QUIET_S = 60.0
-"""How long a fault that was logged is not logged again."""
-_NOBODY = "nobody"
-"""A folder that no user can have: listing it costs nothing, and tells whether listing works."""
+"""Least time between two log lines about the same fault."""
+_PROBE_FOLDER = "nobody"
+"""A folder that no user can have, to test whether listing works."""
 
 log = structlog.get_logger(__name__)
 
 
-class Place(Protocol):
-    """Where the files are; its text names it without a secret."""
+class StoreLocation(Protocol):
+    """A bucket or a folder. `str` names it without a secret."""
 
     def open(self) -> "LocalStore | S3Store": ...
 
     def identify(self) -> str:
-        """The same text wherever the same files can be read, and nowhere else. May block."""
+        """A text that is equal exactly for instances that share the same files. May block."""
         ...
 
-    def settle(self, key: ObjectKey, /) -> None:
-        """Make a file that was written survive a power failure. May block."""
+    def sync(self, key: ObjectKey, /) -> None:
+        """Make a written file survive a power failure. May block."""
         ...
 
     def remove_leftovers(self, older_than: datetime, /) -> int:
-        """Remove what uploads that were killed have left and no listing shows; how many. May block."""
+        """Remove partial files of killed uploads, which no listing shows. Returns their number. May block."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a listing tells of a file."""
+    """A file in a listing."""
 
     key: ObjectKey
     size: int
@@ -66,7 +66,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class OpenObject:
-    """A file that is being read: bytes `start` to `end` (exclusive) of `size`. `chunks` can be read once."""
+    """A file opened for reading: bytes `start` to `end` (exclusive) of `size`. `chunks` can be read once."""
 
     size: int
     start: int
@@ -76,40 +76,40 @@ class OpenObject:
 
 
 class Objects:
-    """One store of files. Every method raises a `Problem` for what went wrong, and logs what the operator can mend."""
+    """An object store. Every method raises a `Problem` for a fault, and logs faults that the operator can fix."""
 
-    def __init__(self, place: Place, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.place = place
+    def __init__(self, location: StoreLocation, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.location = location
         self._clock = clock
         self._store: LocalStore | S3Store | None = None
-        self._uploads: dict[asyncio.Task[None], Source] = {}
-        self._logged: dict[Fault, float] = {}
+        self._uploads: dict[asyncio.Task[None], UploadSource] = {}
+        self._logged: dict[StorageFault, float] = {}
 
     async def identify(self) -> str:
-        """Which store this is: instances with the same text read each other's files."""
-        return await asyncio.to_thread(self.place.identify)
+        """The identity of the store. Instances with the same identity share their files."""
+        return await asyncio.to_thread(self.location.identify)
 
     def report_elsewhere(self, key: ObjectKey) -> Problem:
-        """What to raise for a file that has a row, and no bytes here. The log says what the operator can do."""
-        self._tell(Fault.ELSEWHERE)
+        """The error for a file with a row but without an object in this store. Logs a fix for the operator."""
+        self._log_fault(StorageFault.ELSEWHERE)
         log.warning("file_elsewhere", key=key)
-        return problem_for(Fault.ELSEWHERE)
+        return problem_for(StorageFault.ELSEWHERE)
 
     async def put(self, key: ObjectKey, chunks: AsyncIterable[bytes], *, max_bytes: int) -> int:
-        """Keep a stream under a key; returns its size. It is there as a whole or not at all, whatever happens.
+        """Store a stream atomically under a key. Returns its size in bytes.
 
-        Raises `BodyTooLarge` beyond `max_bytes`; errors of the stream itself pass as they are.
+        Raises `BodyTooLarge` beyond `max_bytes`. Errors of the stream itself pass through.
         """
         parse_key(key)
         store = await self._opened()
-        source = Source(chunks, max_bytes=max_bytes)
+        source = UploadSource(chunks, max_bytes=max_bytes)
         upload = asyncio.create_task(self._upload(store, key, source), name=f"upload-{key}")
         self._uploads[upload] = source
         upload.add_done_callback(self._uploads.pop)
         try:
             await asyncio.shield(upload)
         except asyncio.CancelledError:
-            # Left to itself, a cancelled upload leaves its parts in the bucket: let the store take them back.
+            # A cancelled multipart upload would leave its parts in the bucket, so let the store abort it.
             source.stop()
             await asyncio.wait({upload}, timeout=ABORT_TIMEOUT_S)
             if upload.done() and not upload.cancelled() and upload.exception() is None:
@@ -119,17 +119,17 @@ class Objects:
         except UploadStopped as error:
             raise Unavailable("The server is stopping; try again.", retry_after_s=AWAY_RETRY_S) from error
         finally:
-            del upload  # its error holds this frame, and would be held by it
+            del upload  # breaks a reference cycle between the task's error and this frame
         return source.size
 
     async def get(self, key: ObjectKey, *, start: int = 0, end: int | None = None) -> OpenObject:
-        """Open a file, whole or from `start` to `end` (exclusive; beyond its end is its end).
+        """Open a file, or its bytes from `start` to `end` (exclusive, cut to the size of the file).
 
-        Raises `NotFound`, and `Invalid` for a range that begins beyond the end or holds nothing.
+        Raises `NotFound`, and `Invalid` for a range that is empty or starts beyond the end.
         """
         parse_key(key)
         if start < 0 or (end is not None and end <= start):
-            raise problem_for(Fault.RANGE)
+            raise problem_for(StorageFault.RANGE)
         store = await self._opened()
         options: Any = {}
         if end is not None:
@@ -150,7 +150,7 @@ class Objects:
         return StoredObject(key, meta["size"], meta["last_modified"])
 
     async def delete(self, keys: Sequence[ObjectKey]) -> None:
-        """Gone is gone: a file that is not there counts as deleted."""
+        """Delete files. Missing ones are no error."""
         store = await self._opened()
         waiting = iter([parse_key(key) for key in keys])
 
@@ -159,7 +159,7 @@ class Objects:
                 with contextlib.suppress(NotFound), self._explained():
                     await store.delete_async(key)
 
-        # gather and not a TaskGroup: callers expect a Problem, not a group of them.
+        # gather and not a TaskGroup: callers expect a Problem, not an ExceptionGroup.
         workers = [asyncio.create_task(work(), name="delete-files") for _ in range(min(DELETES_AT_ONCE, len(keys)))]
         try:
             await asyncio.gather(*workers)
@@ -170,7 +170,7 @@ class Objects:
                 await asyncio.wait(workers)
 
     async def list_files(self) -> AsyncIterator[StoredObject]:
-        """All of them; what else lies in the bucket is left out."""
+        """All files of the server. Other objects in the bucket are skipped."""
         store = await self._opened()
         with self._explained():
             async for page in store.list(chunk_size=LIST_PAGE):
@@ -179,29 +179,29 @@ class Objects:
                         yield StoredObject(ObjectKey(meta["path"]), meta["size"], meta["last_modified"])
 
     async def remove_leftovers(self, *, older_than: datetime) -> int:
-        """Remove the halves of files whose upload was killed, where that is ours to do; how many there were."""
+        """Remove partial files of killed uploads. Returns their number."""
         await self._opened()
         with self._explained():
-            return await asyncio.to_thread(self.place.remove_leftovers, older_than)
+            return await asyncio.to_thread(self.location.remove_leftovers, older_than)
 
-    async def check(self) -> Fault | None:
-        """What keeps files from being kept, as far as looking for nothing can tell. Changes nothing."""
+    async def check(self) -> StorageFault | None:
+        """The fault that prevents use of the store, as far as read-only calls can tell; None without a fault."""
         try:
             store = await self._opened()
-            async for _ in store.list(_NOBODY):
+            async for _ in store.list(_PROBE_FOLDER):
                 break
-        except Exception as error:  # noqa: BLE001 - whatever is in the way is the finding
+        except Exception as error:  # noqa: BLE001 - any error is the finding
             fault = read_fault(error.__cause__ or error)
-            return Fault.UNEXPECTED if fault is Fault.NO_OBJECT else fault
+            return StorageFault.UNEXPECTED if fault is StorageFault.NO_OBJECT else fault
         try:
-            await store.get_async(f"{_NOBODY}/nothing")
+            await store.get_async(f"{_PROBE_FOLDER}/nothing")
         except Exception as error:  # noqa: BLE001 - as above
             fault = read_fault(error)
-            return None if fault is Fault.NO_OBJECT else fault
-        return Fault.UNEXPECTED  # a page of HTML passes for an empty listing, but this file cannot be there
+            return None if fault is StorageFault.NO_OBJECT else fault
+        return StorageFault.UNEXPECTED  # a page of HTML looks like an empty listing, but this file cannot exist
 
     async def close(self) -> None:
-        """End what is being uploaded. The store itself opens again for whoever still comes."""
+        """Stop all uploads. A later call opens the store again."""
         uploads = dict(self._uploads)
         for source in uploads.values():
             source.stop()
@@ -216,10 +216,10 @@ class Objects:
             await asyncio.to_thread(importlib.import_module, "obstore.store")
         if self._store is None:
             with self._explained():
-                self._store = self.place.open()
+                self._store = self.location.open()
         return self._store
 
-    async def _upload(self, store: "LocalStore | S3Store", key: ObjectKey, source: Source) -> None:
+    async def _upload(self, store: "LocalStore | S3Store", key: ObjectKey, source: UploadSource) -> None:
         from obstore.store import S3Store  # noqa: PLC0415 - loaded by then
 
         is_bucket = isinstance(store, S3Store)
@@ -236,9 +236,9 @@ class Objects:
                     chunk_size=part_bytes,
                     max_concurrency=PARTS_AT_ONCE,
                 )
-                await asyncio.to_thread(self.place.settle, key)
+                await asyncio.to_thread(self.location.sync, key)
         finally:
-            source.failure = None  # it holds this frame, which holds the source
+            source.failure = None  # breaks a reference cycle with this frame
 
     async def _read(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         with self._explained():
@@ -246,8 +246,8 @@ class Objects:
                 yield chunk
 
     @contextlib.contextmanager
-    def _explained(self, source: Source | None = None) -> Iterator[None]:
-        """Turn what obstore raises into a `Problem`; with a source, what that raised passes."""
+    def _explained(self, source: UploadSource | None = None) -> Iterator[None]:
+        """Turn errors of obstore into a `Problem`. Errors of `source` itself pass through."""
         from obstore.exceptions import BaseError  # noqa: PLC0415 - loaded by then
 
         try:
@@ -256,13 +256,13 @@ class Objects:
             if source is not None and source.failure is not None:
                 raise source.failure from error
             fault = read_fault(error)
-            if source is not None and fault is Fault.NO_OBJECT:
-                fault = Fault.UNEXPECTED  # a missing bucket has a code of its own
-            self._tell(fault)
+            if source is not None and fault is StorageFault.NO_OBJECT:
+                fault = StorageFault.UNEXPECTED  # a missing bucket has its own code
+            self._log_fault(fault)
             raise problem_for(fault) from error
 
-    def _tell(self, fault: Fault) -> None:
+    def _log_fault(self, fault: StorageFault) -> None:
         fix, now = fix_for(fault), self._clock()
         if fix and now - self._logged.get(fault, -QUIET_S) >= QUIET_S:
             self._logged[fault] = now
-            log.error("storage_fault", fault=fault.value, place=str(self.place), fix=fix)
+            log.error("storage_fault", fault=fault.value, place=str(self.location), fix=fix)

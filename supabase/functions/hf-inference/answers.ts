@@ -1,4 +1,4 @@
-// Reads an answer of Hugging Face, as it streams, into what is kept of it. Everything seen in recordings is allowed for.
+// Reads a streamed answer of Hugging Face into its result. It accepts every form that occurs in the recordings.
 import { type Fault, fault, isError, isFilled, parse, readReported } from "./faults.ts";
 import { isObject, type Json } from "./http.ts";
 
@@ -17,12 +17,12 @@ const NOTHING = fault("The model provider sent an empty completion.", { isTransi
 const GARBLED = fault("The model provider's answer could not be understood.", { isTransient: true });
 const WEB_PAGE = fault("The model provider answered with a web page instead of a completion.", { isTransient: true });
 
-/** For an answer that ended before its end. */
+/** The fault of an answer that was cut off. */
 export const NO_ANSWER = fault("The model's answer broke off before its end.", { isTransient: true });
 
 /**
- * What an answer came to. `output_data` of a failed one is partial, or null where nothing had arrived; "pending": nothing
- * had, and the next try may be better.
+ * The result of an answer. `output_data` of a failed one is partial, or null if nothing arrived. "pending": nothing
+ * arrived, and another attempt may succeed.
  */
 export interface Result {
   status: "completed" | "failed" | "pending";
@@ -32,12 +32,12 @@ export interface Result {
   token_count: number | null;
 }
 
-/** Takes the bytes of one answer, cut anywhere. */
+/** Collects the bytes of one answer, in chunks of any size. */
 export class Collector {
   private readonly decoder = new TextDecoder();
   private form: "unknown" | "events" | "whole" = "unknown";
   private held = "";
-  /** TGI's tokens, until the full text comes, which can differ from them. */
+  /** TGI's tokens. They are replaced by the full text, which can differ from them. */
   private tokens = "";
   private output = "";
   private reasoning = "";
@@ -50,7 +50,7 @@ export class Collector {
   private count: number | null = null;
   private error: Fault | null = null;
 
-  /** `isChat`: thoughts at the beginning of the text are told apart from the answer. */
+  /** `isChat`: separates thoughts at the beginning of the text from the answer. */
   constructor(
     private readonly contentType: string | null,
     private readonly provider: string | null = null,
@@ -61,7 +61,7 @@ export class Collector {
     this.take(this.decoder.decode(chunk, { stream: true }));
   }
 
-  /** The end; `cut` says why it came before the answer's own. */
+  /** Ends the answer. `cut` is the reason if it was cut off. */
   finish(cut: Fault | null = null): Result {
     this.take(this.decoder.decode());
     if (this.form === "events" && cut === null) this.rest(this.held);
@@ -72,7 +72,7 @@ export class Collector {
     return this.failed(this.error);
   }
 
-  /** Why there is no whole answer. */
+  /** The reason why the answer is incomplete. */
   get fault(): Fault | null {
     return this.error;
   }
@@ -130,7 +130,7 @@ export class Collector {
     if (this.held.length > MAX_LINE_CHARS) this.fail("The model's answer has a line that is too long.");
   }
 
-  /** By the first sign: providers answer a streaming call with a document, and the other way round. */
+  /** By the first character, because some providers answer a streaming call with a document, and vice versa. */
   private recognise(first: string): "events" | "whole" {
     if (":deir".includes(first)) return "events";
     const saysEvents = (this.contentType ?? "").toLowerCase().startsWith("text/event-stream");
@@ -144,11 +144,11 @@ export class Collector {
     if (data === "[DONE]") {
       this.isOver = true;
       this.release();
-      this.isComplete ||= !this.isEmpty; // some end tool calls without a finish_reason
+      this.isComplete ||= !this.isEmpty; // some providers end tool calls without a finish_reason
     } else if (data !== "") this.document(parse(data));
   }
 
-  /** A line that was never ended may be one of which the end is missing. */
+  /** The last line without a newline may be incomplete. */
   private rest(line: string): void {
     const found = parse(line.replace(/^data:/, ""));
     if (found !== undefined || line.includes("[DONE]")) this.line(line);
@@ -178,7 +178,7 @@ export class Collector {
     else if (Array.isArray(choices)) this.choice(choices.find((choice) => isObject(choice) && !isFilled(choice.index)));
   }
 
-  /** A choice has a `delta`, a `message`, or plain `text`; a message after deltas only repeats them. */
+  /** A choice has a `delta`, a `message`, or plain `text`. A message after deltas repeats them. */
   private choice(choice: unknown): void {
     if (!isObject(choice)) return;
     const { delta, message, text, finish_reason } = choice;
@@ -187,7 +187,7 @@ export class Collector {
     this.think(textOf(found.reasoning_content) || textOf(found.reasoning));
     this.write(textOf(found.content));
     listed(found.tool_calls).forEach((piece, at) => this.addCall(piece, at));
-    if (this.error !== null) return; // more than anyone makes
+    if (this.error !== null) return; // there are too many
     if (typeof finish_reason === "string" && finish_reason !== "") {
       this.finishReason = finishReason(finish_reason);
       this.isComplete = true;
@@ -195,7 +195,7 @@ export class Collector {
     if (this.form === "whole") this.isComplete ||= isObject(message) || typeof text === "string";
   }
 
-  /** Calls come in pieces, numbered; Together numbers all of them -1, so a new id begins a new call as well. */
+  /** Calls arrive in numbered pieces. Together numbers all of them -1, so a new id also begins a new call. */
   private addCall(piece: unknown, at: number): void {
     if (!isObject(piece)) return;
     const index = typeof piece.index === "number" ? piece.index : at;
@@ -263,7 +263,7 @@ export class Collector {
     this.held = "";
   }
 
-  /** Whether more of the answer would be of use. */
+  /** Whether more bytes of the answer are needed. */
   get hasFailed(): boolean {
     return this.error !== null;
   }
@@ -275,12 +275,12 @@ function textOf(content: unknown): string {
   return typeof content === "string" ? content : "";
 }
 
-/** TGI's deltas have their one call without a list around it. */
+/** A delta of TGI has its one call without a list. */
 function listed(pieces: unknown): unknown[] {
   return Array.isArray(pieces) ? pieces : isObject(pieces) ? [pieces] : [];
 }
 
-/** TGI's own names in those of OpenAI. */
+/** TGI's names, mapped to OpenAI's. */
 function finishReason(reason: string): string {
   return { eos_token: "stop", stop_sequence: "stop" }[reason] ?? reason.slice(0, 64);
 }
@@ -289,7 +289,7 @@ function counted(value: unknown): number | null {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 31 ? value : null;
 }
 
-/** What Postgres can store: no NUL, no half of a surrogate pair. */
+/** Text that Postgres can store, without NUL and without half surrogate pairs. */
 function clean(text: string): string {
   return text.replaceAll("\0", "\ufffd").toWellFormed();
 }
@@ -301,7 +301,7 @@ function cleanAll(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, cleanAll(item)]));
 }
 
-/** Thoughts that stand at the beginning of the text, and the answer after them; blanks around them are dropped. */
+/** Splits thoughts at the beginning of the text from the answer, and drops blanks around them. */
 function splitThoughts(text: string): [string, string] {
   const match = /^\s*<think>(.*?)(?:<\/think>(.*))?$/s.exec(text);
   return match === null ? ["", text] : [(match[1] ?? "").trim(), (match[2] ?? "").trimStart()];

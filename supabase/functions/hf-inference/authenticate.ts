@@ -1,6 +1,6 @@
-// Who may call: holders of a secret key of the project, sent as `apikey`, or of its older service role key as the Bearer.
+// Authenticates callers: a secret key of the project as `apikey`, or its older service role key as the bearer token.
 
-/** Whether a request carries one of the keys. All of them are compared, each in a time that tells nothing of it. */
+/** Whether a request carries one of the keys. Compares all of them in constant time. */
 export async function isAllowed(request: Request, keys: readonly string[]): Promise<boolean> {
   const bearer = /^bearer +(\S+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
   const sent = [request.headers.get("apikey"), bearer].filter((key) => key !== null && key !== undefined);

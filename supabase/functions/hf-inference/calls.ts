@@ -1,4 +1,4 @@
-// Which URL and which body ask for a generation: the same as the server's own (server/inference/protocol/chat.py).
+// Builds the URL and the body of a generation, like the server (server/inference/protocol/chat.py).
 import defaults from "./models.json" with { type: "json" };
 import { isObject, type Json, Problem } from "./http.ts";
 import type { Call } from "./request.ts";
@@ -19,7 +19,7 @@ const CHAT = [
   "tools",
   "tool_choice",
 ];
-/** Where providers behind the router continue a text, if not at `/v1/completions`. */
+/** Paths of providers behind the router for text completion, other than `/v1/completions`. */
 const COMPLETIONS = new Map([
   ["deepinfra", "/v1/openai/completions"],
   ["novita", "/v3/openai/completions"],
@@ -31,7 +31,7 @@ export interface WireRequest {
   body: Json;
 }
 
-/** The models to try, in order. A server of one's own may need none: then null stands for whatever it has. */
+/** The models to try, in order. null means the default of a server that needs no model name. */
 export function chain(call: Call, baseUrl: string): (string | null)[] {
   if (call.models.length > 0) return call.models;
   return isRouter(baseUrl) ? defaults[call.task] : [null];
@@ -61,7 +61,7 @@ function apiRoot(baseUrl: string): string {
   return baseUrl.endsWith("/v1") ? baseUrl : `${baseUrl}/v1`;
 }
 
-/** `org/name` and the suffix; parts of dots alone would climb out of the path. */
+/** `org/name` and the suffix. Parts that consist of dots would leave the path. */
 function split(model: string | null): { name: string; suffix: string | undefined } {
   const match = MODEL.exec(model ?? "");
   if (match === null || /^\.+$/.test(match[1] ?? "") || /^\.+$/.test(match[2] ?? "")) {
@@ -74,7 +74,7 @@ function picked(parameters: Json, names: string[]): Json {
   return Object.fromEntries(names.filter((name) => parameters[name] != null).map((name) => [name, parameters[name]]));
 }
 
-/** First in the body, as in both official clients: the router looks for it in a prefix of the body only. */
+/** First in the body, as in both official clients, because the router searches only a prefix of the body. */
 function named(model: string | null): Json {
   return model === null ? {} : { model };
 }
@@ -88,7 +88,7 @@ function chatBody(call: Call, model: string | null): Json {
   return { ...named(model), messages, ...withSchemas(picked(call.parameters, CHAT)), ...streamed(call) };
 }
 
-/** Parameters whose JSON schemas are objects again: rows keep them as text, for the order of their keys. */
+/** Parameters with JSON schemas as objects. Rows store them as text, to keep the order of their keys. */
 function withSchemas(parameters: Json): Json {
   const { tools, response_format } = parameters;
   if (Array.isArray(tools)) {

@@ -1,10 +1,10 @@
-// Why a try failed, in words for the user of an app: the same judgement as the server's (inference/protocol/faults.py).
+// The reason of a failed attempt, in a text for app users, with the server's rules (inference/protocol/faults.py).
 import { isObject, type Json, Problem } from "./http.ts";
 
 export const MAX_WORDS = 400;
 const MAX_RETRY_AFTER_S = 600;
 const MAX_RETRIES: Record<number, number> = { 424: 1, 500: 2, 504: 1 };
-/** What an error without a status says of itself. */
+/** Types of errors without a status. */
 const TYPE_STATUS: Record<string, number> = {
   validation: 422,
   template_error: 422,
@@ -25,7 +25,7 @@ const SECRETS = /\bhf_[a-z0-9]{6,}|\bsk-[a-z0-9_-]{16,}|\beyJ[\w-]+\.[\w-]+\.[\w
 
 export interface Fault {
   message: string;
-  /** What Hugging Face said; null where it said nothing. */
+  /** Hugging Face's text; null without one. */
   status: number | null;
   isTransient: boolean;
   isModelMissing: boolean;
@@ -47,7 +47,7 @@ export function fault(message: string, about: Partial<Fault> = {}): Fault {
   };
 }
 
-/** The fault of an answer that is not a success. */
+/** The fault of an error answer. */
 export function readFault(status: number, headers: Headers, text: string): Fault {
   const document = parse(text.startsWith("data:") ? text.slice(5).split("\n")[0] ?? "" : text);
   const said = findWords(document) || (document === undefined ? toWords(text) : "");
@@ -56,19 +56,19 @@ export function readFault(status: number, headers: Headers, text: string): Fault
   return { ...judge(status, words, document), retryAfterS: wait };
 }
 
-/** Whether a document that came with a success reports an error. */
+/** Whether a document with a success status reports an error. */
 export function isError(document: Json): boolean {
   if (isFilled(document.error) || document.object === "error") return true;
   const hasWords = isFilled(document.detail) || typeof document.message === "string";
   return hasWords && !["choices", "generated_text", "token"].some((name) => isFilled(document[name]));
 }
 
-/** Whether there is anything in a value; null, false, 0 and what is empty say nothing. */
+/** Whether a value has content; null, false, 0 and empty values have none. */
 export function isFilled(value: unknown): boolean {
   return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : Boolean(value);
 }
 
-/** The fault that a document reports under a status of success. */
+/** The fault that a document with a success status reports. */
 export function readReported(document: Json): Fault {
   return judge(reportedStatus(document), findWords(document), document);
 }
@@ -85,7 +85,7 @@ function judge(status: number, words: string, document: unknown): Fault {
   });
 }
 
-/** What the caller gets of it. Transient faults are worth another call, and say when. */
+/** The error for the caller. For transient faults it says when to call again. */
 export function toProblem(found: Fault): Problem {
   const headers: Record<string, string> = found.status === null ? {} : { "x-upstream-status": String(found.status) };
   if (found.isTimeout) return new Problem(504, "MODEL_ERROR", found.message, headers);
@@ -102,7 +102,7 @@ export function parse(text: string): unknown {
   }
 }
 
-/** One line of upstream's text, without secrets; nothing of a page of HTML. */
+/** One line of upstream's text, without secrets; empty for a page of HTML. */
 export function toWords(text: unknown): string {
   if (typeof text !== "string" || /<(!doctype|\/?(html|head|body|title|h\d|p|div|center|pre)\b)/i.test(text)) return "";
   // deno-lint-ignore no-control-regex
@@ -135,7 +135,7 @@ function joined(found: unknown): string {
   return [where, what].filter((part) => typeof part === "string" && part).join(": ");
 }
 
-/** The status that an error under 200 would have had; 500 where nothing tells. */
+/** The proper status of an error with status 200; 500 if it is unknown. */
 function reportedStatus(document: Json): number {
   const places = [document.error, document].filter(isObject);
   for (const place of places) {

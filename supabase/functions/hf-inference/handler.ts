@@ -1,4 +1,4 @@
-// One call from its beginning to its end: who asks, what for, the answer, and a line for the log.
+// Handles one call: authentication, the generation, the answer, and a log line.
 import { Collector, NO_ANSWER, type Result } from "./answers.ts";
 import { isAllowed } from "./authenticate.ts";
 import { type Fault, fault, toProblem } from "./faults.ts";
@@ -8,7 +8,7 @@ import { type Claim, type Outcome, Rows } from "./rows.ts";
 import type { Settings } from "./settings.ts";
 import { open, type Opened, type Upstream, UpstreamFault } from "./upstream.ts";
 
-/** Raw continuation of text; every other type of text request is a chat. */
+/** Raw text completion. Every other text request is a chat. */
 const GENERATION_TYPES = ["text-generation"];
 const TEXT_TYPES = ["text2text", "chat", "text-to-text", "chat-completion", ...GENERATION_TYPES];
 
@@ -19,7 +19,7 @@ interface Surroundings {
   log?: (line: string) => void;
 }
 
-/** What the log says of a call: never a prompt, never a key. */
+/** The log line of a call. It contains no prompt and no key. */
 interface Entry {
   event: string;
   form: string;
@@ -65,7 +65,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
       : await forRow(form, request.signal, entry, end);
   }
 
-  /** Hugging Face's own answer, byte by byte; the server reads it as it would read the original. */
+  /** Returns Hugging Face's answer unchanged; the server reads it like the original. */
   async function forServer(
     { call }: ServerForm,
     left: AbortSignal,
@@ -89,7 +89,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
     });
   }
 
-  /** The row is claimed, run, and recorded, whether or not the caller stays to hear of it. */
+  /** Claims the row, runs it, and records the outcome, even if the caller disconnects. */
   async function forRow(
     form: RowForm,
     left: AbortSignal,
@@ -158,7 +158,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
     return json({ id: form.id, output: result.output_data?.output, ...result, model: opened.model });
   }
 
-  /** The bytes of an answer; no gap between two of them is longer than the time of a try. */
+  /** The bytes of an answer. A gap between two chunks that exceeds the timeout of an attempt is a fault. */
   async function* read(
     { response, model, attempts }: Opened,
     cut: AbortController,
@@ -188,7 +188,7 @@ export function makeHandler(settings: Settings, around: Surroundings = {}): (req
   }
 }
 
-/** A body that is read only as fast as its reader reads; how it ended is told once, before its reader sees the end. */
+/** A body with backpressure. Calls `on.close` once with the result, before the reader sees the end. */
 class Tail extends ReadableStream<Uint8Array> {
   constructor(
     chunks: AsyncGenerator<Uint8Array>,
@@ -232,7 +232,7 @@ function callOf(claim: Claim): Call {
   return { task, models, input: readInput(claim.input_data, task), parameters: claim.parameters ?? {}, stream: true };
 }
 
-/** What an error before the first byte makes of a row: an outage is not an outcome. */
+/** The outcome of a row after an error before the first byte. A transient fault gives the row back. */
 function outcomeOf(error: unknown, left: AbortSignal): Outcome {
   if (left.aborted) return givenBack("Its caller left.");
   if (error instanceof UpstreamFault && error.fault.isTransient) return givenBack(error.fault.message, error.model);

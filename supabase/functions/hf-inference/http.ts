@@ -1,4 +1,4 @@
-// Answers of the function, and reading with a limit.
+// The function's answers, and a reader with a size limit.
 
 export type Json = Record<string, unknown>;
 
@@ -41,7 +41,7 @@ export function json(body: unknown, status = 200, headers: Record<string, string
   return Response.json(body, { status, headers: { "cache-control": "no-store", ...CORS, ...headers } });
 }
 
-/** The whole of a body as text. Returns null when it is longer than `limit` bytes; what is left is not read. */
+/** The whole body as text; null if it is longer than `limit` bytes. The rest is not read. */
 export async function readText(body: ReadableStream<Uint8Array> | null, limit: number): Promise<string | null> {
   if (body === null) return "";
   const decoder = new TextDecoder();

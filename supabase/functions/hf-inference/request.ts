@@ -1,7 +1,7 @@
-// The two forms of a call: from our server, which keeps the row itself, and from anyone else, for whom the row is kept here.
+// The two forms of a call: from the server, which records the row itself, and from others, whose row is recorded here.
 import { isObject, type Json, Problem, readText } from "./http.ts";
 
-/** Images come in base64, inside the messages. */
+/** Large, because messages contain images in base64. */
 export const MAX_BODY_BYTES = 8 * 1024 * 1024;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const MAX_MODELS = 10;
@@ -10,24 +10,24 @@ const ROLES = ["system", "developer", "user", "assistant", "tool"];
 export type Task = "chat-completion" | "text-generation";
 export const TASKS: readonly Task[] = ["chat-completion", "text-generation"];
 
-/** One generation to make. An empty chain means: the defaults of the task. */
+/** One generation. An empty chain means the defaults of the task. */
 export interface Call {
   task: Task;
   models: string[];
   input: Json;
   parameters: Json;
-  /** Whether Hugging Face is asked for a stream. */
+  /** Whether Hugging Face shall stream. */
   stream: boolean;
 }
 
-/** From our server: it has claimed the row, and records what comes back. */
+/** From the server, which has claimed the row and records the answer. */
 export interface ServerForm {
   kind: "server";
   id: string | null;
   call: Call;
 }
 
-/** From anyone else: the row decides what is asked, the caller only names it. */
+/** From any other caller, who names a row; the row contains the request. */
 export interface RowForm {
   kind: "row";
   id: string;
@@ -69,7 +69,7 @@ function readRowForm(body: Json, stream: boolean): RowForm {
   return { kind: "row", id, userId, stream };
 }
 
-/** What a call needs of an input, whoever stored it. */
+/** The fields of an input that a call needs. */
 export function readInput(input: unknown, task: Task): Json {
   const given = typeof input === "string" ? { prompt: input } : input;
   if (!isObject(given)) throw invalid("input: must be an object with a prompt or messages.");
@@ -81,7 +81,7 @@ export function readInput(input: unknown, task: Task): Json {
   return given;
 }
 
-/** What Hugging Face would refuse less clearly, or what it could not have. */
+/** Rejects an invalid message with a clearer error than Hugging Face's. */
 function checkMessage(message: unknown, at: number): void {
   const where = `input.messages.${at}`;
   if (!isObject(message)) throw invalid(`${where}: must be an object.`);

@@ -1,4 +1,4 @@
-// The row of a model request, through PostgREST: claimed under a lease of its own, recorded behind the same fence as the server's.
+// The row of a model request, through PostgREST: claimed with its own lease, recorded with the server's fencing token.
 import { type Json, Problem, readText } from "./http.ts";
 import type { Result } from "./answers.ts";
 import type { Settings } from "./settings.ts";
@@ -13,11 +13,11 @@ export interface Claim {
   model_type: string;
   input_data: unknown;
   parameters: Json | null;
-  /** Until then the outcome is of use. */
+  /** The outcome must be recorded before this. */
   deadline_s: number;
 }
 
-/** How a run ended; `pending` gives the row back, to be run again. */
+/** The outcome of a run. `pending` gives the row back, to be run again. */
 export interface Outcome extends Result {
   error_code: string | null;
   model: string | null;
@@ -26,13 +26,13 @@ export interface Outcome extends Result {
 export class Rows {
   constructor(private readonly settings: Settings, private readonly call: typeof fetch) {}
 
-  /** The row, now this call's own; null where someone else runs it, it has ended, or there is no such row of that user. */
+  /** Claims the row. null if another run has it, it has ended, or the user has no such row. */
   async claim(id: string, userId: string | null): Promise<Claim | null> {
     const rows = await this.rpc("edge_claim", { id, ...(userId === null ? {} : { user_id: userId }) });
     return (Array.isArray(rows) ? rows[0] as Claim | undefined : undefined) ?? null;
   }
 
-  /** Whether the outcome was taken: false where the claim had lapsed. Sent again where no answer came. */
+  /** Records the outcome, with retries. False if the claim has expired. */
   async record(id: string, epoch: number, outcome: Outcome): Promise<boolean> {
     return await this.rpc("edge_record", { id, epoch, ...outcome }) === true;
   }

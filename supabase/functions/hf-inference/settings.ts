@@ -1,18 +1,18 @@
-// What the function is told by its secrets and by the platform. A value that makes no sense is replaced by the default.
+// The settings of the function, from its secrets and the platform. An invalid value is replaced by the default.
 
 export interface Settings {
-  /** Hugging Face token; empty where none is set. */
+  /** Hugging Face token; empty if none is set. */
   token: string;
   baseUrl: string;
-  /** For one try, until its first byte; later the longest gap between two chunks. */
+  /** The timeout of an attempt until its first byte, then the longest gap between two chunks. */
   timeoutMs: number;
   maxRetries: number;
-  /** Whoever sends one of these may call. */
+  /** The keys that authenticate callers. */
   callerKeys: string[];
-  /** Where rows are claimed and recorded, and the key for it; empty outside of a project. */
+  /** The address and the key of the database API; empty outside of a project. */
   supabaseUrl: string;
   serviceKey: string;
-  /** What was replaced, for the log. */
+  /** The replaced values, for the log. */
   faults: string[];
 }
 
@@ -41,7 +41,7 @@ export function readSettings(env: Record<string, string | undefined>): Settings 
   };
 }
 
-/** The platform gives the new secret keys as a JSON object, the one in use under `default`. */
+/** The new secret keys, which the platform gives as a JSON object; the current one is `default`. */
 function readKeys(text: string | undefined, faults: string[]): string[] {
   if (!text) return [];
   try {
@@ -49,7 +49,7 @@ function readKeys(text: string | undefined, faults: string[]): string[] {
     const values = [keys["default"], ...Object.values(keys)].filter((key) => typeof key === "string");
     return [...new Set(values)];
   } catch {
-    faults.push("SUPABASE_SECRET_KEYS is not JSON: only SUPABASE_SERVICE_ROLE_KEY is taken");
+    faults.push("SUPABASE_SECRET_KEYS is not JSON: only SUPABASE_SERVICE_ROLE_KEY is accepted");
     return [];
   }
 }

@@ -1,4 +1,4 @@
-// Calls Hugging Face until one answer begins: bounded tries with full jitter, the next model where one is not there.
+// Calls Hugging Face until an answer begins: bounded retries with full jitter, and the next model if one is missing.
 import { build, chain } from "./calls.ts";
 import { type Fault, fault, readFault } from "./faults.ts";
 import { Problem, readText } from "./http.ts";
@@ -11,7 +11,7 @@ const BASE_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 8_000;
 const MAX_ERROR_BYTES = 64 * 1024;
 
-/** An answer that has begun; reading it stays under `signal`. */
+/** An answer that has begun. `signal` also aborts the reading of its body. */
 export interface Opened {
   response: Response;
   model: string | null;
@@ -31,7 +31,7 @@ export interface Upstream {
   random: () => number;
 }
 
-/** The first answer that is a success. Throws `UpstreamFault`; what `signal` aborts is thrown as it is. */
+/** The first successful answer. Throws `UpstreamFault`; an abort by `signal` is thrown unchanged. */
 export async function open(
   call: Call,
   upstream: Upstream,
@@ -84,13 +84,13 @@ async function attempt(
       method: "POST",
       headers: {
         "content-type": "application/json",
-        // Without JSON among them, a refused token is answered with a page of HTML.
+        // Without JSON in it, the answer to a rejected token is a page of HTML.
         accept: "application/json, text/event-stream",
         "accept-encoding": "identity",
         ...(settings.token === "" ? {} : { authorization: `Bearer ${settings.token}` }),
       },
       body: JSON.stringify(wire.body),
-      redirect: "manual", // the token is for this address only
+      redirect: "manual", // the token must not go to another address
       signal: AbortSignal.any([signal, cut.signal]),
     });
     if (response.ok && response.body !== null) return response;

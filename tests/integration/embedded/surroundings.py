@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from server.storage.embedded.account import choose_account
+from server.storage.embedded.os_user import choose_os_user
 from server.storage.embedded.postgres import Binaries, EmbeddedPostgres, EmbeddedPostgresError
 from server.storage.embedded.process import processes_on
 
@@ -46,7 +46,7 @@ async def recall(url: str) -> Any:
 def pids_in(data_dir: Path) -> set[int]:
     """The Postgres processes that work on this folder."""
     home = data_dir.resolve() / "postgres"
-    return set(processes_on(home / "data", choose_account(home, Binaries.find()))) if home.exists() else set()
+    return set(processes_on(home / "data", choose_os_user(home, Binaries.find()))) if home.exists() else set()
 
 
 def names_in(folder: Path) -> set[str]:

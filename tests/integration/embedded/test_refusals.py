@@ -32,7 +32,7 @@ async def test_a_second_server_is_refused_and_told_the_process(data_dir: Path) -
 async def test_data_of_another_major_version_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "data" / "PG_VERSION").write_text("16\n")
     message = await refusal(own_data_dir)
-    assert "written by Postgres 16, and this version brings Postgres 18" in message
+    assert "written by Postgres 16; this version uses Postgres 18" in message
     assert "`python -m server backup FILE`" in message
 
 
@@ -46,7 +46,7 @@ async def test_other_binaries_make_a_database_of_their_version(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        ("password", "has no password file: restore the folder as a whole"),
+        ("password", "has no password file: restore the whole folder"),
         ("data/PG_VERSION", "is not a Postgres data folder"),
         ("data/global/pg_control", "does not start"),
     ],
@@ -59,7 +59,7 @@ async def test_a_damaged_folder_is_explained(own_data_dir: Path, damage: str, co
 
 async def test_a_password_file_of_another_database_is_explained(own_data_dir: Path) -> None:
     (own_data_dir / "postgres" / "password").write_text("other")
-    assert "is not the password of the database beside it" in await refusal(own_data_dir)
+    assert "is not the password of the database in that folder" in await refusal(own_data_dir)
     assert pids_in(own_data_dir) == set()
 
 
@@ -85,8 +85,8 @@ async def test_programs_that_do_not_run_here_say_to_set_database_url(tmp_path: P
 @pytest.mark.parametrize(
     ("ending", "explained"),
     [
-        ("exit 3", "it said nothing and ended with exit code 3. Set DATABASE_URL"),
-        ("kill -9 $$", "it said nothing and ended with SIGKILL, as when the memory is full. Set DATABASE_URL"),
+        ("exit 3", "it ended with exit code 3 and no message. Set DATABASE_URL"),
+        ("kill -9 $$", "it ended with SIGKILL (perhaps out of memory) and no message. Set DATABASE_URL"),
         ("echo 'a library is missing' >&2; exit 127", ": a library is missing"),
     ],
 )

@@ -76,7 +76,7 @@ async def test_postgres_sees_nothing_of_our_environment(data_dir: Path, monkeypa
     monkeypatch.setenv("HF_API_TOKEN", "hf_secret")
     monkeypatch.setenv("PGPORT", "1")
     async with EmbeddedPostgres(data_dir) as postgres:
-        asked = postgres.account.prefix if postgres.account.uid is not None else ()  # root of a container may not look
+        asked = postgres.os_user.prefix if postgres.os_user.uid is not None else ()  # root of a container may not look
         environ = await _output_of(*asked, "cat", f"/proc/{postgres.pid}/environ")
         assert {line.partition("=")[0] for line in environ.strip("\0").split("\0")} <= {
             "PATH",

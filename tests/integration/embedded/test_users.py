@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.storage.embedded import account as postgres_account
+from server.storage.embedded import os_user
 from server.storage.embedded.postgres import Binaries, EmbeddedPostgres
 from tests.integration.embedded.surroundings import (
     IS_ROOT,
@@ -28,7 +28,7 @@ def _namespace(uid: int) -> tuple[str, ...]:
 
 
 in_namespace = pytest.mark.skipif(
-    IS_ROOT and postgres_account._in_namespace() is None, reason="this machine allows no user namespaces"
+    IS_ROOT and os_user._in_namespace() is None, reason="this machine allows no user namespaces"
 )
 
 
@@ -61,7 +61,7 @@ async def test_a_folder_that_cannot_be_written_is_explained(closed_folder: Path)
 
 @as_root
 async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         reachable = Path(shutil.copytree(data_dir, folder / "data"))
         async with EmbeddedPostgres(reachable) as postgres:
@@ -75,7 +75,7 @@ async def test_root_without_namespaces_becomes_nobody(data_dir: Path, monkeypatc
 
 @as_root
 async def test_root_without_namespaces_makes_a_database_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
     with reachable_folder() as folder:
         async with EmbeddedPostgres(folder / "long" / ("x" * 100)) as postgres:
             assert await query(postgres.url, "SELECT 1") == 1
@@ -89,7 +89,7 @@ async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_fo
     programs = tmp_path / "bin"
     programs.symlink_to(Binaries.find().directory)
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_account, "_in_namespace", lambda: None)
+        patch.setattr(os_user, "_in_namespace", lambda: None)
         for data_dir in (own_data_dir, tmp_path / "new"):
             async with EmbeddedPostgres(data_dir, binaries=Binaries.at(programs)) as postgres:
                 assert psutil.Process(postgres.pid).uids().real == 65534
@@ -102,8 +102,8 @@ async def test_root_without_namespaces_may_keep_programs_and_data_in_a_closed_fo
 async def test_root_without_namespaces_and_without_the_capability_is_told_what_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_account, "_in_namespace", lambda: None)
-    monkeypatch.setattr(postgres_account, "_REACH_ALL", ("--ambient-caps=+all",))  # more than setpriv can give
+    monkeypatch.setattr(os_user, "_in_namespace", lambda: None)
+    monkeypatch.setattr(os_user, "_KEEP_DAC_OVERRIDE", ("--ambient-caps=+all",))  # more than setpriv can give
     programs = tmp_path / "bin"
     programs.symlink_to(Binaries.find().directory)
     message = await refusal(tmp_path / "data", binaries=Binaries.at(programs))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.errors import Code
-from server.inference.events import Call, Event, Failed, Task
+from server.inference.events import Call, Event, GenerationFailed, Task
 from server.inference.huggingface import HuggingFace
 from server.model_request import Completed
 from tests.fakes.huggingface import FakeHuggingFace
@@ -46,9 +46,9 @@ class Client:
         assert isinstance(last, Completed), last
         return last
 
-    async def fail(self, *models: str, **options: Any) -> Failed:
+    async def fail(self, *models: str, **options: Any) -> GenerationFailed:
         last = (await self.run(*models, **options))[-1]
-        assert isinstance(last, Failed), last
+        assert isinstance(last, GenerationFailed), last
         assert last.code is Code.MODEL_ERROR
         return last
 

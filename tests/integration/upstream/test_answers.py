@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.inference.events import Delta, Failed, Segment, Started, Task
+from server.inference.events import Delta, GenerationFailed, Segment, Started, Task
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import (
     Answer,
@@ -88,7 +88,7 @@ async def test_an_exchange_means_the_same_over_a_real_connection(record: dict[st
         assert last.output_data["output"] == expected.text
         assert last.usage == Usage(expected.token_used, expected.token_count)
     else:
-        assert isinstance(last, Failed)
+        assert isinstance(last, GenerationFailed)
         assert last.transient == expected.is_transient
         assert (expected.words or "The model provider") in last.message
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from server.errors import NotFound, Unavailable
 from server.inference import body
 from server.inference.body import PartsBody
-from server.inference.events import Call, Event, Failed, InputFile
+from server.inference.events import Call, Event, GenerationFailed, InputFile
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import FilePart, OpenReader, WireRequest, reader_for
 from server.model_request import Completed
@@ -147,7 +147,7 @@ async def test_a_file_that_fails_is_no_fault_of_upstream(file: InputFile, words:
     async with RawUpstream(answering(fine(), fine())) as upstream, sending(upstream.url, FilePart(file)) as client:
         for _ in range(20):
             failed = await run(client)
-            assert isinstance(failed, Failed)
+            assert isinstance(failed, GenerationFailed)
             assert failed.message.startswith("An input file could not be read.")
             assert failed.message.endswith(words)
             assert failed.transient is is_transient
@@ -156,7 +156,7 @@ async def test_a_file_that_fails_is_no_fault_of_upstream(file: InputFile, words:
 
 
 async def test_a_store_that_hangs_is_no_model_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "STORE_SILENCE_S", 0.05)
+    monkeypatch.setattr(body, "STORE_GAP_S", 0.05)
 
     async def hang() -> AsyncIterator[bytes]:
         yield b"a"
@@ -165,7 +165,7 @@ async def test_a_store_that_hangs_is_no_model_that_does_not_answer(monkeypatch: 
     part = FilePart(InputFile("image/png", 3, hang))
     async with RawUpstream(answering(fine())) as upstream, sending(upstream.url, part) as client:
         failed = await run(client)
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, GenerationFailed)
         assert failed.message == "An input file could not be read."
         assert client.breaker._outages == 0
 
@@ -186,7 +186,7 @@ async def test_an_answer_before_the_end_of_the_body_counts() -> None:
     part = FilePart(InputFile("image/png", 10**9, endless))
     async with RawUpstream(refuse) as upstream, sending(upstream.url, part) as client:
         failed = await run(client)
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, GenerationFailed)
         assert "too large!" in failed.message
         assert len(upstream.peers) == 1
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.inference.events import Delta, Failed
+from server.inference.events import Delta, GenerationFailed
 from server.inference.huggingface import HuggingFace
 from server.model_request import Completed
 from tests.fakes.raw_upstream import RawUpstream
@@ -36,7 +36,7 @@ async def test_a_fault_has_its_outcome(fault: UpstreamFault, table: Table) -> No
         *steps, last = [event async for event in client.generate(call(), timeout_s=60)]
         await client.close()
         calls = sum(peer.requests for peer in upstream.peers)
-    message = last.message if isinstance(last, Failed) else ""
+    message = last.message if isinstance(last, GenerationFailed) else ""
     table.rows.append(Row(fault.name, outcome_of(last), calls, message))
     text = "".join(step.text for step in steps if isinstance(step, Delta))
     assert calls == fault.calls
@@ -44,7 +44,7 @@ async def test_a_fault_has_its_outcome(fault: UpstreamFault, table: Table) -> No
         assert isinstance(last, Completed)
         assert last.output_data["output"] == text == fault.text
         return
-    assert isinstance(last, Failed)
+    assert isinstance(last, GenerationFailed)
     assert fault.words in last.message
     assert "<" not in last.message
     assert last.transient is fault.is_transient
@@ -59,7 +59,7 @@ async def test_a_fault_has_its_outcome(fault: UpstreamFault, table: Table) -> No
 def outcome_of(last: object) -> str:
     if isinstance(last, Completed):
         return "completed"
-    assert isinstance(last, Failed)
+    assert isinstance(last, GenerationFailed)
     if last.transient:
         return "back to the backlog"
     return "failed, text kept" if last.output_data else "failed"

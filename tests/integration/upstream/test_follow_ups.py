@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.inference.attempt import MAX_ADDRESSES, MAX_HOPS
-from server.inference.events import Call, Event, Failed, FileChunk, Started, Task
+from server.inference.events import Call, Event, FileChunk, GenerationFailed, Started, Task
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import OpenReader, WireRequest, result_reader
 from server.model_request import Completed
@@ -72,8 +72,8 @@ async def job(fake: FakeHuggingFace) -> AsyncIterator[Fixture]:
         await client.close()
 
 
-def failed(events: list[Event]) -> Failed:
-    assert isinstance(events[-1], Failed), events
+def failed(events: list[Event]) -> GenerationFailed:
+    assert isinstance(events[-1], GenerationFailed), events
     return events[-1]
 
 

@@ -7,7 +7,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 
 from server.inference.edge import EdgeFunction
-from server.inference.events import Call, Event, Failed, Fault, Task
+from server.inference.events import Call, Event, GenerationFailed, Task, UpstreamFault
 from server.model_request import Completed
 from tests.fakes.huggingface import (
     Answer,
@@ -53,7 +53,7 @@ async def test_a_server_that_lists_nothing_is_asked_without_a_model(client: Clie
 async def test_a_server_without_any_model_says_so(client: Client) -> None:
     client.fake.models = []
     failed = await run_own(client)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert not failed.transient
     assert "no model" in failed.message
 
@@ -62,7 +62,7 @@ async def test_a_default_that_is_gone_is_asked_for_again(client: Client) -> None
     client.fake.models = ["old"]
     client.fake.answer(chat_answer("fine"), error_answer(404, "model 'old' not found"), chat_answer("fine"))
     await run_own(client)
-    assert isinstance(await run_own(client), Failed)
+    assert isinstance(await run_own(client), GenerationFailed)
     client.fake.models = ["new"]
     outcome = await run_own(client)
     assert isinstance(outcome, Completed)
@@ -73,7 +73,7 @@ async def test_a_server_that_is_away_is_asked_again_when_it_is_back(connect: Con
     client = connect(max_retries=0)
     client.fake.listing = Answer(503)
     failed = await run_own(client)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert failed.transient
     client.fake.listing, client.fake.models = None, ["back"]
     client.fake.answer(chat_answer("fine"))
@@ -86,16 +86,16 @@ async def test_a_server_that_is_away_is_asked_again_when_it_is_back(connect: Con
     ("answer", "fault"),
     [
         (json_answer({"error": {"message": "x", "code": "model_not_found"}}, status=400), None),
-        (error_answer(401, "Invalid credentials in Authorization header"), Fault.TOKEN_REFUSED),
-        (error_answer(402, "You have depleted your credits"), Fault.NO_CREDITS),
-        (error_answer(403, "No permissions on behalf of user jo"), Fault.NO_PERMISSION),
-        (error_answer(502), Fault.UNEXPECTED),
-        (error_answer(422), Fault.UNEXPECTED),
-        (Answer(is_silent=True, end=End.CUT), Fault.UNREACHABLE),
+        (error_answer(401, "Invalid credentials in Authorization header"), UpstreamFault.TOKEN_REFUSED),
+        (error_answer(402, "You have depleted your credits"), UpstreamFault.NO_CREDITS),
+        (error_answer(403, "No permissions on behalf of user jo"), UpstreamFault.NO_PERMISSION),
+        (error_answer(502), UpstreamFault.UNEXPECTED),
+        (error_answer(422), UpstreamFault.UNEXPECTED),
+        (Answer(is_silent=True, end=End.CUT), UpstreamFault.UNREACHABLE),
     ],
 )
 async def test_the_router_is_checked_by_a_call_that_costs_nothing(
-    client: Client, answer: Answer, fault: Fault | None, monkeypatch: pytest.MonkeyPatch
+    client: Client, answer: Answer, fault: UpstreamFault | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.inference.huggingface.is_router", lambda _: True)
     client.fake.answer(answer)
@@ -115,7 +115,7 @@ async def test_a_server_of_one_s_own_is_checked_by_its_models(client: Client) ->
 
 async def test_an_address_without_models_is_a_fault_with_a_remedy(client: Client) -> None:
     check = await client.upstream.check()
-    assert check.fault is Fault.UNEXPECTED
+    assert check.fault is UpstreamFault.UNEXPECTED
     assert "HF_BASE_URL" in check.detail
     client.fake.models = []
     assert "has no model" in (await client.upstream.check()).detail
@@ -123,7 +123,7 @@ async def test_an_address_without_models_is_a_fault_with_a_remedy(client: Client
 
 async def test_an_unreachable_server_is_a_fault_with_a_remedy(connect: Connect) -> None:
     check = await connect(base_url=f"http://127.0.0.1:{unused_port()}").upstream.check()
-    assert check.fault is Fault.UNREACHABLE
+    assert check.fault is UpstreamFault.UNREACHABLE
     assert "HF_BASE_URL" in check.detail
 
 

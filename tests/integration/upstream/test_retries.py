@@ -5,7 +5,7 @@ import json
 import pytest
 import structlog
 
-from server.inference.events import Delta, Failed, Started
+from server.inference.events import Delta, GenerationFailed, Started
 from server.inference.resilience import RetryBudget
 from server.model_request import Completed
 from tests.fakes.huggingface import (
@@ -74,7 +74,7 @@ async def test_a_document_that_breaks_off_is_tried_again_and_never_stored(client
 async def test_text_that_breaks_off_is_partial_and_not_tried_again(client: Client, end: End) -> None:
     client.fake.answer(Answer(200, {}, chat_answer("half", " an", " answer").pieces[:3], pause_s=0.02, end=end))
     *events, failed = await client.run()
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert not failed.transient
     assert failed.output_data == {"output": "half an", "partial": True}
     assert failed.model == "org/first"

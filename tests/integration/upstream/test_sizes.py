@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from server.inference import answer_body
-from server.inference.events import Call, Failed, FileChunk, Task
+from server.inference.events import Call, FileChunk, GenerationFailed, Task
 from server.inference.huggingface import HuggingFace
 from server.inference.protocol import OpenReader, WireRequest
 from server.model_request import Completed
@@ -161,6 +161,6 @@ async def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(answer_body, "MAX_ANSWER_BYTES", MIB)
     async with RawUpstream(Painter(50).play) as upstream, drawing(upstream) as client:
         last = [event async for event in client.generate(call(), timeout_s=60)][-1]
-    assert isinstance(last, Failed)
-    assert last.message == "The model provider's answer was larger than this server takes."
+    assert isinstance(last, GenerationFailed)
+    assert last.message == "The model provider's answer was larger than this server accepts."
     assert not last.transient

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.inference.events import Delta, Event, Failed, Segment, Started
+from server.inference.events import Delta, Event, GenerationFailed, Segment, Started
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import Answer, End, chat_answer
 from tests.fakes.huggingface import event as sse
@@ -64,7 +64,7 @@ async def test_a_stream_that_ends_anywhere_before_its_end_is_no_success(client: 
     client.fake.default = lambda _: Answer(200, HEADERS, (RAW[:cut],))
     events = await client.run()
     failed = events[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     text = text_of(events)
     assert TEXT.startswith(text)
     assert failed.transient is (text == "")
@@ -105,7 +105,7 @@ async def test_a_silence_is_counted_from_when_it_is_waited_for(connect: Connect)
     await asyncio.sleep(0.3)
     began = asyncio.get_running_loop().time()
     failed = await anext(events)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert 0.15 < asyncio.get_running_loop().time() - began < 2
 
 

@@ -12,9 +12,8 @@ from server.actors.generator import MAX_OUTAGE_PAUSE_S
 from server.actors.subscription import View
 from server.actors.writes import ReleasedRow, WriteResult, WriteStatus
 from server.errors import Code, Invalid, Unavailable
-from server.inference.events import Completed, Delta, Failed, FileChunk, Segment, Started, Task
-from server.model_request import Failed as FailedOutcome
-from server.model_request import FinalRow, Status, Usage
+from server.inference.events import Completed, Delta, FileChunk, GenerationFailed, Segment, Started, Task
+from server.model_request import Failed, FinalRow, Status, Usage
 from tests.fakes.clock import Clock
 from tests.fakes.journal import NOW
 from tests.unit.actors.generators import Desk
@@ -86,7 +85,7 @@ async def test_an_unusual_order_of_segments_is_recorded_with_the_answer() -> Non
 async def test_a_failure_is_recorded_with_what_there_is() -> None:
     desk = Desk(
         Delta("Hi "),
-        Failed(
+        GenerationFailed(
             Code.MODEL_ERROR,
             "It broke off.",
             output_data={"output": "Hi ", "partial": True},
@@ -116,7 +115,7 @@ async def test_a_failure_is_recorded_with_what_there_is() -> None:
 async def test_an_outage_sends_the_row_back_for_a_while(
     retry_after_s: float | None, left_s: float, delay_s: float
 ) -> None:
-    desk = Desk(Failed(Code.MODEL_ERROR, "Overloaded.", transient=True, retry_after_s=retry_after_s))
+    desk = Desk(GenerationFailed(Code.MODEL_ERROR, "Overloaded.", transient=True, retry_after_s=retry_after_s))
     request = desk.claimed(deadline_left_s=left_s, epoch=2)
     with desk.subscriptions.follow(request.id) as follower:
         await desk.process(request)
@@ -128,7 +127,7 @@ async def test_an_outage_sends_the_row_back_for_a_while(
 
 
 async def test_a_row_that_was_cancelled_while_it_went_back_is_told_as_cancelled() -> None:
-    desk = Desk(Failed(Code.MODEL_ERROR, "Overloaded.", transient=True))
+    desk = Desk(GenerationFailed(Code.MODEL_ERROR, "Overloaded.", transient=True))
     desk.journal.release_result = WriteResult(WriteStatus.WRITTEN, NOW)
     request = desk.claimed()
     with desk.subscriptions.watch(request.id) as watch:
@@ -140,7 +139,7 @@ async def test_an_outage_up_to_the_deadline_is_recorded(clock: Clock, monkeypatc
     def go_on() -> None:
         clock.now += 601
 
-    desk = Desk(go_on, Failed(Code.MODEL_ERROR, "Overloaded.", transient=True))
+    desk = Desk(go_on, GenerationFailed(Code.MODEL_ERROR, "Overloaded.", transient=True))
     request = desk.claimed(claimed_at=clock.now)
     monkeypatch.setattr(model_request_module, "time", clock)
     await desk.process(request)
@@ -154,11 +153,11 @@ async def test_an_outage_up_to_the_deadline_is_recorded(clock: Clock, monkeypatc
     ("last_error", "code", "message"),
     [
         (None, "SERVER_ERROR", "Not finished by its deadline: it was still waiting for its turn."),
-        (FailedOutcome(Code.MODEL_ERROR, "Away."), "MODEL_ERROR", "Not finished by its deadline. Away."),
+        (Failed(Code.MODEL_ERROR, "Away."), "MODEL_ERROR", "Not finished by its deadline. Away."),
     ],
     ids=["never run", "run before"],
 )
-async def test_what_is_overdue_fails_without_a_call(last_error: FailedOutcome | None, code: str, message: str) -> None:
+async def test_what_is_overdue_fails_without_a_call(last_error: Failed | None, code: str, message: str) -> None:
     desk = Desk(DONE)
     await desk.process(deadline_left_s=0.0, last_error=last_error)
     [row] = desk.journal.recorded
@@ -211,7 +210,7 @@ async def test_files_of_an_answer_are_in_its_output() -> None:
 
 
 async def test_files_of_an_answer_that_failed_are_discarded() -> None:
-    desk = Desk(PICTURE, Failed(Code.MODEL_ERROR, "It broke off."))
+    desk = Desk(PICTURE, GenerationFailed(Code.MODEL_ERROR, "It broke off."))
     await desk.process()
     assert desk.files.output.discards == 1
 

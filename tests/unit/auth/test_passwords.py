@@ -97,7 +97,7 @@ async def test_a_stored_hash_that_is_none_or_unaffordable_matches_nothing(
 
 
 async def test_a_match_with_nobodys_hash_is_no_match(passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_NOBODYS_HASH", await passwords.hash("correct horse"))
+    monkeypatch.setattr(module, "_DUMMY_HASH", await passwords.hash("correct horse"))
     assert not await passwords.matches(None, "correct horse")
     assert not await passwords.matches(BCRYPT, "correct horse")
 
@@ -126,7 +126,7 @@ async def test_a_bcrypt_hash_that_nobody_made_is_never_right(passwords: Password
 
 
 async def test_nobodys_hash_costs_what_ours_do(passwords: Passwords) -> None:
-    ours, nobodys = extract_parameters(await passwords.hash("x")), extract_parameters(module._NOBODYS_HASH)
+    ours, nobodys = extract_parameters(await passwords.hash("x")), extract_parameters(module._DUMMY_HASH)
     assert ours == nobodys
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.inference.breaker import PROBE_PATIENCE_S, PROBE_PAUSE_S, THRESHOLD, Breaker
+from server.inference.breaker import PROBE_PAUSE_S, PROBE_TIMEOUT_S, THRESHOLD, Breaker
 from tests.fakes.clock import Clock
 
 
@@ -45,7 +45,7 @@ def test_a_probe_that_hangs_does_not_keep_the_next_one_waiting_for_long(breaker:
     _open(breaker)
     clock.now += PROBE_PAUSE_S
     breaker.begin()
-    clock.now += PROBE_PATIENCE_S
+    clock.now += PROBE_TIMEOUT_S
     assert breaker.limit == 1
 
 

@@ -98,7 +98,7 @@ def test_the_tables_are_bounded(models: ModelCircuits, token: TokenRefusals, mon
     for number in range(100):
         models.fail(f"org/{number}", f"provider-{number}")
         models.succeed(f"other/{number}", f"provider-{number}")
-        token.note(f"org/{number}", NO_CREDITS, None)
+        token.record(f"org/{number}", NO_CREDITS, None)
     assert len(models._circuits) == len(models._providers) == len(token._refusals) == 10
 
 
@@ -106,53 +106,53 @@ def test_the_tables_are_bounded(models: ModelCircuits, token: TokenRefusals, mon
 
 
 def test_a_refused_token_is_refused_for_every_model(token: TokenRefusals) -> None:
-    token.note("org/a", BAD_TOKEN, None)
-    assert token.standing("org/a") == token.standing("org/b") == BAD_TOKEN
+    token.record("org/a", BAD_TOKEN, None)
+    assert token.find("org/a") == token.find("org/b") == BAD_TOKEN
 
 
 def test_a_provider_that_says_401_speaks_of_its_model_only(token: TokenRefusals) -> None:
-    token.note("org/a", BAD_TOKEN, "groq")
-    assert token.standing("org/a") == BAD_TOKEN
-    assert token.standing("org/b") is None
+    token.record("org/a", BAD_TOKEN, "groq")
+    assert token.find("org/a") == BAD_TOKEN
+    assert token.find("org/b") is None
 
 
 @pytest.mark.parametrize("status", [402, 403])
 def test_credits_and_permissions_are_asked_for_by_model(token: TokenRefusals, status: int) -> None:
-    token.note("org/a", UpstreamError("No.", status=status), None)
-    assert token.standing("org/a") is not None
-    assert token.standing("org/free") is None
+    token.record("org/a", UpstreamError("No.", status=status), None)
+    assert token.find("org/a") is not None
+    assert token.find("org/free") is None
 
 
 @pytest.mark.parametrize("status", [None, 400, 404, 429, 500, 503])
 def test_other_errors_are_no_refusals(token: TokenRefusals, status: int | None) -> None:
-    token.note("org/a", UpstreamError("No.", status=status), None)
-    assert token.standing("org/a") is None
+    token.record("org/a", UpstreamError("No.", status=status), None)
+    assert token.find("org/a") is None
 
 
 def test_after_a_while_one_call_finds_out_for_the_others(token: TokenRefusals, clock: Clock) -> None:
-    token.note("org/a", NO_CREDITS, None)
+    token.record("org/a", NO_CREDITS, None)
     clock.now += REFUSED_S - 1
-    assert token.standing("org/a") == NO_CREDITS
+    assert token.find("org/a") == NO_CREDITS
     clock.now += 1
-    assert [token.standing("org/a") for _ in range(3)] == [None, NO_CREDITS, NO_CREDITS]
+    assert [token.find("org/a") for _ in range(3)] == [None, NO_CREDITS, NO_CREDITS]
     token.clear("org/a")
-    assert token.standing("org/a") is None
+    assert token.find("org/a") is None
 
 
 def test_a_probe_that_is_refused_begins_the_time_anew(token: TokenRefusals, clock: Clock) -> None:
-    token.note("org/a", BAD_TOKEN, None)
+    token.record("org/a", BAD_TOKEN, None)
     clock.now += REFUSED_S
-    assert token.standing("org/b") is None
-    token.note("org/b", BAD_TOKEN, None)
+    assert token.find("org/b") is None
+    token.record("org/b", BAD_TOKEN, None)
     clock.now += REFUSED_S - 1
-    assert token.standing("org/a") == BAD_TOKEN
+    assert token.find("org/a") == BAD_TOKEN
 
 
 def test_a_probe_of_which_nothing_is_heard_does_not_keep_the_next_one_waiting(
     token: TokenRefusals, clock: Clock
 ) -> None:
-    token.note("org/a", BAD_TOKEN, None)
+    token.record("org/a", BAD_TOKEN, None)
     clock.now += REFUSED_S
-    assert token.standing("org/a") is None
-    clock.now += circuits.PROBE_PATIENCE_S
-    assert token.standing("org/a") is None
+    assert token.find("org/a") is None
+    clock.now += circuits.PROBE_TIMEOUT_S
+    assert token.find("org/a") is None

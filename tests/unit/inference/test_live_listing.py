@@ -11,7 +11,7 @@ from server.inference.events import LiveModel, LiveProvider
 from server.inference.listings import FAILED_S, FRESH_S, LiveListing
 from server.inference.protocol import Unintelligible, UpstreamError
 from server.inference.protocol.live_models import MAX_MODELS, MAX_PROVIDERS, read_live_models
-from server.inference.questions import Reply
+from server.inference.short_calls import Reply
 from tests.fakes.clock import Clock
 
 ROUTER = {
@@ -143,7 +143,7 @@ async def test_a_listing_is_asked_for_once_by_all_and_kept() -> None:
 async def test_a_first_listing_that_takes_too_long_is_not_waited_for() -> None:
     source = Source(listed("a"))
     source.go.clear()
-    listing = LiveListing(source, patience_s=0.01, clock=Clock())
+    listing = LiveListing(source, first_wait_s=0.01, clock=Clock())
     assert await names_of(listing) is None
     source.go.set()
     await settled(listing)
@@ -191,7 +191,7 @@ async def test_no_listing_is_no_listing() -> None:
 async def test_a_fetch_ends_with_its_owner() -> None:
     source = Source(listed("a"))
     source.go.clear()
-    listing = LiveListing(source, patience_s=0.01)
+    listing = LiveListing(source, first_wait_s=0.01)
     await listing.get()
     await listing.close()
     assert listing._fetch is None

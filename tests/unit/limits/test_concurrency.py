@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from server.errors import Unavailable
-from server.limits.concurrency import CALM_S, FEW, MANY, TARGET_S, ConcurrencyLimiter
+from server.limits.concurrency import MAX_LIMIT, MIN_LIMIT, RECOVERY_S, TARGET_S, ConcurrencyLimiter
 from tests.fakes.clock import Clock
 
 
@@ -16,44 +16,44 @@ def entrance(clock: Clock) -> ConcurrencyLimiter:
 
 def _let_through(entrance: ConcurrencyLimiter, clock: Clock, count: int, *, seconds: float) -> None:
     for _ in range(count):
-        with entrance.passing():
+        with entrance.acquire():
             clock.now += seconds
 
 
 def test_a_burst_is_let_in_and_not_one_more(entrance: ConcurrencyLimiter) -> None:
     with contextlib.ExitStack() as burst:
-        for _ in range(MANY):
-            burst.enter_context(entrance.passing())
+        for _ in range(MAX_LIMIT):
+            burst.enter_context(entrance.acquire())
         with pytest.raises(Unavailable) as refused:
             entrance.require_room()
         assert refused.value.headers["Retry-After"] == "2"
-        with pytest.raises(Unavailable), entrance.passing():
+        with pytest.raises(Unavailable), entrance.acquire():
             pass
     entrance.require_room()
 
 
 def test_slow_ones_shrink_the_limit_but_never_to_nothing(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 1, seconds=TARGET_S + 0.01)
-    assert FEW < entrance.limit < MANY
+    assert MIN_LIMIT < entrance.limit < MAX_LIMIT
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
-    assert entrance.limit == FEW
+    assert entrance.limit == MIN_LIMIT
 
 
 def test_quick_ones_let_it_grow_again(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
     _let_through(entrance, clock, 10, seconds=0.001)
-    assert entrance.limit == FEW + 10
-    _let_through(entrance, clock, MANY, seconds=0.001)
-    assert entrance.limit == MANY
+    assert entrance.limit == MIN_LIMIT + 10
+    _let_through(entrance, clock, MAX_LIMIT, seconds=0.001)
+    assert entrance.limit == MAX_LIMIT
 
 
 def test_a_while_without_a_slow_one_makes_room_for_a_burst(entrance: ConcurrencyLimiter, clock: Clock) -> None:
     _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
-    clock.now += CALM_S + 0.1
-    assert entrance.limit == MANY
+    clock.now += RECOVERY_S + 0.1
+    assert entrance.limit == MAX_LIMIT
 
 
 def test_who_failed_has_left_too(entrance: ConcurrencyLimiter) -> None:
-    for _ in range(MANY + 1):
-        with contextlib.suppress(KeyError), entrance.passing():
+    for _ in range(MAX_LIMIT + 1):
+        with contextlib.suppress(KeyError), entrance.acquire():
             raise KeyError

@@ -67,7 +67,7 @@ async def test_a_burst_may_be_smaller_than_what_a_minute_holds(clock: Clock) -> 
     assert check(limiter) == RateLimitResult(
         "model", allowed=False, limit=60, remaining=0, reset_s=1, retry_after_s=1.0
     )
-    assert [limiter.put_off("alice") for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert [limiter.reserve("alice") for _ in range(3)] == [1.0, 2.0, 3.0]
     clock.now += 9
     spend(limiter, 6)
 
@@ -107,15 +107,15 @@ async def test_the_table_is_bounded_and_the_least_recently_used_key_goes_first(c
 async def test_starts_beyond_the_rate_follow_one_another_at_the_rate(clock: Clock) -> None:
     limiter = RateLimiter("create", 60)
     spend(limiter, 60)
-    assert [limiter.put_off("alice") for _ in range(4)] == pytest.approx([1, 2, 3, 4])
+    assert [limiter.reserve("alice") for _ in range(4)] == pytest.approx([1, 2, 3, 4])
     clock.now += 2.5
-    assert limiter.put_off("alice") == pytest.approx(2.5)
+    assert limiter.reserve("alice") == pytest.approx(2.5)
 
 
 async def test_nobody_jumps_the_queue_of_starts_that_were_put_off(clock: Clock) -> None:
     limiter = RateLimiter("create", 60)
     spend(limiter, 60)
-    last_start_s = max(limiter.put_off("alice") for _ in range(10))
+    last_start_s = max(limiter.reserve("alice") for _ in range(10))
     refused = check(limiter)
     assert not refused.allowed
     assert refused.retry_after_s == pytest.approx(last_start_s + 1)
@@ -135,7 +135,7 @@ async def test_starts_that_were_put_off_do_not_come_on_top_of_the_rate(clock: Cl
             if check(limiter).allowed:
                 starts.append(clock.now)
             else:
-                starts.append(clock.now + limiter.put_off("alice"))
+                starts.append(clock.now + limiter.reserve("alice"))
         clock.now += 1
     assert len([start for start in starts if start <= 1000 + 600]) in range(655, 662)
 
@@ -143,15 +143,15 @@ async def test_starts_that_were_put_off_do_not_come_on_top_of_the_rate(clock: Cl
 async def test_what_is_given_back_was_never_taken(clock: Clock) -> None:
     limiter = RateLimiter("create", 60)
     spend(limiter, 60)
-    assert limiter.put_off("alice") == pytest.approx(1)
-    limiter.give_back("alice")
-    assert limiter.put_off("alice") == pytest.approx(1)
+    assert limiter.reserve("alice") == pytest.approx(1)
+    limiter.refund("alice")
+    assert limiter.reserve("alice") == pytest.approx(1)
 
 
 async def test_giving_back_never_makes_more_than_the_limit(clock: Clock) -> None:
     limiter = RateLimiter("create", 3)
     for _ in range(10):
-        limiter.give_back("alice")
+        limiter.refund("alice")
     spend(limiter, 3)
     assert not check(limiter).allowed
 

@@ -14,7 +14,7 @@ from server.actors.subscription import Waiter
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Workload
 from server.actors.writes import NewRequest
-from server.files.inputs import InputFiles
+from server.files.input_files import InputFiles
 from server.lifecycle import Lifecycle
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter

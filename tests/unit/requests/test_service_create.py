@@ -9,7 +9,7 @@ import pytest
 from server.actors.subscriptions import Subscriptions
 from server.actors.writes import Replayed
 from server.errors import Invalid, KeyReused, Problem, RateLimited, Unauthenticated, Unavailable
-from server.limits.concurrency import MANY
+from server.limits.concurrency import MAX_LIMIT
 from server.limits.rates import RateLimitResult
 from server.model_request import Status, mint_id
 from server.requests.admission import fingerprint_of
@@ -88,7 +88,7 @@ async def test_a_create_that_was_refused_leaves_no_subscription(error: Exception
 
 async def test_a_crowd_is_refused_before_anything_is_asked() -> None:
     desk = Desk()
-    desk.entrance._count = MANY
+    desk.entrance._count = MAX_LIMIT
     with pytest.raises(Unavailable, match="overloaded"):
         desk.service.require_capacity()
     with pytest.raises(Unavailable, match="overloaded"):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.auth.supabase.answers import Unintelligible, read_object, read_session, read_user
+from server.auth.supabase.answers import UnexpectedAnswer, read_object, read_session, read_user
+from server.auth.supabase.error_mapping import Operation, map_error
+from server.auth.supabase.error_response import MAX_TEXT, read_error_response
 from server.auth.supabase.project_keys import ProjectKeys
-from server.auth.supabase.refusals import MAX_TEXT, read_refusal
-from server.auth.supabase.verdicts import Step, judge
 from server.errors import Problem
 
 JSON = st.recursive(
@@ -47,15 +47,15 @@ SESSION: dict[str, Any] = {"access_token": "a", "refresh_token": "r", "expires_i
     ],
 )
 def test_a_refusal_is_read_in_every_form(body: dict[str, Any], code: str, text: str) -> None:
-    refusal = read_refusal(400, orjson.dumps(body))
+    refusal = read_error_response(400, orjson.dumps(body))
     assert refusal.code == code
     assert refusal.text.startswith(text)
     assert len(refusal.text) <= MAX_TEXT
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), JSON) | JSON, st.integers(100, 599), st.sampled_from(Step))
-def test_any_refusal_has_a_meaning(body: Any, status: int, step: Step) -> None:
-    verdict = judge(read_refusal(status, orjson.dumps(body)), step)
+@given(st.dictionaries(st.sampled_from(NAMES), JSON) | JSON, st.integers(100, 599), st.sampled_from(Operation))
+def test_any_refusal_has_a_meaning(body: Any, status: int, step: Operation) -> None:
+    verdict = map_error(read_error_response(status, orjson.dumps(body)), step)
     assert isinstance(verdict.problem, Problem)
     assert verdict.problem.status in {401, 403, 409, 422, 429, 503}
     assert bool(verdict.event) or not verdict.fix
@@ -63,14 +63,14 @@ def test_any_refusal_has_a_meaning(body: Any, status: int, step: Step) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_refusal(body: bytes) -> None:
-    assert read_refusal(500, body).status == 500
+    assert read_error_response(500, body).status == 500
 
 
 @given(JSON)
 def test_what_is_not_a_session_is_told(data: Any) -> None:
     for name, good in SESSION.items():
         if data != good and not isinstance(data, str) and name != "expires_in":
-            with pytest.raises(Unintelligible):
+            with pytest.raises(UnexpectedAnswer):
                 read_session(SESSION | {name: data}, now=time.time())
 
 
@@ -85,13 +85,13 @@ def test_a_session_says_when_it_expires(changes: dict[str, Any], expires_at: int
 @pytest.mark.parametrize("changes", [{"id": "x"}, {"id": None}, {"created_at": "yesterday"}, {"last_sign_in_at": 5}])
 def test_what_is_not_a_user_is_told(changes: dict[str, Any]) -> None:
     assert read_user(USER).email == "a@b.co"
-    with pytest.raises(Unintelligible):
+    with pytest.raises(UnexpectedAnswer):
         read_user(USER | changes)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"[]", b"null", b"<html>", b'"x"'])
 def test_what_is_not_an_object_is_told(body: bytes | None) -> None:
-    with pytest.raises(Unintelligible):
+    with pytest.raises(UnexpectedAnswer):
         read_object(body)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.catalog import MODEL_TYPES, OFFLINE_MODELS, ModelType
-from server.inference.events import Call, Delta, Failed, FileChunk, InputFile, Segment, Started, Task
+from server.inference.events import Call, Delta, FileChunk, GenerationFailed, InputFile, Segment, Started, Task
 from server.inference.offline import INTRODUCTION, LONG_STREAM_WORDS, Offline
 from server.model_request import Completed, Usage
 
@@ -115,7 +115,7 @@ async def test_no_credits_names_the_remedy_and_is_final() -> None:
 async def test_the_truncated_one_keeps_its_half_and_marks_it() -> None:
     events, _ = await run("offline/truncated")
     failed = events[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert not failed.transient
     assert failed.output_data is not None
     assert failed.output_data["partial"] is True
@@ -126,7 +126,9 @@ async def test_the_truncated_one_keeps_its_half_and_marks_it() -> None:
 @pytest.mark.parametrize("model", OFFLINE_MODELS)
 async def test_every_model_of_the_catalog_is_known_and_ends_in_exactly_one_way(model: str) -> None:
     events, _ = await run(model)
-    assert [isinstance(event, (Completed, Failed)) for event in events] == [False] * (len(events) - 1) + [True]
+    assert [isinstance(event, (Completed, GenerationFailed)) for event in events] == [False] * (len(events) - 1) + [
+        True
+    ]
     assert "no offline model" not in getattr(events[-1], "message", "")
     if isinstance(events[-1], Completed):
         assert events[-1].output_data["output"].startswith(INTRODUCTION)
@@ -170,7 +172,7 @@ async def test_every_task_can_load_and_break_off(row: ModelType) -> None:
     [failed] = await run_row(row, "offline/loading-503")
     assert failed.transient
     *_, failed = await run_row(row, "offline/truncated")
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, GenerationFailed)
     assert not failed.transient
 
 

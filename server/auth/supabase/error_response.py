@@ -1,4 +1,4 @@
-"""Reads a refusal of Supabase Auth or of the gateway before it, in every form that either has had. Pure."""
+"""Reads error responses of Supabase Auth and its gateway, in all their forms. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_REASONS = 8
 _CODE = re.compile(r"[a-z][a-z0-9_]{1,63}", re.ASCII)
 _ERROR_ID = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _UNSPECIFIC = frozenset({"", "invalid_grant", "invalid_request", "access_denied", "server_error", "error"})
-"""Codes of the OAuth form, which say less than the words beside them."""
+"""Codes of the OAuth form. The text says more than they do."""
 
 _CODES_BY_WORDS = (
     ("invalid login credentials", "invalid_credentials"),
@@ -28,37 +28,37 @@ _CODES_BY_WORDS = (
     ("requires a valid password", "validation_failed"),
     ("longer than 72", "validation_failed"),
 )
-"""For servers from before error codes."""
+"""For old servers that send no error codes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """What can be told of a refusal; `code` is empty where there is none, as from gateways."""
+class ErrorResponse:
+    """`code` is empty if there is none, as in errors of the gateway."""
 
     status: int
     code: str = ""
     text: str = ""
-    """Theirs, on one line and cut short. It is shown to callers only for codes that are known to be meant for them."""
+    """The server's text, on one line and truncated. Callers see it only for codes that concern them."""
     reasons: tuple[str, ...] = ()
-    """What a weak password lacks: `length`, `characters`, `pwned`."""
+    """Why a password is weak: `length`, `characters`, `pwned`."""
     error_id: str = ""
-    """Finds it in the project's logs."""
+    """Identifies the error in the project's logs."""
 
 
-def read_refusal(status: int, body: bytes | None) -> Refusal:
-    """Never raises: HTML, nothing at all and JSON of any shape are refusals without a code."""
+def read_error_response(status: int, body: bytes | None) -> ErrorResponse:
+    """Never raises: HTML, an empty body and JSON of any shape give a response without a code."""
     try:
         data = orjson.loads(body or b"")
     except orjson.JSONDecodeError:
-        return Refusal(status)
+        return ErrorResponse(status)
     if not isinstance(data, dict):
-        return Refusal(status)
+        return ErrorResponse(status)
     text = _first_text(data, "msg", "message", "error_description", "error")
-    return Refusal(status, _code(data, text), text, _reasons(data.get("weak_password")), _error_id(data))
+    return ErrorResponse(status, _code(data, text), text, _reasons(data.get("weak_password")), _error_id(data))
 
 
 def _code(data: dict[str, Any], text: str) -> str:
-    """`code` of the newer form, `error_code` of the older, `error` of OAuth's; else what the words stand for."""
+    """`code` of the newer form, `error_code` of the older, `error` of OAuth's form; else derived from the text."""
     for name in ("code", "error_code", "error"):
         value = data.get(name)
         if isinstance(value, str) and _CODE.fullmatch(value) and value not in _UNSPECIFIC:

@@ -1,4 +1,4 @@
-"""Accounts in tables of our own, for a server without Supabase Auth."""
+"""Accounts in the server's own tables, without Supabase Auth."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from server.auth.accounts import NOBODY, Caller, Session, SignedUp, User
+from server.auth.accounts import ANONYMOUS, Caller, Session, SignedUp, User
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, is_outdated, require_acceptable
 from server.auth.principal import Principal
@@ -20,13 +20,13 @@ from server.model_request import UserId
 from server.storage.reader import PooledQueries
 
 REUSE_INTERVAL_S = 10.0
-"""How long a refresh token that was traded already is taken again: the answer to the first trade may have been lost."""
+"""A used refresh token is accepted again for this long, because the first answer may have been lost."""
 _REFRESH_TOKEN_BYTES = 32
 _WRONG_CREDENTIALS = "Invalid e-mail or password."
 
 
 class EmbeddedAccounts:
-    """Implements `Accounts`. Passwords are argon2id; of refresh tokens only the SHA-256 is stored."""
+    """Implements `Accounts`. Passwords are hashed with argon2id, refresh tokens with SHA-256."""
 
     def __init__(self, reader: PooledQueries, *, passwords: Passwords, minter: TokenMinter) -> None:
         self._reader = reader
@@ -34,9 +34,15 @@ class EmbeddedAccounts:
         self._minter = minter
 
     async def sign_up(
-        self, email: str, password: str, _caller: Caller = NOBODY, /, *, metadata: Mapping[str, Any] | None = None
+        self,
+        email: str,
+        password: str,
+        _caller: Caller = ANONYMOUS,
+        /,
+        *,
+        metadata: Mapping[str, Any] | None = None,
     ) -> SignedUp:
-        """As `Accounts.sign_up`; `metadata` is whatever the app wants to keep with the account."""
+        """As `Accounts.sign_up`. `metadata` is the app's own data about the user."""
         address = normalise_email(email)
         require_acceptable(password)
         hashed = await self._passwords.hash(password)
@@ -48,9 +54,9 @@ class EmbeddedAccounts:
             raise Conflict("There is an account with this e-mail already; sign in instead.")
         return SignedUp(address, "Account created.", self._session(account, session_id, refresh_token))
 
-    async def sign_in(self, email: str, password: str, _caller: Caller = NOBODY, /) -> Session:
+    async def sign_in(self, email: str, password: str, _caller: Caller = ANONYMOUS, /) -> Session:
         found = None
-        with contextlib.suppress(Invalid):  # no account can have such an address: the same answer, in the same time
+        with contextlib.suppress(Invalid):  # an invalid address gets the same answer, with the same timing
             found = await self._reader.fetch_row("find_user_by_email", normalise_email(email))
         stored = None if found is None else found["encrypted_password"]
         if not await self._passwords.matches(stored, password) or found is None:
@@ -60,37 +66,37 @@ class EmbeddedAccounts:
             await self._reader.fetch_row("replace_hash", found["id"], found["encrypted_password"], hashed)
         session_id, refresh_token = uuid4(), _new_refresh_token()
         account = await self._reader.fetch_row("open_session", session_id, found["id"], fingerprint(refresh_token))
-        if account is None:  # deleted in this moment
+        if account is None:  # deleted meanwhile
             raise Unauthenticated(_WRONG_CREDENTIALS)
         return self._session(account, session_id, refresh_token)
 
-    async def refresh(self, refresh_token: str, _caller: Caller = NOBODY, /) -> Session:
-        successor = _new_refresh_token()
+    async def refresh(self, refresh_token: str, _caller: Caller = ANONYMOUS, /) -> Session:
+        new_token = _new_refresh_token()
         account = await self._reader.fetch_row(
-            "rotate_refresh_token", fingerprint(refresh_token), fingerprint(successor), REUSE_INTERVAL_S
+            "rotate_refresh_token", fingerprint(refresh_token), fingerprint(new_token), REUSE_INTERVAL_S
         )
         if account is None:
             raise Unauthenticated("The refresh token is not valid; sign in again.")
-        return self._session(account, account["session_id"], successor)
+        return self._session(account, account["session_id"], new_token)
 
-    async def sign_out(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
+    async def sign_out(self, principal: Principal, _caller: Caller = ANONYMOUS, /) -> None:
         if principal.session_id is not None:
             await self._reader.fetch("close_session", principal.session_id, principal.user_id)
 
-    async def get_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> User:
+    async def get_user(self, principal: Principal, _caller: Caller = ANONYMOUS, /) -> User:
         account = await self._reader.fetch_row("get_user", principal.user_id)
         if account is None:
             raise Unauthenticated
         return _user(account)
 
     def require_deletion(self) -> None:
-        """It can always be done here."""
+        """Never raises: this store can delete accounts."""
 
-    async def delete_user(self, principal: Principal, _caller: Caller = NOBODY, /) -> None:
+    async def delete_user(self, principal: Principal, _caller: Caller = ANONYMOUS, /) -> None:
         if await self._reader.fetch_row("delete_user", principal.user_id) is None:
             raise Unauthenticated
 
-    async def request_recovery(self, email: str, _caller: Caller = NOBODY, /) -> str:
+    async def request_recovery(self, email: str, _caller: Caller = ANONYMOUS, /) -> str:
         normalise_email(email)
         return "This server sends no e-mail: ask its operator to set a new password."
 
@@ -102,10 +108,10 @@ class EmbeddedAccounts:
 
 
 async def get_or_create_signing_secret(reader: PooledQueries) -> str:
-    """The key that signs tokens where nobody configured one: generated once, kept with the accounts it speaks for."""
+    """The key that signs tokens if none is configured. It is generated once and stored in the database."""
     row = await reader.fetch_row("agree_on_secret", "jwt_secret", secrets.token_hex(32))
     if row is None:
-        raise RuntimeError("the database kept no secret")
+        raise RuntimeError("the database stored no secret")
     value: str = row["value"]
     return value
 
@@ -119,5 +125,5 @@ def _new_refresh_token() -> str:
 
 
 def fingerprint(token: str) -> str:
-    """What is stored of a refresh token."""
+    """The hash under which a refresh token is stored."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Runs the Postgres programs as somebody who is not root, because Postgres refuses to work for root."""
+"""Chooses the operating system user for Postgres, which refuses to run as root."""
 
 import os
 import pwd
@@ -14,53 +14,52 @@ from server.storage.embedded.binaries import OWN_DATABASE, Binaries, EmbeddedPos
 
 _NOBODY = 65534
 _PROBE_TIMEOUT_S = 10
-_REACH_ALL = ("--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override")
-"""Keeps CAP_DAC_OVERRIDE across the switch. Without the bit, access(2), which Postgres asks of its own programs, would
-leave it out for everyone but root."""
+_KEEP_DAC_OVERRIDE = ("--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+"""Keeps CAP_DAC_OVERRIDE across the switch of users. Without the securebit, access(2) would ignore the capability for
+every user but root, and Postgres checks its own programs with access(2)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """As whom Postgres runs: `prefix` stands before every command, files belong to `uid` (None: to us, unchanged).
+class OsUser:
+    """The user of Postgres. `prefix` precedes every command; files belong to `uid` (None: our own user).
 
-    A prefix, because uvloop's subprocesses take no `user`.
+    It is a prefix because uvloop's subprocesses have no `user` parameter.
     """
 
     prefix: tuple[str, ...] = ()
     uid: int | None = None
     reason: str = ""
-    """Why Postgres runs as another user, for the log; empty where it runs as this one."""
+    """Why Postgres runs as another user, for the log; empty if it runs as ours."""
 
-    def admit(self, folder: Path) -> None:
-        """Let this account pass through a folder of ours, without a look at what is in it."""
+    def allow_traversal(self, folder: Path) -> None:
+        """Allow this user to enter a folder of ours, but not to list it."""
         if self.uid is not None and folder.stat().st_uid != self.uid:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
 
-    def own(self, path: Path) -> None:
-        """Hand a file or folder of ours to this account."""
+    def chown(self, path: Path) -> None:
         if self.uid is not None:
             os.chown(path, self.uid, self.uid)
 
-    def own_tree(self, path: Path) -> None:
-        """Hand over a folder with all that is in it, unless that is done; links are not followed."""
+    def chown_tree(self, path: Path) -> None:
+        """Change the owner of a folder and its content, unless the folder has it already. Links are not followed."""
         if self.uid is None or path.stat().st_uid == self.uid:
             return
-        self.own(path)
+        self.chown(path)
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
                 os.chown(Path(folder) / name, self.uid, self.uid, follow_symlinks=False)
 
 
-def choose_account(data: Path, binaries: Binaries) -> Account:
-    """The account for the data in `data`, which need not exist yet.
+def choose_os_user(data: Path, binaries: Binaries) -> OsUser:
+    """The user for the folder `data`, which need not exist yet.
 
-    An ordinary user runs Postgres as himself (by another name if he has none, because initdb asks for it). Root runs it
-    as the owner of the data, if that is somebody else; else in a user namespace, where the files keep their owner and
-    nothing is root; else as an unprivileged user who is given the data. Raises `EmbeddedPostgresError` where none of
-    these works.
+    Without root it is the current user; one without a name gets one in a user namespace, because initdb requires it.
+    As root it is the owner of the data, if that is another user; else a user namespace, in which the files keep their
+    owner and nothing runs as root; else an unprivileged user, who gets the data. Raises `EmbeddedPostgresError` if none
+    of these works.
     """
     if os.geteuid() != 0:
-        return Account() if _has_name(os.geteuid()) else _named()
+        return OsUser() if _has_name(os.geteuid()) else _named()
     owner = data.stat().st_uid if data.exists() else 0
     if owner:
         return _switched(owner, data, binaries, why=f"the data belongs to user {owner}")
@@ -75,28 +74,28 @@ def _has_name(uid: int) -> bool:
     return True
 
 
-def _named() -> Account:
-    if account := _in_namespace():
-        return account
+def _named() -> OsUser:
+    if user := _in_namespace():
+        return user
     raise EmbeddedPostgresError(
         f"Postgres refuses to run for uid {os.geteuid()}, which has no name: add it to /etc/passwd. {OWN_DATABASE}"
     )
 
 
-def _in_namespace() -> Account | None:
-    """A user namespace, by util-linux' `unshare`, which then becomes the command: the process id stays."""
+def _in_namespace() -> OsUser | None:
+    """A user namespace, by util-linux' `unshare`. It execs the command, so the pid stays the same."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return None
-    account = Account((unshare, "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--"))
-    return account if _works([*account.prefix, "true"]) else None
+    user = OsUser((unshare, "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--"))
+    return user if _works([*user.prefix, "true"]) else None
 
 
-def _switched(uid: int, data: Path, binaries: Binaries, *, why: str) -> Account:
-    """Another user by util-linux' `setpriv`.
+def _switched(uid: int, data: Path, binaries: Binaries, *, why: str) -> OsUser:
+    """Another user, by util-linux' `setpriv`.
 
-    Where that one cannot reach the programs or the data, it gets the capability to, and no other. That is no more than
-    the user namespace allows, in which Postgres has the rights of the owner of root's files.
+    If that user cannot reach the programs or the data, it gets CAP_DAC_OVERRIDE only. That is no more than the user
+    namespace allows, in which Postgres has the rights of the owner of root's files.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -107,9 +106,9 @@ def _switched(uid: int, data: Path, binaries: Binaries, *, why: str) -> Account:
     why = f"Postgres refuses to run as root; {why}"
     places = (binaries.directory / "postgres", data.parent.parent, Path(tempfile.gettempdir()))
     if (closed := _find_closed(switch, places)) is None:
-        return Account((*switch, "--"), uid, why)
-    if _find_closed((*switch, *_REACH_ALL), places) is None:
-        return Account((*switch, *_REACH_ALL, "--"), uid, f"{why}; with CAP_DAC_OVERRIDE, to reach {closed}")
+        return OsUser((*switch, "--"), uid, why)
+    if _find_closed((*switch, *_KEEP_DAC_OVERRIDE), places) is None:
+        return OsUser((*switch, *_KEEP_DAC_OVERRIDE, "--"), uid, f"{why}; with CAP_DAC_OVERRIDE, to reach {closed}")
     raise _refused(
         f"user {uid} cannot reach {closed}: move the project and DATA_DIR to a folder that every user can get to, such "
         "as /srv, or give this root CAP_DAC_OVERRIDE and CAP_SETPCAP"
@@ -117,7 +116,7 @@ def _switched(uid: int, data: Path, binaries: Binaries, *, why: str) -> Account:
 
 
 def _find_closed(prefix: Sequence[str], places: Sequence[Path]) -> Path | None:
-    """The first of these places that a command after this prefix may not enter or execute."""
+    """The first of these paths that a command with this prefix may not enter or execute."""
     return next((place for place in places if not _works([*prefix, "test", "-x", str(place)])), None)
 
 

@@ -1,4 +1,4 @@
-"""What the test double answers to each task: a valid form, whose values follow from the input and mean nothing."""
+"""The test double's answer to each task: valid in form, with meaningless values derived from the input."""
 
 import hashlib
 import math
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.inference.events import Call, InputFile, Task
-from server.inference.offline.media import make_mask, make_png, make_wav
+from server.inference.offline.sample_files import make_mask, make_png, make_wav
 from server.model_request import Usage
 
 INTRODUCTION = "Offline model, not AI:"
 DIMENSIONS = 384
-"""Of a vector, unless others are asked for: those of the smallest models in use."""
+"""The default length of a vector, that of the smallest models in use."""
 _MAX_QUOTE = 2000
 _MAX_WORDS = 64
-"""Of a text, that its vector follows from."""
+"""Words of a text that its vector is derived from."""
 _WORD = re.compile(r"\w+")
 _MASK = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A whole answer; files as (content type, bytes)."""
+    """A complete answer; `files` are (content type, bytes)."""
 
     data: Mapping[str, Any]
     usage: Usage = Usage()  # noqa: RUF009 - frozen
@@ -31,7 +31,7 @@ class Made:
 
 
 def make_result(call: Call) -> Made:
-    """The answer to a call of any task but the generation of text."""
+    """The answer to a call of any task except text generation."""
     return _MAKERS[call.task](call)
 
 
@@ -74,7 +74,7 @@ def _labels_of(task: Task) -> Sequence[str]:
 
 
 def _shares(seed: str, count: int) -> list[float]:
-    """As many numbers that sum to 1."""
+    """`count` numbers whose sum is 1."""
     weights = [1 + _number(f"{seed}/{at}") for at in range(count)]
     return [weight / sum(weights) for weight in weights]
 
@@ -107,7 +107,7 @@ def _filled(call: Call) -> Made:
 
 
 def _entities(call: Call) -> Made:
-    """Words that begin with a capital letter."""
+    """Every word with a capital letter is an entity."""
     found = [match for match in _WORD.finditer(str(call.input_data["text"])) if match[0][0].isupper()]
     return Made(
         {
@@ -120,7 +120,7 @@ def _entities(call: Call) -> Made:
 
 
 def _answer(call: Call) -> Made:
-    """The first word of the context."""
+    """The answer is the first word of the context."""
     context = str(call.input_data["context"])
     match = _WORD.search(context)
     start, end = match.span() if match else (0, len(context))
@@ -129,7 +129,7 @@ def _answer(call: Call) -> Made:
 
 
 def _table_answer(call: Call) -> Made:
-    """The first cell."""
+    """The answer is the first cell."""
     table = call.input_data["table"]
     cell = table[call.input_data.get("columns", list(table))[0]][0]
     answer = {"answer": cell, "aggregator": "NONE", "cells": [cell], "coordinates": [[0, 0]]}
@@ -137,7 +137,7 @@ def _table_answer(call: Call) -> Made:
 
 
 def _vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
-    """Of length 1; texts with words in common are near each other, as they are with a real model."""
+    """A vector of length 1. Texts with common words have similar vectors, as with a real model."""
     vector = [0.0] * dimensions
     for word in _WORD.findall(text.lower())[:_MAX_WORDS] or [text]:
         digest = hashlib.shake_128(word.encode()).digest(dimensions)

@@ -1,4 +1,4 @@
-"""Where files are kept, and how obstore is told: nothing but the settings counts, whatever the environment says."""
+"""The locations of files, and their obstore clients, configured only by the settings and not by the environment."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from uuid import uuid4
 from pydantic import SecretStr
 
 from server.settings import Settings
-from server.storage.disk import sync
+from server.storage import disk
 from server.storage.objects.names import ObjectKey
 from server.storage.objects.objects import Objects
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT_BUCKET = "ai-sdk-server"
 DEFAULT_REGION = "us-east-1"
-"""Taken by Supabase unless it enforces the project's own, by MinIO and its like always."""
+"""Supabase accepts it unless it enforces the project's region. MinIO and similar stores always accept it."""
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
-"""Between two bytes; it has to suffice for sending one part, too."""
+"""Between two reads. It must also suffice to send one part."""
 CALL_TIMEOUT_S = 900
 RETRIES = 3
 RETRY_BUDGET_S = 60
@@ -36,7 +36,7 @@ _LEFTOVER = re.compile(r".+#\d+")
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
-    """A folder that only its owner can enter."""
+    """A private local folder."""
 
     path: Path
 
@@ -44,34 +44,34 @@ class LocalFolder:
         return str(self.path)
 
     def open(self) -> "LocalStore":
-        """Raises OSError where the folder cannot be made."""
-        from obstore.store import LocalStore  # noqa: PLC0415 - loaded when the first file comes
+        """Raises OSError if the folder cannot be created."""
+        from obstore.store import LocalStore  # noqa: PLC0415 - loaded with the first file
 
         self._make()
         return LocalStore(self.path.absolute())
 
     def identify(self) -> str:
-        """By an id that lies in the folder: a volume that several instances mount has one, under whatever path."""
+        """By an id file in the folder, so that instances that mount one volume at different paths agree."""
         path = self.path / _ID_FILE
         try:
             self._make()
             with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
                 file.write(str(uuid4()))
             return f"folder {path.read_text('ascii')}"
-        except OSError:  # nothing can be kept here, so nothing is shared
+        except OSError:  # the folder cannot store files, so nothing is shared
             return f"folder {uuid4()}"
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
 
-    def settle(self, key: ObjectKey, /) -> None:
-        """obstore leaves it to the kernel when a file reaches the disk; the database believes that it is there."""
+    def sync(self, key: ObjectKey, /) -> None:
+        """obstore does not sync, but the database records the file as stored."""
         for path in (self.path / key, (self.path / key).parent, self.path):
-            sync(path)
+            disk.sync(path)
 
     def remove_leftovers(self, older_than: datetime, /) -> int:
-        """Those of obstore, which writes to `<key>#<number>` and renames that at the end."""
+        """obstore writes to `<key>#<number>` and renames the file at the end."""
         count = 0
         for path in self.path.glob("*/*#*"):
             with contextlib.suppress(FileNotFoundError):
@@ -83,7 +83,7 @@ class LocalFolder:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket behind the S3 protocol, by path: `<url>/<bucket>/<key>`."""
+    """An S3 bucket, with path-style addresses: `<url>/<bucket>/<key>`."""
 
     url: str
     region: str
@@ -97,14 +97,14 @@ class Bucket:
         return f"bucket {self.name} at {urlsplit(self.url).netloc}"
 
     def open(self) -> "S3Store":
-        """Connects nowhere yet.
+        """Opens no connection yet.
 
-        Bulk deletes are off since they carry Content-MD5 and x-amz-checksum, which Supabase does not support. No other
-        call sends a header that a proxy on the way rewrites (accept-encoding), so none is signed.
+        Bulk deletes are off because they send Content-MD5 and x-amz-checksum, which Supabase does not support. No call
+        signs a header that a proxy may rewrite (accept-encoding).
         """
-        from obstore.store import S3Store  # noqa: PLC0415 - loaded when the first file comes
+        from obstore.store import S3Store  # noqa: PLC0415 - loaded with the first file
 
-        with _no_amazon_variables():
+        with _without_aws_variables():
             return S3Store(
                 self.name,
                 endpoint=self.url,
@@ -126,17 +126,17 @@ class Bucket:
     def identify(self) -> str:
         return f"bucket {self.name} at {self.url}"
 
-    def settle(self, _key: ObjectKey, /) -> None:
-        """A bucket answers when it has it."""
+    def sync(self, _key: ObjectKey, /) -> None:
+        """A bucket answers only after the file is stored."""
 
     def remove_leftovers(self, _older_than: datetime, /) -> int:
-        """None: parts of a file are listed by no call of obstore. A rule of the bucket ends them (docs/files.md)."""
+        """Removes nothing: obstore cannot list parts. A lifecycle rule of the bucket removes them (docs/files.md)."""
         return 0
 
 
 @contextlib.contextmanager
-def _no_amazon_variables() -> Iterator[None]:
-    """obstore reads AWS_* as well: a session token or an endpoint from there would go with our own keys."""
+def _without_aws_variables() -> Iterator[None]:
+    """obstore reads AWS_* variables, and would mix their session token or endpoint with our keys."""
     hidden = {name: value for name, value in os.environ.items() if name.upper().startswith("AWS_")}
     for name in hidden:
         del os.environ[name]
@@ -146,8 +146,8 @@ def _no_amazon_variables() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def place_of(settings: Settings) -> LocalFolder | Bucket:
-    """The bucket of STORAGE_*, else the folder `files` in DATA_DIR."""
+def location_of(settings: Settings) -> LocalFolder | Bucket:
+    """The bucket of STORAGE_*, else the folder `DATA_DIR/files`."""
     key, secret = settings.storage_access_key_id, settings.storage_secret_access_key
     if settings.storage_url is None or key is None or secret is None:
         return LocalFolder(settings.data_dir / "files")
@@ -161,5 +161,5 @@ def place_of(settings: Settings) -> LocalFolder | Bucket:
 
 
 def create_objects(settings: Settings) -> Objects:
-    """Opens nothing before the first file."""
-    return Objects(place_of(settings))
+    """The configured object store. It opens at the first call."""
+    return Objects(location_of(settings))

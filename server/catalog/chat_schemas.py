@@ -1,4 +1,4 @@
-"""Input and parameters of the text models: conversations, and raw continuation of text."""
+"""Input and parameters of chat completion and text generation."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -47,21 +47,21 @@ def _image_address(value: str) -> str:
 
 
 ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_image_address)]
-"""An https address goes to the provider as it is; a file goes as its bytes."""
+"""An https URL is passed to the provider unchanged. Of a file, the bytes are sent."""
 
 
-def _kept_as_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
+def _to_json_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
     if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes no TypeError for a finding
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
     return orjson.dumps(value).decode()
 
 
 JsonSchemaText = Annotated[
     str,
-    WrapValidator(_kept_as_text),
+    WrapValidator(_to_json_text),
     WithJsonSchema({"type": "object", "description": "A JSON schema; the order of its keys is kept."}),
 ]
-"""An object that is kept as its JSON text: the database would reorder its keys, and models write in their order."""
+"""An object that is stored as JSON text. The database would reorder its keys, and models answer in their order."""
 
 
 class ImageUrl(Body):
@@ -83,9 +83,9 @@ _PARTS: dict[Any, TypeAdapter[Any]] = {"text": TypeAdapter(TextPart), "image_url
 
 
 def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
-    """Judge by the type that is named, so that one fault gives one error."""
+    """Validate by the `type` field, so that one fault gives one error."""
     if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic takes no TypeError for a finding
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
     adapter = _PARTS.get(value.get("type") if isinstance(value.get("type"), str) else None)
     if adapter is None:
         raise ValueError("must have the type 'text' or 'image_url'")
@@ -115,7 +115,7 @@ class CalledFunction(Body):
 
 
 class ToolCall(Body):
-    """A call that the model asked for, given back to it as part of the conversation."""
+    """A tool call of the model, as part of the conversation."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     type: Literal["function"] = "function"
@@ -133,8 +133,8 @@ class Message(Body):
 
     @field_validator("content")
     @classmethod
-    def _says_something(cls, content: Any, info: ValidationInfo) -> Any:
-        """What a model or a tool said may be nothing; a model may have called tools instead."""
+    def _has_content(cls, content: Any, info: ValidationInfo) -> Any:
+        """Only `assistant` and `tool` may be blank. `assistant` may have no content, but tool calls."""
         role = info.data.get("role")
         if content is None and role != "assistant":
             raise ValueError("is required")
@@ -154,7 +154,7 @@ class Message(Body):
 
 
 class TextInput(HubInput):
-    """A prompt, or a conversation to go on with."""
+    """A prompt, or a conversation to continue."""
 
     main = "prompt"
 
@@ -162,7 +162,7 @@ class TextInput(HubInput):
     messages: Annotated[list[Message], Field(min_length=1, max_length=500)] | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _has_one_of_both(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("must have either prompt or messages")
         return self
@@ -184,7 +184,7 @@ class Function(Body):
 
 
 class Tool(Body):
-    """A function that the model may ask to have called."""
+    """A function that the model may call."""
 
     type: Literal["function"]
     function: Function
@@ -222,7 +222,7 @@ class NamedSchema(Body):
 
 
 class ResponseFormat(Body):
-    """The form of the answer; not every provider keeps to it."""
+    """The format of the answer. Not every provider obeys it."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None

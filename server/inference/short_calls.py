@@ -1,4 +1,4 @@
-"""Short questions to a provider, whose answers are read whole: which models it has, whether it takes the token."""
+"""Short calls to a provider, whose answers are read as a whole: lists of models, checks of the token."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,23 +7,23 @@ from server.inference.inflating import BadCoding, inflater_for
 from server.inference.protocol import Judge, UpstreamError, WireRequest, is_success, read_refusal
 from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
 
-QUESTION_S = 10.0
+CALL_TIMEOUT_S = 10.0
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A short answer; `error` where there is none, or an error."""
+    """A short answer. `error` is set for an error answer, or without an answer."""
 
     body: bytes = b""
     error: UpstreamError | None = None
 
 
-async def ask(transport: Transport, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
-    """The answer within `QUESTION_S`, up to `MAX_REPLY_BYTES` of it; never raises for a fault of upstream."""
+async def fetch_reply(transport: Transport, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
+    """The answer within `CALL_TIMEOUT_S`, cut at `MAX_REPLY_BYTES`. Never raises for a fault of upstream."""
     body = bytearray()
     try:
-        async with transport.send(wire, timeout_s=QUESTION_S) as response:
+        async with transport.send(wire, timeout_s=CALL_TIMEOUT_S) as response:
             inflater = inflater_for(response.headers)
             while len(body) < MAX_REPLY_BYTES and (chunk := await response.content.readany()):
                 for piece in (chunk,) if inflater is None else inflater.feed(chunk):
@@ -31,7 +31,7 @@ async def ask(transport: Transport, wire: WireRequest, *, judge: Judge = read_re
                     if len(body) >= MAX_REPLY_BYTES:
                         break
     except TRANSPORT_ERRORS as error:
-        return Reply(error=explain(error, timeout_s=QUESTION_S))
+        return Reply(error=explain(error, timeout_s=CALL_TIMEOUT_S))
     except BadCoding:
         return Reply(error=UpstreamError("The model provider's answer could not be unpacked.", is_transient=True))
     if is_success(response.status):

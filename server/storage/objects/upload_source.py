@@ -1,4 +1,4 @@
-"""The bytes of an upload on their way to the store: counted, bounded, and made to end early when nobody wants them."""
+"""The byte stream of an upload: counted, bounded, and stoppable."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
@@ -7,11 +7,11 @@ from server.errors import BodyTooLarge
 
 
 class UploadStopped(Exception):
-    """Ends the stream with an error, so that the store takes back what it has."""
+    """Ends the stream with an error, so that the store aborts the upload."""
 
 
-class Source:
-    """Iterate once. `failure` is the error that ended the stream, if it was not the store's."""
+class UploadSource:
+    """Iterate it once. `failure` is the error of the stream itself, if one ended it."""
 
     def __init__(self, chunks: AsyncIterable[bytes], *, max_bytes: int) -> None:
         self._chunks = aiter(chunks)
@@ -23,7 +23,7 @@ class Source:
         self.size = 0
 
     async def read_ahead(self, size: int) -> bytes | None:
-        """The whole stream if it is at most this long; else None, and iterating begins with what was read."""
+        """The whole stream if it has at most `size` bytes. Else None, and an iteration yields the read bytes first."""
         ahead: list[bytes] = []
         async for chunk in self:
             ahead.append(chunk)
@@ -33,7 +33,7 @@ class Source:
         return b"".join(ahead)
 
     def stop(self) -> None:
-        """Make the stream end with `UploadStopped`, now if it is being waited for."""
+        """End the stream with `UploadStopped`, at once if a consumer waits."""
         self._is_stopped = True
         if self._next is not None:
             self._next.cancel()
@@ -59,7 +59,7 @@ class Source:
         return chunk
 
     async def _pull(self) -> bytes:
-        """The next chunk, by a task that `stop` can cancel without cancelling the one that waits for it."""
+        """The next chunk, read in a task that `stop` can cancel without cancelling the consumer."""
         self._next = asyncio.create_task(self._one(), name="next-chunk")
         try:
             chunk = await self._next

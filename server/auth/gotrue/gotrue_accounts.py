@@ -1,4 +1,4 @@
-"""Operations of Supabase Auth on the embedded accounts, with its answers and its refusals."""
+"""The operations of Supabase Auth on the embedded accounts, with its answers and errors."""
 
 import contextlib
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ import orjson
 
 from server.auth.accounts import Session
 from server.auth.emails import normalise_email
-from server.auth.embedded import EmbeddedAccounts, fingerprint
-from server.auth.gotrue.refusals import GoTrueRefusal
+from server.auth.embedded_accounts import EmbeddedAccounts, fingerprint
+from server.auth.gotrue.error_form import GoTrueError
 from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Passwords, require_acceptable
 from server.auth.principal import Principal
 from server.encoding import dumps
@@ -19,13 +19,13 @@ from server.errors import Conflict, Invalid, Unauthenticated
 from server.storage.reader import PooledQueries
 
 MAX_METADATA_BYTES = 2048
-"""It travels in every access token, which travels in every request."""
+"""The metadata is part of every access token, and so of every request."""
 SCOPES = frozenset({"global", "local", "others"})
 Json = dict[str, Any]
 
 
 class GoTrueAccounts:
-    """Every method raises `GoTrueRefusal` for what the client did wrong, and a `Problem` for anything else."""
+    """Every method raises `GoTrueError` for a fault of the client, and a `Problem` for any other."""
 
     def __init__(self, accounts: EmbeddedAccounts, reader: PooledQueries, passwords: Passwords) -> None:
         self._accounts = accounts
@@ -33,19 +33,19 @@ class GoTrueAccounts:
         self._passwords = passwords
 
     async def sign_up(self, form: Mapping[str, Any]) -> Json:
-        """A session: nobody has to confirm anything here, where no e-mail is sent."""
+        """Returns a session at once: this server sends no e-mail, so there is no confirmation."""
         email, password = _credentials(form)
         if not password:
-            raise GoTrueRefusal(400, "validation_failed", "Signup requires a valid password")
+            raise GoTrueError(400, "validation_failed", "Signup requires a valid password")
         _require_strong(password)
         address = _require_address(email)
         metadata = _metadata(form.get("data"))
         try:
             signed_up = await self._accounts.sign_up(address, password, metadata=metadata)
         except Conflict:
-            raise GoTrueRefusal(422, "user_already_exists", "User already registered") from None
+            raise GoTrueError(422, "user_already_exists", "User already registered") from None
         if signed_up.session is None:
-            raise RuntimeError("an embedded account is signed in at once")
+            raise RuntimeError("a sign-up without a session")
         return await self._session(signed_up.session)
 
     async def sign_in(self, form: Mapping[str, Any]) -> Json:
@@ -53,28 +53,30 @@ class GoTrueAccounts:
         try:
             return await self._session(await self._accounts.sign_in(email, password))
         except Unauthenticated:
-            raise GoTrueRefusal(400, "invalid_credentials", "Invalid login credentials") from None
+            raise GoTrueError(400, "invalid_credentials", "Invalid login credentials") from None
 
     async def refresh(self, form: Mapping[str, Any]) -> Json:
-        """Each token works once. A second use, after ten seconds, ends the session."""
+        """Each token works once. A second use after `REUSE_INTERVAL_S` ends the session."""
         token = form.get("refresh_token")
         if not isinstance(token, str) or not token:
-            raise GoTrueRefusal(400, "validation_failed", "Refresh token is not valid")
+            raise GoTrueError(400, "validation_failed", "Refresh token is not valid")
         known = await self._reader.fetch_row("find_refresh_token", fingerprint(token))
         try:
             return await self._session(await self._accounts.refresh(token))
         except Unauthenticated:
             if known is not None and known["revoked"]:
                 words = "Invalid Refresh Token: Already Used"
-                raise GoTrueRefusal(400, "refresh_token_already_used", words) from None
+                raise GoTrueError(400, "refresh_token_already_used", words) from None
             words = "Invalid Refresh Token: Refresh Token Not Found"
-            raise GoTrueRefusal(400, "refresh_token_not_found", words) from None
+            raise GoTrueError(400, "refresh_token_not_found", words) from None
 
     async def get_user(self, principal: Principal) -> Json:
         return _user(await self._account(principal))
 
     async def update_user(self, principal: Principal, form: Mapping[str, Any]) -> Json:
-        """E-mail address, password, metadata (merged; null removes a key). A new password ends all other sessions."""
+        """Change e-mail address, password and metadata (merged; null removes a key). A new password ends all other
+        sessions.
+        """
         account = await self._account(principal)
         if form.get("phone"):
             raise _no_phone()
@@ -85,22 +87,22 @@ class GoTrueAccounts:
             await self._reader.fetch("update_account", principal.user_id, email, hashed, metadata, principal.session_id)
         except asyncpg.UniqueViolationError:
             words = "A user with this email address has already been registered"
-            raise GoTrueRefusal(422, "email_exists", words) from None
+            raise GoTrueError(422, "email_exists", words) from None
         return await self.get_user(principal)
 
     async def sign_out(self, principal: Principal, scope: str) -> None:
         await self._account(principal)
         if scope not in SCOPES:
-            raise GoTrueRefusal(400, "validation_failed", f'Unsupported logout scope "{scope[:32]}"')
+            raise GoTrueError(400, "validation_failed", f'Unsupported logout scope "{scope[:32]}"')
         await self._reader.fetch("close_sessions", principal.user_id, principal.session_id, scope)
 
     async def _account(self, principal: Principal) -> asyncpg.Record:
         account = await self._reader.fetch_row("get_account", principal.user_id, principal.session_id)
         if account is None:
-            raise GoTrueRefusal(403, "user_not_found", "User from sub claim in JWT does not exist")
+            raise GoTrueError(403, "user_not_found", "User from sub claim in JWT does not exist")
         if not account["has_session"]:
             words = "Session from session_id claim in JWT does not exist"
-            raise GoTrueRefusal(403, "session_not_found", words)
+            raise GoTrueError(403, "session_not_found", words)
         return account
 
     async def _new_password(self, form: Mapping[str, Any], stored: str) -> str | None:
@@ -109,16 +111,16 @@ class GoTrueAccounts:
             return None
         _require_strong(password)
         if isinstance(current, str) and not await self._passwords.matches(stored, current):
-            raise GoTrueRefusal(400, "current_password_invalid", "Current password is invalid")
+            raise GoTrueError(400, "current_password_invalid", "Current password is invalid")
         if await self._passwords.matches(stored, password):
             words = "New password should be different from the old password."
-            raise GoTrueRefusal(422, "same_password", words)
+            raise GoTrueError(422, "same_password", words)
         return await self._passwords.hash(password)
 
     async def _session(self, session: Session) -> Json:
         account = await self._reader.fetch_row("get_account", session.user.id, None)
-        if account is None:  # deleted in this moment
-            raise GoTrueRefusal(403, "user_not_found", "User from sub claim in JWT does not exist")
+        if account is None:  # deleted meanwhile
+            raise GoTrueError(403, "user_not_found", "User from sub claim in JWT does not exist")
         return {
             "access_token": session.access_token,
             "token_type": "bearer",
@@ -133,37 +135,37 @@ def _credentials(form: Mapping[str, Any]) -> tuple[str, str]:
     email, phone, password = form.get("email"), form.get("phone"), form.get("password")
     if email and phone:
         words = "Only an email address or phone number should be provided on signup."
-        raise GoTrueRefusal(400, "validation_failed", words)
+        raise GoTrueError(400, "validation_failed", words)
     if phone:
         raise _no_phone()
     if not email:
-        raise GoTrueRefusal(422, "anonymous_provider_disabled", "Anonymous sign-ins are disabled")
+        raise GoTrueError(422, "anonymous_provider_disabled", "Anonymous sign-ins are disabled")
     return str(email), password if isinstance(password, str) else ""
 
 
-def _no_phone() -> GoTrueRefusal:
-    return GoTrueRefusal(400, "phone_provider_disabled", "Phone signups are disabled")
+def _no_phone() -> GoTrueError:
+    return GoTrueError(400, "phone_provider_disabled", "Phone signups are disabled")
 
 
 def _require_address(email: object) -> str:
     with contextlib.suppress(Invalid):
         return normalise_email(str(email))
-    raise GoTrueRefusal(400, "validation_failed", "Unable to validate email address: invalid format")
+    raise GoTrueError(400, "validation_failed", "Unable to validate email address: invalid format")
 
 
 def _require_strong(password: str) -> None:
     if len(password) < MIN_PASSWORD_LENGTH:
         words = f"Password should be at least {MIN_PASSWORD_LENGTH} characters."
-        raise GoTrueRefusal(422, "weak_password", words, reasons=("length",))
+        raise GoTrueError(422, "weak_password", words, reasons=("length",))
     try:
         require_acceptable(password)
     except Invalid:
-        words = f"Password cannot be longer than {MAX_PASSWORD_LENGTH} characters, nor hold what is no character"
-        raise GoTrueRefusal(400, "validation_failed", words) from None
+        words = f"Password cannot be longer than {MAX_PASSWORD_LENGTH} characters, nor contain invalid characters"
+        raise GoTrueError(400, "validation_failed", words) from None
 
 
 def _merged(stored: bytes, data: object) -> Json:
-    """What is stored with the changes; null removes a key."""
+    """The stored metadata with the changes. null removes a key."""
     both = orjson.loads(stored) | _metadata(data)
     return _metadata({name: value for name, value in both.items() if value is not None})
 
@@ -173,12 +175,12 @@ def _metadata(data: object) -> Json:
         return {}
     if not isinstance(data, dict) or len(dumps(data)) > MAX_METADATA_BYTES:
         words = f"data must be an object of at most {MAX_METADATA_BYTES} bytes"
-        raise GoTrueRefusal(400, "validation_failed", words)
+        raise GoTrueError(400, "validation_failed", words)
     return data
 
 
 def _user(account: asyncpg.Record) -> Json:
-    """GoTrue's user, its fields in the order of its structure; timestamps that are not there are left out."""
+    """A user in GoTrue's form and field order. Unset timestamps are left out."""
     user_id: UUID = account["id"]
     about = {"email": account["email"], "email_verified": True, "phone_verified": False, "sub": user_id}
     times = {name: account[name] for name in ("created_at", "updated_at")}

@@ -1,6 +1,6 @@
-"""Which models are asked by default, for each task, and what names models can have.
+"""The default models of each task, and the valid forms of model names.
 
-What is on offer changes monthly. These are the models of Hugging Face's own task pages (2026-08).
+The offer changes monthly. These are the models of Hugging Face's own task pages (2026-08).
 """
 
 import re
@@ -12,22 +12,22 @@ ROUTER_CHAT_MODELS = (
     "openai/gpt-oss-120b:fastest",
     "meta-llama/Llama-3.1-8B-Instruct:fastest",
 )
-"""Served by several providers each; what is on offer changes monthly, so TEXT_MODELS overrides it."""
+"""Several providers serve each of them. The offer changes monthly; TEXT_MODELS overrides it."""
 ROUTER_GENERATION_MODELS = ("meta-llama/Llama-3.1-8B:featherless-ai",)
-"""Raw completion of text: featherless-ai alone serves it behind the router."""
+"""Raw text completion. Behind the router, only featherless-ai serves it."""
 ROUTER_MODELS: dict[Task, tuple[str, ...]] = {
     Task.CHAT_COMPLETION: ROUTER_CHAT_MODELS,
     Task.TEXT_GENERATION: ROUTER_GENERATION_MODELS,
     Task.SUMMARIZATION: ("facebook/bart-large-cnn",),
     Task.TRANSLATION: ("google-t5/t5-base", "google-t5/t5-small"),
-    Task.FILL_MASK: ("google-bert/bert-base-uncased",),  # another model would have another word for the mask
+    Task.FILL_MASK: ("google-bert/bert-base-uncased",),  # one model only, because mask tokens differ by model
     Task.TEXT_CLASSIFICATION: ("distilbert/distilbert-base-uncased-finetuned-sst-2-english",),
     Task.ZERO_SHOT_CLASSIFICATION: ("facebook/bart-large-mnli",),
     Task.TOKEN_CLASSIFICATION: ("dslim/bert-base-NER", "FacebookAI/xlm-roberta-large-finetuned-conll03-english"),
     Task.QUESTION_ANSWERING: ("deepset/roberta-base-squad2",),
     Task.TABLE_QUESTION_ANSWERING: ("google/tapas-base-finetuned-wtq",),
     Task.SENTENCE_SIMILARITY: ("sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-m3"),
-    Task.FEATURE_EXTRACTION: ("BAAI/bge-small-en-v1.5",),  # vectors of two models cannot be compared
+    Task.FEATURE_EXTRACTION: ("BAAI/bge-small-en-v1.5",),  # one model only, because vectors differ by model
     Task.TEXT_TO_IMAGE: (
         "stabilityai/stable-diffusion-3-medium-diffusers",
         "black-forest-labs/FLUX.1-dev:fal-ai",
@@ -47,7 +47,7 @@ ROUTER_MODELS: dict[Task, tuple[str, ...]] = {
     Task.TEXT_TO_SPEECH: ("hexgrad/Kokoro-82M:fal-ai", "hexgrad/Kokoro-82M:replicate"),
 }
 TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
-"""The tasks that TEXT_MODELS is for, and that the edge function runs."""
+"""The tasks that TEXT_MODELS applies to. The edge function runs only these."""
 OFFLINE_MODELS = (
     "offline/echo",
     "offline/slow-2s",
@@ -58,6 +58,6 @@ OFFLINE_MODELS = (
     "offline/truncated",
 )
 
-# Neither part is dots alone: for raw generation they become a part of the path.
+# Neither part may consist of dots only: raw generation puts the name into a URL path.
 ROUTER_MODEL = re.compile(r"(?!\.+/)[A-Za-z0-9._-]+/(?!\.+(?::|\Z))[A-Za-z0-9._-]+(?::[a-z0-9-]+)?", re.ASCII)
 OWN_MODEL = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*(?::[A-Za-z0-9._-]+)?", re.ASCII)

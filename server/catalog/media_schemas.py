@@ -1,11 +1,11 @@
-"""Input and parameters of the tasks that read or make images and sound."""
+"""Input and parameters of the tasks that read or generate images and audio."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidatorFunctionWrapHandler, WrapValidator
 
-from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Text, Threshold
-from server.catalog.texts import Tokens
+from server.catalog.fields import AudioFile, HubInput, ImageFile, Prompt, Seed, Temperature, Text, Threshold, TopK, TopP
+from server.catalog.text_schemas import Tokens
 from server.schemas import Body
 
 Side = Annotated[int, Field(ge=64, le=2048)]
@@ -31,7 +31,7 @@ class AudioInput(HubInput):
 
 
 class ImagePromptInput(HubInput):
-    """What the image shall show."""
+    """A description of the image."""
 
     main = "prompt"
 
@@ -39,7 +39,7 @@ class ImagePromptInput(HubInput):
 
 
 class ImageToImageInput(HubInput):
-    """An image, and what shall become of it."""
+    """An image, and a description of the change."""
 
     main = "image"
 
@@ -48,7 +48,7 @@ class ImageToImageInput(HubInput):
 
 
 class SpeechInput(HubInput):
-    """What shall be said."""
+    """The text to speak."""
 
     text: Text
 
@@ -93,18 +93,18 @@ class CaptionParameters(Body):
 
 
 class SpeechGenerationParameters(Body):
-    """How the model picks its words."""
+    """Sampling parameters of the model."""
 
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
     do_sample: bool | None = None
     num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
     max_new_tokens: Tokens | None = None
 
 
 def _timestamps(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
-    """One fault gives one error, not one for each form that the value could have had."""
+    """Gives one error. Pydantic's union would give one for each type."""
     if not isinstance(value, bool) and value not in ("word", "char"):
         raise ValueError("must be true, false, 'word' or 'char'")
     return value
@@ -116,7 +116,7 @@ class TranscriptionParameters(Body):
 
 
 class TextToSpeechParameters(Body):
-    """`voice` is a name that the model knows; those of a provider go without `generation_parameters`."""
+    """`voice` is a name that the model knows. Models of providers ignore `generation_parameters`."""
 
     voice: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     generation_parameters: SpeechGenerationParameters | None = None

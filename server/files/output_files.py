@@ -1,4 +1,4 @@
-"""Files that a model makes, on their way to the store: a few chunks are in memory, and upstream waits for the store."""
+"""Streams files from a model to the store. Few chunks are in memory: upstream waits for the store."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from server.model_request import ModelRequest, mint_id
 from server.storage.objects import ObjectKey, Objects, content_type_of, kept_type, key_of
 
 MAX_OUTPUT_BYTES = 128 * 1024 * 1024
-"""Of one file."""
+"""For one file."""
 MAX_OUTPUTS = 100
-"""Of one request: an image that is cut into segments has a mask for each."""
-PATIENCE_S = 1.0
-"""With a store that is to forget something: the end of the request waits for it."""
+"""For one request. A segmented image has a mask for each segment."""
+DISCARD_TIMEOUT_S = 1.0
+"""For deletes in `discard`: the end of the request waits for them."""
 _QUEUED_CHUNKS = 4
 _RETRY_S = 2.0
 
@@ -30,15 +30,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Output:
-    """One file: the queue of its bytes, with None at its end, and the task that stores them and tells how many."""
+    """One file: the queue of its bytes, with None at the end, and the task that stores them and returns the size."""
 
     id: UUID
     key: ObjectKey
     queue: "asyncio.Queue[bytes | None]"
     upload: "asyncio.Task[int]"
 
-    async def pass_on(self, data: bytes | None) -> None:
-        """Wait for room in the queue. Raises what ended the upload, if that ends first."""
+    async def put(self, data: bytes | None) -> None:
+        """Wait for room in the queue. Raises the upload's error if the upload ends first."""
         try:
             self.queue.put_nowait(data)
         except asyncio.QueueFull:
@@ -52,7 +52,7 @@ class _Output:
 
 
 class StoredOutputs:
-    """`OutputFiles` of one run: a row for each file, of this request and epoch, before its bytes."""
+    """`OutputFiles` of one run. Each file gets a row with request and epoch before its bytes."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class StoredOutputs:
         self._ids: list[UUID] = []
 
     async def take(self, chunk: FileChunk) -> None:
-        """Pass bytes on; returns when there is room for more. Raises a `Problem` when the store refuses."""
+        """Store bytes; returns when there is room for more. Raises a `Problem` if the store fails."""
         if chunk.number == len(self._outputs):
             await self._end_last()
             self._outputs.append(await self._begin(chunk))
         elif chunk.number != len(self._outputs) - 1:
-            raise ValueError(f"file {chunk.number} comes out of turn")
-        await self._outputs[-1].pass_on(chunk.data)
+            raise ValueError(f"file {chunk.number} is out of order")
+        await self._outputs[-1].put(chunk.data)
 
     async def finish(self) -> list[dict[str, Any]]:
-        """All of them are stored: each as it stands in `output_data.files`. Raises a `Problem` as `take` does."""
+        """Wait until all files are stored. Returns `output_data.files`. Raises a `Problem` as `take` does."""
         if not self._outputs:
             return []
         await self._end_last()
@@ -100,21 +100,21 @@ class StoredOutputs:
         ]
 
     async def discard(self) -> None:
-        """Nothing of it is wanted; never raises for what the store says, nor waits for it for long.
+        """Delete all files of the run. Raises no error of the store, and waits at most `DISCARD_TIMEOUT_S` for it.
 
-        An upload that does not end in time goes on ending by itself: the store takes back what comes of it.
+        An upload that does not end in time ends in the background, and the store removes its bytes.
         """
         for output in self._outputs:
             output.upload.cancel()
-            output.upload.add_done_callback(_swallow)
+            output.upload.add_done_callback(_retrieve_error)
         if self._outputs:
-            await asyncio.wait([output.upload for output in self._outputs], timeout=PATIENCE_S)
+            await asyncio.wait([output.upload for output in self._outputs], timeout=DISCARD_TIMEOUT_S)
         if self._ids:
-            with contextlib.suppress(Problem, TimeoutError):  # the collector looks at them in a minute in any case
+            with contextlib.suppress(Problem, TimeoutError):  # else the collector deletes them in a minute
                 rows = await self._statements.fetch("discard_files", self._ids)
-                reaped = {row["id"] for row in rows}
-                async with asyncio.timeout(PATIENCE_S):
-                    await self._objects.delete([output.key for output in self._outputs if output.id not in reaped])
+                collected = {row["id"] for row in rows}
+                async with asyncio.timeout(DISCARD_TIMEOUT_S):
+                    await self._objects.delete([output.key for output in self._outputs if output.id not in collected])
             self._wake()
 
     async def _begin(self, chunk: FileChunk) -> _Output:
@@ -134,7 +134,7 @@ class StoredOutputs:
 
     async def _end_last(self) -> None:
         if self._outputs:
-            await self._outputs[-1].pass_on(None)
+            await self._outputs[-1].put(None)
             await self._outputs[-1].upload
 
 
@@ -143,8 +143,8 @@ async def _chunks_of(queue: "asyncio.Queue[bytes | None]") -> AsyncIterator[byte
         yield data
 
 
-def _swallow(upload: "asyncio.Task[int]") -> None:
-    """Nobody asks any more how it ended."""
+def _retrieve_error(upload: "asyncio.Task[int]") -> None:
+    """So that asyncio does not log it as never retrieved."""
     if not upload.cancelled():
         upload.exception()
 

@@ -1,4 +1,4 @@
-"""Where imported accounts go: into the table of our own, or through the admin interface of Supabase Auth."""
+"""Creates imported accounts: in the embedded accounts' table, or through the admin API of Supabase Auth."""
 
 import asyncio
 import random
@@ -12,16 +12,16 @@ import asyncpg
 
 from server.auth.emails import normalise_email
 from server.auth.supabase.client import GoTrue, NoAnswer
+from server.auth.supabase.error_response import read_error_response
 from server.auth.supabase.project import connect, project_keys
-from server.auth.supabase.project_keys import Credentials
-from server.auth.supabase.refusals import read_refusal
+from server.auth.supabase.project_keys import CallCredentials
 from server.encoding import dumps
 from server.errors import CannotStart, Invalid
 from server.settings import Settings
 from server.storage.queries import statements
 
 Account = dict[str, Any]
-"""As `export_users` writes it, with an `email` that was normalised."""
+"""A row of `export_users`, with a normalised `email`."""
 
 CALLS_AT_ONCE = 8
 TRIES = 6
@@ -30,28 +30,30 @@ _STATEMENT_TIMEOUT_S = 60.0
 _KNOWN_HASHES = ("$argon2", "$2a$", "$2b$", "$2y$")
 
 
-class Accounts(Protocol):
-    """Takes accounts that are not there yet, ids and passwords included."""
+class AccountCreator(Protocol):
+    """Creates accounts that do not exist yet, with their ids and password hashes."""
 
     async def create(self, accounts: Sequence[Account]) -> Mapping[UUID, str]:
-        """Why which of them could not be made; empty where all could."""
+        """Returns the reason for each account that could not be created, by id."""
         ...
 
     async def close(self) -> None: ...
 
 
-def accounts_of(settings: Settings, connection: "asyncpg.Connection[Any]") -> "OwnAccounts | SupabaseAdmin":
-    """Raises `CannotStart` where the project's accounts cannot be made for want of a key."""
+def account_creator(
+    settings: Settings, connection: "asyncpg.Connection[Any]"
+) -> "EmbeddedAccountCreator | SupabaseAccountCreator":
+    """Chosen by the settings. Raises `CannotStart` if Supabase keeps the accounts and there is no service key."""
     if not settings.supabase_url:
-        return OwnAccounts(connection)
+        return EmbeddedAccountCreator(connection)
     credentials = project_keys(settings).for_admin()
     if credentials is None:
-        raise CannotStart("Accounts of the project are made with SUPABASE_SERVICE_ROLE_KEY: set it for the import.")
-    return SupabaseAdmin(connect(settings), credentials)
+        raise CannotStart("The import creates accounts with SUPABASE_SERVICE_ROLE_KEY: set it.")
+    return SupabaseAccountCreator(connect(settings), credentials)
 
 
 def address_of(account: Account) -> str:
-    """Its e-mail as this server writes it; for one without (a telephone, say) a name that no mail can reach."""
+    """The normalised e-mail address; an invalid placeholder for an account without one (by telephone, say)."""
     email = account["email"]
     if not email:
         return f"{account['id']}@no-email.invalid"
@@ -61,8 +63,8 @@ def address_of(account: Account) -> str:
         return str(email).lower()
 
 
-class OwnAccounts:
-    """The table of our own. A password whose hash is not known here cannot be used: `set-password` gives another."""
+class EmbeddedAccountCreator:
+    """Inserts into the embedded accounts. A hash of an unknown kind matches no password: use `set-password` then."""
 
     def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
         self._connection = connection
@@ -78,16 +80,16 @@ class OwnAccounts:
         }
 
     async def close(self) -> None:
-        """The connection belongs to who opened it."""
+        """The caller owns the connection."""
 
 
-class SupabaseAdmin:
+class SupabaseAccountCreator:
     """`POST /auth/v1/admin/users`, with `id` and `password_hash` (argon2 or bcrypt; supabase/auth, admin.go)."""
 
     def __init__(
         self,
         gotrue: GoTrue,
-        credentials: Credentials,
+        credentials: CallCredentials,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -116,7 +118,7 @@ class SupabaseAdmin:
         await self._gotrue.close()
 
     async def _create(self, account: Account) -> str | None:
-        """Why it could not be made, or None."""
+        """The reason why the account could not be created, or None."""
         reason = ""
         for attempt in range(TRIES):
             if attempt:
@@ -128,17 +130,17 @@ class SupabaseAdmin:
                 continue
             if answer.is_success:
                 return None
-            refusal = read_refusal(answer.status, answer.body)
-            reason = refusal.text or f"status {answer.status}"
+            error_response = read_error_response(answer.status, answer.body)
+            reason = error_response.text or f"status {answer.status}"
             if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-                raise CannotStart("The project refuses SUPABASE_SERVICE_ROLE_KEY: copy it again from its settings.")
+                raise CannotStart("The project rejects SUPABASE_SERVICE_ROLE_KEY: copy it again from its settings.")
             if answer.status != HTTPStatus.TOO_MANY_REQUESTS and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return reason
         return reason
 
 
 def _new_user(account: Account) -> dict[str, Any]:
-    """A body for the admin interface. Without a hash, nobody knows the password that the project makes up."""
+    """A body for the admin API. Without a hash, the project sets a random password."""
     body: dict[str, Any] = {
         "id": account["id"],
         "email": account["email"],

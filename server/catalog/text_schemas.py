@@ -1,4 +1,4 @@
-"""Input and parameters of the tasks that read text: Hugging Face's names for its parameters, with bounds."""
+"""Input and parameters of the tasks that read text, with Hugging Face's names."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,7 +17,7 @@ from server.catalog.fields import HubInput, Label, Language, Text, TopK
 from server.schemas import Body
 
 MAX_TEXTS = 256
-"""Of one request for embeddings: with the longest vectors in use that is an answer of a few MiB."""
+"""Texts of one embedding request. With the longest vectors in use the answer has a few MiB."""
 MAX_CELLS = 5_000
 
 Truncation = Literal["do_not_truncate", "longest_first", "only_first", "only_second"]
@@ -38,7 +38,7 @@ class NoParameters(Body):
 
 
 class LengthParameters(Body):
-    """How long the generated text may get."""
+    """Length and sampling of the generated text."""
 
     max_length: Annotated[int, Field(ge=1, le=4096)] | None = None
     min_length: Length | None = None
@@ -65,13 +65,13 @@ class FillMaskParameters(Body):
 
 
 class ClassificationParameters(Body):
-    """How many labels, and how their scores are made."""
+    """The number of labels, and the score function."""
 
     top_k: TopK | None = None
     function_to_apply: ScoreFunction | None = None
 
 
-def _with_place(template: str) -> str:
+def _has_placeholder(template: str) -> str:
     if "{}" not in template:
         raise ValueError("must have {} where the label goes")
     return template
@@ -81,7 +81,7 @@ class ZeroShotParameters(Body):
     candidate_labels: Labels
     multi_label: bool | None = None
     hypothesis_template: (
-        Annotated[str, StringConstraints(min_length=2, max_length=500), AfterValidator(_with_place)] | None
+        Annotated[str, StringConstraints(min_length=2, max_length=500), AfterValidator(_has_placeholder)] | None
     ) = None
 
 
@@ -94,7 +94,7 @@ class TokenClassificationParameters(Body):
 
 
 class QuestionInput(HubInput):
-    """A question, and the text that has its answer."""
+    """A question, and the text that contains its answer."""
 
     main = "question"
 
@@ -125,9 +125,9 @@ def _rectangle(table: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 class TableInput(HubInput):
-    """A question, and a table by its columns; its cells are strings.
+    """A question, and a table by columns; its cells are strings.
 
-    The database keeps an object but not the order of its keys, so `columns` holds it: that in which they were sent.
+    `columns` stores the order of the columns, because the database does not keep the order of keys.
     """
 
     main = "question"
@@ -166,7 +166,7 @@ _ONE_TEXT: TypeAdapter[str] = TypeAdapter(Text)
 
 
 def _one_or_many(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
-    """One fault gives one error, not one for each form that the value could have had."""
+    """Gives one error. Pydantic's union would give one for each type."""
     return _ONE_TEXT.validate_python(value) if isinstance(value, str) else _TEXTS.validate_python(value)
 
 
