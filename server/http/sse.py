@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 def encode(name: str, data: bytes, event_id: str | None = None) -> bytes:
     """One event; `data` is JSON without line breaks."""
-    head = b"" if event_id is None else b"id: %b\n" % event_id.encode()
-    return head + b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    head = f"event: {name}\ndata: " if event_id is None else f"id: {event_id}\nevent: {name}\ndata: "
+    return b"%b%b\n\n" % (head.encode(), data)
 
 
 def encode_large(name: str, data: bytes, event_id: str) -> Iterator[bytes | memoryview]:

@@ -221,7 +221,7 @@ async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes
         async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S)) as batches:
             async for batch in batches:
                 chunks.model = stream.model or chunks.model
-                if data := b"".join(chunks.take(event.name, event.data) for event in batch):
+                if data := b"".join(chunks.encode(event.value) for event in batch):
                     yield data
                 elif not batch:
                     yield chunks.keep_alive()
