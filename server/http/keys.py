@@ -43,4 +43,4 @@ AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
-RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("verdict")
+RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("rate_limit")

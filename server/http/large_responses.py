@@ -8,7 +8,7 @@ from aiohttp import Payload, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from server.http import keys
-from server.http.middlewares import Handler, dress
+from server.http.middlewares import Handler
 
 PIECE = 64 * 1024
 """What is written at once; aiohttp would hand the transport all of it, which keeps a copy of what the client has not
@@ -38,7 +38,6 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
         room = request.app[keys.RESPONSE_MEMORY].reserve(principal.user_id, len(body))
     with room:
         response.body = _Pieces(body)
-        dress(request, response)
         try:
             await response.prepare(request)
             await response.write_eof()

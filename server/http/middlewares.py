@@ -29,7 +29,7 @@ from server.errors import (
 from server.http import keys
 from server.http.responses import json_response
 from server.lifecycle import Phase
-from server.limits.rates import RateLimitResult, client_address, rate_limit_headers
+from server.limits.rates import client_address
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openai import refusals as openai
 from server.storage.database import DatabaseAway
@@ -40,16 +40,12 @@ AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-SERVER_NAME = "ai-sdk-server"
-"""In place of aiohttp's own, which names versions."""
 GOTRUE_PREFIX = "/auth/v1/"
 """Below it, errors have the shape that clients of Supabase Auth read."""
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
 _SHED = "_is_refused_under_overload"
-SECURE_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
-"""On every answer that does not say otherwise."""
 
 log = structlog.get_logger(__name__)
 
@@ -89,9 +85,6 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
         status = response.status
-        if not response.prepared:
-            response.headers["X-Request-Id"] = request_id
-            response.headers[hdrs.SERVER] = SERVER_NAME
         return response
     finally:
         resource = request.match_info.route.resource
@@ -112,21 +105,16 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     """Turn whatever was raised into the error shape of the contract; nothing internal gets out."""
     try:
         _require_plain_http(request)
-        response = await handler(request)
+        return await handler(request)
     except Problem as problem:
-        response = problem_response(request, problem)
+        return problem_response(request, problem)
     except web.HTTPException as error:
-        response = _translate_http(request, error)
+        return _translate_http(request, error)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway, OSError) as error:
-        response = _translate_database(request, error)
+        return _translate_database(request, error)
     except Exception:
         log.exception("request_failed", request_id=request[keys.REQUEST_ID])
-        response = problem_response(request, ServerFault())
-    if not response.prepared:
-        for name, value in SECURE_HEADERS.items():
-            response.headers.setdefault(name, value)
-        _vary_by_origin(request, response)
-    return response
+        return problem_response(request, ServerFault())
 
 
 @web.middleware
@@ -177,28 +165,7 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-@web.middleware
-async def show_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Say on every answer, errors included, what is left of the limit that applies."""
-    response = await handler(request)
-    verdict = request.get(keys.RATE_LIMIT)
-    if verdict is not None and not response.prepared:
-        response.headers.update(_limit_headers(request, verdict))
-    return response
-
-
-def dress(request: web.Request, response: web.StreamResponse) -> None:
-    """Give a response that is sent before the middlewares see it what they would have given it."""
-    response.headers["X-Request-Id"] = request[keys.REQUEST_ID]
-    response.headers[hdrs.SERVER] = SERVER_NAME
-    for name, value in SECURE_HEADERS.items():
-        response.headers.setdefault(name, value)
-    if (verdict := request.get(keys.RATE_LIMIT)) is not None:
-        response.headers.update(_limit_headers(request, verdict))
-    _vary_by_origin(request, response)
-
-
-MIDDLEWARES = (observe, show_limits, translate_errors, shed, authenticate, limit)
+MIDDLEWARES = (observe, translate_errors, shed, authenticate, limit)
 
 
 def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
@@ -226,13 +193,6 @@ def problem_response(request: web.Request, problem: Problem) -> web.Response:
     if not request.content.is_eof() and problem.status in {401, 408, 413, 415, 503}:
         response.force_close()  # do not read a body that was refused
     return response
-
-
-def _limit_headers(request: web.Request, verdict: RateLimitResult) -> dict[str, str]:
-    headers = rate_limit_headers(verdict)
-    if request.path.startswith(OPENAI_PREFIX):
-        headers |= openai.limit_headers(limit=verdict.limit, remaining=verdict.remaining, reset_s=verdict.reset_s)
-    return headers
 
 
 def _require_plain_http(request: web.Request) -> None:
@@ -288,18 +248,3 @@ def _methods(request: web.Request) -> str:
     """What the path answers to, as in the `Allow` of a 405."""
     resource = request.match_info.route.resource
     return ",".join(sorted(route.method for route in resource or ()))
-
-
-def _vary_by_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """Tell caches that the answer may depend on the origin, and let an allowed one read a 404 or 405.
-
-    Those have no route, which is what aiohttp-cors goes by.
-    """
-    origins = request.app[keys.SETTINGS].allowed_origins
-    if not origins:
-        return
-    vary = response.headers.get(hdrs.VARY)
-    response.headers[hdrs.VARY] = hdrs.ORIGIN if vary is None else f"{vary}, {hdrs.ORIGIN}"
-    origin = request.headers.get(hdrs.ORIGIN)
-    if request.match_info.http_exception is not None and origin is not None and {origin, "*"} & set(origins):
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin

@@ -12,7 +12,8 @@ from aiohttp.web_request import BaseRequest
 
 from server.errors import BadSyntax, Problem, ServerFault, Unavailable
 from server.http.connections import Connections, Place
-from server.http.middlewares import SECURE_HEADERS, SERVER_NAME, problem_body
+from server.http.middlewares import problem_body
+from server.http.response_headers import REQUEST_ID, SECURE_HEADERS, SERVER_NAME
 from server.http.responses import json_response
 from server.limits.rates import client_address
 
@@ -172,8 +173,8 @@ class JsonErrorHandler(RequestHandler):
 
 
 def _problem_response(problem: Problem, request_id: str) -> web.Response:
-    """An answer that no middleware sees."""
-    headers = {"X-Request-Id": request_id, "Server": SERVER_NAME, **problem.headers, **SECURE_HEADERS}
+    """A response that no middleware and no signal sees."""
+    headers = {REQUEST_ID: request_id, "Server": SERVER_NAME, **problem.headers, **SECURE_HEADERS}
     return json_response(problem_body(problem, request_id), status=problem.status, headers=headers)
 
 

@@ -8,8 +8,6 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from server.http.middlewares import dress
-
 STALL_S = 150.0
 """How long a client may take for what is on its way to it, before it counts as gone."""
 RETRY_MS = 1000
@@ -58,7 +56,6 @@ class EventStream:
 
     async def send(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
         """Write everything, or to HEAD nothing; a client that went away ends it, and is no error."""
-        dress(self._request, self._response)
         if self._request.version < HttpVersion11:
             self._response.force_close()  # nothing else tells where it ends
         self._watch()
