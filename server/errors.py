@@ -21,15 +21,15 @@
 
     CannotStart              why a server does not start, for its operator
 
-`error` (the title) is fixed per class, `detail` is written for the caller. The middleware in `middlewares.py` is the
-only place that turns a `Problem` into a response.
+`error` (the title) is fixed per class, `detail` is written for the caller. `http/error_responses.py` is the only place
+that turns a `Problem` into a response.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Code(StrEnum):
@@ -55,7 +55,7 @@ class FieldError:
 class Problem(Exception):
     """An error with a status, a code and words for the caller."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     code: ClassVar[Code] = Code.SERVER_ERROR
     title: ClassVar[str] = "Internal server error"
 
@@ -66,6 +66,15 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """A problem in the form of one API: its status, JSON body and headers."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
 
 
 class _Delayed(Problem):

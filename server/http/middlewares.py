@@ -1,9 +1,8 @@
-"""What every request passes: id and log, errors, credentials, limits. Only here does an error become a response."""
+"""Every request passes these: id and log, errors, load, credentials, limits."""
 
 import re
 import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from secrets import token_hex
 from typing import Any, TypeVar
 
@@ -12,14 +11,9 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from server.auth.gotrue.refusals import problem_wording
 from server.auth.tokens import bearer_token
 from server.errors import (
     BadSyntax,
-    Forbidden,
-    Invalid,
-    MethodNotAllowed,
-    NotFound,
     Problem,
     RateLimited,
     ServerFault,
@@ -27,21 +21,16 @@ from server.errors import (
     Unavailable,
 )
 from server.http import keys
-from server.http.responses import json_response
+from server.http.error_responses import database_problem, http_response, problem_response
 from server.lifecycle import Phase
 from server.limits.rates import client_address
-from server.openai import PREFIX as OPENAI_PREFIX
-from server.openai import refusals as openai
 from server.storage.database import DatabaseAway
-from server.storage.faults import Fault, classify
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-GOTRUE_PREFIX = "/auth/v1/"
-"""Below it, errors have the shape that clients of Supabase Auth read."""
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
@@ -51,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 def public(handler: AnyHandler) -> AnyHandler:
-    """Mark a handler that needs no credentials. Every other route is closed to strangers."""
+    """Mark a handler that needs no credentials. Every other route requires a token."""
     setattr(handler, _PUBLIC, True)
     return handler
 
@@ -63,13 +52,13 @@ def always_up(handler: AnyHandler) -> AnyHandler:
 
 
 def refused_under_overload(handler: AnyHandler) -> AnyHandler:
-    """Mark a handler that makes work: when the process has too much already, nothing is even read of it."""
+    """Mark a handler that creates work: an overloaded process refuses it before its body is read."""
     setattr(handler, _SHED, True)
     return handler
 
 
 def limited_by_address(handler: AnyHandler) -> AnyHandler:
-    """Mark a handler that takes passwords or refresh tokens: public, and limited per client address."""
+    """Mark a handler that accepts passwords or refresh tokens: public, and limited per client address."""
     setattr(handler, _BY_ADDRESS, True)
     return public(handler)
 
@@ -102,16 +91,16 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever was raised into the error shape of the contract; nothing internal gets out."""
+    """Turn every exception into an error response, which contains nothing internal."""
     try:
         _require_plain_http(request)
         return await handler(request)
     except Problem as problem:
         return problem_response(request, problem)
     except web.HTTPException as error:
-        return _translate_http(request, error)
+        return http_response(request, error)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway, OSError) as error:
-        return _translate_database(request, error)
+        return problem_response(request, database_problem(error, request_id=request[keys.REQUEST_ID]))
     except Exception:
         log.exception("request_failed", request_id=request[keys.REQUEST_ID])
         return problem_response(request, ServerFault())
@@ -119,7 +108,7 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
 
 @web.middleware
 async def shed(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse new work as cheaply as can be while there is too much of it, so that the rest gets done in time."""
+    """Refuse new work cheaply under overload, so that accepted work ends in time."""
     if hasattr(request.match_info.handler, _SHED):
         request.app[keys.REQUESTS].require_capacity()
     return await handler(request)
@@ -127,7 +116,7 @@ async def shed(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Closed unless marked public: verifies the token and puts the principal on the request."""
+    """Verify the token and put the principal on the request, unless the handler is marked public."""
     target = request.match_info.handler
     if request.app[keys.LIFECYCLE].phase is Phase.STARTING and not hasattr(target, _ALWAYS_UP):
         raise Unavailable(f"Starting: {request.app[keys.LIFECYCLE].reason}.", retry_after_s=2)
@@ -146,57 +135,30 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 
 @web.middleware
 async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Per user for whatever they do, per client address where credentials are tried.
+    """Limit each user, and each client address where credentials are tried.
 
-    Creates have a lower limit of their own, which their handler judges, as it may queue what is beyond it.
+    Creates have a lower limit, which their handler applies: it may queue a request beyond the limit.
     """
     principal = request.get(keys.PRINCIPAL)
-    verdict = None
+    result = None
     if principal is not None:
-        verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
+        result = request.app[keys.READ_LIMITER].check(str(principal.user_id))
     elif hasattr(request.match_info.handler, _BY_ADDRESS):
         settings = request.app[keys.SETTINGS]
         address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, settings.proxy_networks)
-        verdict = request.app[keys.AUTH_LIMITER].check(address)
-    if verdict is not None:
-        request[keys.RATE_LIMIT] = verdict
-        if not verdict.allowed:
-            raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
+        result = request.app[keys.AUTH_LIMITER].check(address)
+    if result is not None:
+        request[keys.RATE_LIMIT] = result
+        if not result.allowed:
+            raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)
     return await handler(request)
 
 
 MIDDLEWARES = (observe, translate_errors, shed, authenticate, limit)
 
 
-def problem_body(problem: Problem, request_id: str) -> dict[str, Any]:
-    """The error shape, the same everywhere."""
-    body: dict[str, Any] = {
-        "error": problem.title,
-        "detail": problem.detail,
-        "code": problem.code,
-        "request_id": request_id,
-    }
-    if problem.errors:
-        body["errors"] = [{"field": error.field, "message": error.message} for error in problem.errors]
-    return body
-
-
-def problem_response(request: web.Request, problem: Problem) -> web.Response:
-    status, headers, body = problem.status, problem.headers, problem_body(problem, request[keys.REQUEST_ID])
-    if request.path.startswith(GOTRUE_PREFIX) and keys.GOTRUE in request.app:
-        wording = problem_wording(problem, request.headers)
-        body, headers = wording.body, headers | wording.headers
-    elif request.path.startswith(OPENAI_PREFIX):
-        refusal = openai.problem_wording(problem)
-        status, headers, body = refusal.status, refusal.headers, refusal.body
-    response = json_response(body, status=status, headers=headers)
-    if not request.content.is_eof() and problem.status in {401, 408, 413, 415, 503}:
-        response.force_close()  # do not read a body that was refused
-    return response
-
-
 def _require_plain_http(request: web.Request) -> None:
-    """Refuse what aiohttp lets pass: other versions of HTTP, odd framing, a Host that is a URL."""
+    """Refuse requests that aiohttp accepts: other versions of HTTP, odd framing, a URL as the Host."""
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
     if request.version not in {HttpVersion10, HttpVersion11}:
         raise BadSyntax("This is not a valid HTTP/1.1 request: speak HTTP/1.1.")
@@ -206,45 +168,3 @@ def _require_plain_http(request: web.Request) -> None:
         raise BadSyntax("This is not a valid HTTP/1.1 request: Host must be a name or address, with or without a port.")
     if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
         raise BadSyntax("Expect: only 100-continue is understood.")
-
-
-def _translate_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    match error.status:
-        case HTTPStatus.NOT_FOUND:
-            return problem_response(request, NotFound("There is nothing at this path; see /docs."))
-        case HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = error.headers.get(hdrs.ALLOW, "")
-            headers: dict[str, str] = {hdrs.ALLOW: allowed}
-            return problem_response(request, MethodNotAllowed(f"This path answers to: {allowed}.", headers=headers))
-        case status if status < HTTPStatus.BAD_REQUEST:
-            return error
-        case HTTPStatus.FORBIDDEN if not _is_preflight(request):  # aiohttp-cors knows no other OPTIONS
-            return web.Response(status=HTTPStatus.NO_CONTENT, headers={hdrs.ALLOW: _methods(request)})
-        case HTTPStatus.FORBIDDEN:  # aiohttp-cors refuses a preflight
-            return problem_response(request, Forbidden("This origin, method or header is not allowed across origins."))
-        case _:
-            return problem_response(request, BadSyntax("The request is not valid HTTP for this path."))
-
-
-def _translate_database(request: web.Request, error: Exception) -> web.Response:
-    fault = Fault.AWAY if isinstance(error, DatabaseAway) else classify(error)
-    match fault:
-        case Fault.AWAY | Fault.CONTENTION:
-            problem: Problem = Unavailable("The database is not available; try again.", retry_after_s=2)
-        case Fault.REJECTED:
-            log.error("validation_gap", request_id=request[keys.REQUEST_ID], exc_info=error)
-            problem = Invalid("A value cannot be stored as it was sent.")
-        case Fault.BROKEN:
-            log.error("request_failed", request_id=request[keys.REQUEST_ID], exc_info=error)
-            problem = ServerFault()
-    return problem_response(request, problem)
-
-
-def _is_preflight(request: web.Request) -> bool:
-    return hdrs.ORIGIN in request.headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-
-
-def _methods(request: web.Request) -> str:
-    """What the path answers to, as in the `Allow` of a 405."""
-    resource = request.match_info.route.resource
-    return ",".join(sorted(route.method for route in resource or ()))

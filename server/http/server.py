@@ -12,7 +12,7 @@ from aiohttp.web_request import BaseRequest
 
 from server.errors import BadSyntax, Problem, ServerFault, Unavailable
 from server.http.connections import Connections, Place
-from server.http.middlewares import problem_body
+from server.http.error_responses import problem_body
 from server.http.response_headers import REQUEST_ID, SECURE_HEADERS, SERVER_NAME
 from server.http.responses import json_response
 from server.limits.rates import client_address
