@@ -8,20 +8,22 @@ import orjson
 
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
-from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, unknown_way
+from server.inference.protocol.providers import PROVIDERS
+from server.inference.protocol.wire import (
+    BadModel,
+    WireRequest,
+    as_data_url,
+    attachment_of,
+    encode,
+    named,
+    unknown_way,
+)
 
 _HEADERS = {
     "Content-Type": "application/json",
     # A client that does not ask for JSON gets an HTML page with a refused token (recorded 2025-05).
     "Accept": "application/json, text/event-stream",
 }
-_COMPLETIONS = {
-    "featherless-ai": "/v1/completions",
-    "together": "/v1/completions",
-    "deepinfra": "/v1/openai/completions",
-    "novita": "/v3/openai/completions",
-}
-"""Where providers behind the router continue a text (huggingface_hub 2.4.0, `inference/_providers`)."""
 _COMPLETION_PARAMETERS = ("temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
 _TGI_PARAMETERS = ("max_new_tokens", *_COMPLETION_PARAMETERS, "do_sample")
 
@@ -41,18 +43,14 @@ def build_generation(call: Call, model: str | None, base_url: str) -> WireReques
     name, provider = provider_of(model)
     if provider == HF_INFERENCE:
         return post_text(f"{base_url.rstrip('/')}/hf-inference/models/{quote(name)}", _tgi_body(call))
-    if provider not in _COMPLETIONS:
+    path = PROVIDERS[provider].completions if provider in PROVIDERS else None
+    if path is None:
         raise unknown_way(provider, call.task)
-    return post_text(f"{base_url.rstrip('/')}/{provider}{_COMPLETIONS[provider]}", _completion_body(call, name))
+    return post_text(f"{base_url.rstrip('/')}/{provider}{path}", _completion_body(call, name))
 
 
 def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
     return WireRequest("POST", url, _HEADERS, encode(body))
-
-
-def named(model: str | None) -> dict[str, Any]:
-    """First in the body, as in both official clients: the router looks for it in a prefix of the body only."""
-    return {} if model is None else {"model": model}
 
 
 def _picked(call: Call, names: tuple[str, ...]) -> dict[str, Any]:

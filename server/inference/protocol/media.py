@@ -1,30 +1,38 @@
-"""Where a document has its files: in itself, or at addresses."""
+"""Finds the files of a document: in the document itself, or at addresses."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from server.inference.protocol.inline import InlineFile, read_base64
+from server.inference.protocol.providers import PROVIDERS
 from server.inference.protocol.texts import Unintelligible
 
 MAX_FILES = 8
 _MAX_DEPTH = 3
-_HOLDERS = ("images", "image", "audio", "data", "output", "outputs", "result")
-"""Where providers put them: fal.ai, together, nscale, replicate, wavespeed, Black Forest Labs, older ones."""
-_NAMES = ("url", "image_url", "audio_url", "b64_json", "base64", "image", "audio", "sample", "blob")
+
+
+def _union(groups: Iterable[tuple[str, ...]], *others: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*itertools.chain.from_iterable(groups), *others)))
+
+
+_HOLDERS = _union((provider.holders for provider in PROVIDERS.values()), "result")
+_FILE_FIELDS = _union((provider.file_fields for provider in PROVIDERS.values()), "image", "audio", "sample", "blob")
+"""The providers' fields in their order, then those of Black Forest Labs and of older pipelines."""
 
 
 def find_files(document: Any) -> list[InlineFile | str]:
-    """Those of a holder, else of the document itself, in their order; an address as a string.
+    """The files of a holder, or else of the document itself, in order; an address is a string.
 
     Raises `Unintelligible` where there is none.
     """
-    places = [] if document is None else list(_places(document))[:MAX_FILES]
-    if not places:
+    found = [] if document is None else list(_search(document))[:MAX_FILES]
+    if not found:
         raise Unintelligible
-    return [_file(place, content_type) for place, content_type in places]
+    return [_file(text, content_type) for text, content_type in found]
 
 
-def _places(document: Any) -> Iterator[tuple[str, str]]:
+def _search(document: Any) -> Iterator[tuple[str, str]]:
     if isinstance(document, dict):
         for holder in _HOLDERS:
             if document.get(holder):
@@ -34,7 +42,7 @@ def _places(document: Any) -> Iterator[tuple[str, str]]:
 
 
 def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """What stands deeper than any provider puts it is not looked for."""
+    """Entries to the depth that providers use."""
     if depth > _MAX_DEPTH:
         return
     for entry in value if isinstance(value, list) else [value]:
@@ -42,7 +50,7 @@ def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
             yield entry, ""
         elif isinstance(entry, dict):
             content_type = entry.get("content_type") or entry.get("content-type")
-            inner = next((entry[name] for name in _NAMES if entry.get(name)), None)
+            inner = next((entry[name] for name in _FILE_FIELDS if entry.get(name)), None)
             if isinstance(inner, str):
                 yield inner, content_type if isinstance(content_type, str) else ""
             elif inner is not None:
@@ -51,7 +59,7 @@ def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
                 yield from _entries(entry["outputs"] or [], depth=depth + 1)
 
 
-def _file(place: str, content_type: str) -> InlineFile | str:
-    if place.startswith(("https://", "http://")):
-        return place
-    return read_base64(place, content_type=content_type)
+def _file(text: str, content_type: str) -> InlineFile | str:
+    if text.startswith(("https://", "http://")):
+        return text
+    return read_base64(text, content_type=content_type)

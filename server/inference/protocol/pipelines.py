@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, provider_of, server_root, split_id
-from server.inference.protocol.chat import named
-from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode
+from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode, named
 
 IMAGE_INPUT = frozenset(
     {
