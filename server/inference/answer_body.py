@@ -1,41 +1,51 @@
-"""The bytes of an answer as they come: unpacked where they were packed, within a size and without long silences."""
+"""The bytes of an answer as they arrive, within a size and without long silences."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp import hdrs
 
-from server.inference.inflating import BadCoding, Inflater, inflater_for
-from server.inference.protocol import BROKEN_OFF, UpstreamError
+from server.inference.protocol import UpstreamError
 from server.inference.transport import TRANSPORT_ERRORS
 
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
-"""Unpacked, whatever the reader of the answer would still take."""
+"""The limit of every answer, in addition to the limits of its reader."""
 _LINGER_S = 0.1
-"""After the end of a stream, for the end of its body, without which the connection could not be used again."""
+"""Wait for the end of a body after the end of its stream: only then can the connection be reused."""
 
-_NOT_UNPACKED = UpstreamError("The model provider's answer could not be unpacked.", is_transient=True)
-_ENDLESS = UpstreamError("The model provider's answer was larger than this server takes.")
+_COMPRESSED = UpstreamError(
+    "The model provider sent a compressed answer, which this server does not accept.", is_transient=True
+)
+_TOO_LARGE = UpstreamError("The model provider's answer was larger than this server takes.")
 
 
 class BadAnswer(Exception):
-    """The answer cannot be read on; `error` says why."""
+    """The answer cannot be read further; `error` is the reason."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
         self.error = error
 
 
-class AnswerBody:
-    """`gap_s` is the longest silence after the first byte, for which the time of the request is the only limit.
+def require_plain(headers: Mapping[str, str]) -> None:
+    """Raise `BadAnswer` for a compressed answer: every request says `Accept-Encoding: identity`."""
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in {"", "identity"}:
+        raise BadAnswer(_COMPRESSED)
 
-    One timer watches all chunks; a timeout around each of them costs as much as reading it.
+
+class AnswerBody:
+    """`gap_s` is the longest silence after the first byte. The first byte may take the whole time of the request.
+
+    One timer covers all chunks: a timeout around each of them costs as much as reading it. Raises `BadAnswer` for a
+    compressed answer.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, *, gap_s: float) -> None:
+        require_plain(response.headers)
         self.has_begun = False
         self._content = response.content
         self._gap_s = gap_s
@@ -43,11 +53,6 @@ class AnswerBody:
         self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pieces: Iterator[bytes] = iter(())
-        try:
-            self._inflater = inflater_for(response.headers)
-        except BadCoding as error:
-            raise BadAnswer(_NOT_UNPACKED) from error
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +66,14 @@ class AnswerBody:
 
         Raises `TRANSPORT_ERRORS`, among them `TimeoutError` for too long a silence, and `BadAnswer`.
         """
-        chunk = await self._receive() if self._inflater is None else await self._unpack(self._inflater)
+        chunk = await self._receive()
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
-            raise BadAnswer(_ENDLESS)
+            raise BadAnswer(_TOO_LARGE)
         return chunk
 
     async def linger(self) -> None:
-        """Wait a moment for the end of a body of which nothing more is wanted, if it is not there yet."""
+        """Wait briefly for the end of a body that is not needed any further."""
         if self._content.is_eof():
             return
         with contextlib.suppress(*TRANSPORT_ERRORS):
@@ -78,35 +83,22 @@ class AnswerBody:
 
     async def _receive(self) -> bytes:
         if self._content.is_eof():
-            chunk = self._content.read_nowait()  # all of it is here: nothing to wait for
+            chunk = self._content.read_nowait()  # complete: nothing to wait for
             self.has_begun |= bool(chunk)
             return chunk
         if self._timer is None and self.has_begun:
-            self._timer = self._loop.call_later(self._gap_s, self._look)
+            self._timer = self._loop.call_later(self._gap_s, self._check_silence)
         self._waits_since = self._loop.time()
         chunk = await self._content.readany()
         self._waits_since = None
         self.has_begun = True
         return chunk
 
-    def _look(self) -> None:
-        """End a silence that is too long; otherwise look again when the present one would be."""
+    def _check_silence(self) -> None:
+        """End a silence that is too long; otherwise check again when the current one would be."""
         now = self._loop.time()
         since = now if self._waits_since is None else self._waits_since
         if now - since >= self._gap_s:
             self._content.set_exception(TimeoutError())
         else:
-            self._timer = self._loop.call_at(since + self._gap_s, self._look)
-
-    async def _unpack(self, inflater: Inflater) -> bytes:
-        try:
-            while not (piece := next(self._pieces, b"")):
-                chunk = await self._receive()
-                if not chunk:
-                    if self.has_begun and not inflater.is_complete:
-                        raise BadAnswer(BROKEN_OFF)
-                    break
-                self._pieces = inflater.feed(chunk)
-        except BadCoding as error:
-            raise BadAnswer(_NOT_UNPACKED) from error
-        return piece
+            self._timer = self._loop.call_at(since + self._gap_s, self._check_silence)

@@ -134,7 +134,7 @@ def _body_of(wire: WireRequest) -> bytes | PartsBody | None:
 def _create_session(
     connections: int, *, socket_factory: Callable[[AddressInfo], socket.socket] | None = None
 ) -> aiohttp.ClientSession:
-    """No cookies, no compression, which could hold tokens back, and none of it unpacked without a limit."""
+    """Without cookies, and without compression, which could delay tokens and hide the size of an answer."""
     connector = aiohttp.TCPConnector(
         limit=connections + _SPARE_CONNECTIONS,
         ttl_dns_cache=_DNS_CACHE_S,
