@@ -1,36 +1,19 @@
-"""Files that stand in a document, and what kind of file some bytes are."""
+"""Files inside a document, and the types of files that models generate."""
 
 import base64
 import binascii
 import re
 from typing import Any, NamedTuple
 
+from server.inference.protocol.file_types import sniff
 from server.inference.protocol.texts import Unintelligible
 
-SNIFFED_BYTES = 16
-"""Of the beginning of a file: what is looked at."""
+DETECTED_BYTES = 64
+"""Enough of a file to detect an image or sound."""
 MAX_CHUNK_BYTES = 256 * 1024
 
 _DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+)(?:;[^;,]*)*?;base64,", re.ASCII | re.IGNORECASE)
 _MEDIA_TYPE = re.compile(r"(?:image|audio)/[a-z0-9.+-]{1,64}", re.ASCII)
-_STARTS = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"),
-    (b"MM\0*", "image/tiff"),
-    (b"fLaC", "audio/flac"),
-    (b"OggS", "audio/ogg"),
-    (b"ID3", "audio/mpeg"),
-    *((bytes([0xFF, second]), "audio/mpeg") for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2)),
-    (b"\xff\xf1", "audio/aac"),
-    (b"\xff\xf9", "audio/aac"),
-    (b"\x1aE\xdf\xa3", "audio/webm"),
-)
-_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
-_FTYP = {b"avif": "image/avif", b"heic": "image/heic", b"M4A ": "audio/mp4"}
 
 
 class InlineFile(NamedTuple):
@@ -38,40 +21,38 @@ class InlineFile(NamedTuple):
     content_type: str
 
 
-def sniff(head: bytes) -> str | None:
-    """The media type of an image or of a sound by its first `SNIFFED_BYTES`; None for anything else."""
-    for start, media_type in _STARTS:
-        if head.startswith(start):
-            return media_type
-    if head[:4] == b"RIFF":
-        return _RIFF.get(head[8:12])
-    return _FTYP.get(head[8:12]) if head[4:8] == b"ftyp" else None
+def detect(head: bytes) -> str | None:
+    """The media type of an image or of sound by its first `DETECTED_BYTES`; None for anything else."""
+    found = sniff(head)
+    if found == "video/webm":  # the container of both; models generate sound in it
+        return "audio/webm"
+    return found if found is not None and found.startswith(("image/", "audio/")) else None
 
 
 def media_type_of(header: str) -> str | None:
-    """The type that a header names, if it is one of images or of sound."""
+    """The type that a header names, if it is an image or sound."""
     media_type = header.partition(";")[0].strip().lower()
     return media_type if _MEDIA_TYPE.fullmatch(media_type) else None
 
 
 def read_base64(text: Any, *, content_type: str = "") -> InlineFile:
-    """A file from base64 or from a `data:` URL. What the bytes say of themselves counts for more than any name.
+    """A file from base64 or from a `data:` URL. The detected type counts for more than the declared one.
 
-    Raises `Unintelligible` for what is neither an image nor sound.
+    Raises `Unintelligible` for a file that is neither an image nor sound.
     """
     if not isinstance(text, str):
         raise Unintelligible
     if match := _DATA_URL.match(text):
         content_type, text = match["type"], text[match.end() :]
     data = _decode(text)
-    media_type = sniff(data[:SNIFFED_BYTES]) or media_type_of(content_type)
+    media_type = detect(data[:DETECTED_BYTES]) or media_type_of(content_type)
     if media_type is None or not data:
         raise Unintelligible
     return InlineFile(data, media_type)
 
 
 def _decode(text: str) -> bytes:
-    """Of either alphabet (RFC 4648, 4 and 5), with line breaks or without, its end filled up or not."""
+    """Either alphabet (RFC 4648, 4 and 5), with or without line breaks, with or without padding."""
     text = "".join(text.split()).replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

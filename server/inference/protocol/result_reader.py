@@ -9,7 +9,7 @@ from typing import Any
 from server.inference.events import Call, Delta, FileChunk, Started, Task
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
-from server.inference.protocol.inline import MAX_CHUNK_BYTES, SNIFFED_BYTES, media_type_of, sniff
+from server.inference.protocol.inline import DETECTED_BYTES, MAX_CHUNK_BYTES, detect, media_type_of
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
 from server.inference.protocol.media import find_files
 from server.inference.protocol.results import Result, read_result
@@ -136,11 +136,11 @@ class ResultReader:
 
     def _recognise(self, *, is_whole: bool) -> list[Progress]:
         """Tell a file from a document by the first bytes; whoever sends it may call it anything."""
-        if len(self._body) < SNIFFED_BYTES and not is_whole:
+        if len(self._body) < DETECTED_BYTES and not is_whole:
             return []
         wanted = FILE_TASKS.get(self._exchange.call.task)
-        head = bytes(self._body[:SNIFFED_BYTES])
-        found = sniff(head)
+        head = bytes(self._body[:DETECTED_BYTES])
+        found = detect(head)
         if found is None and head.lstrip(BLANK)[:1] not in (b"", b"{", b"[", b"<", b'"'):
             found = media_type_of(self._headers.get("content-type", ""))
         if wanted is None or found is None or not found.startswith(wanted):
