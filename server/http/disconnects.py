@@ -34,16 +34,16 @@ def may_be_left(handler: Handler) -> Handler:
     return handle
 
 
-async def wait_for(request: web.Request, watch: Waiter, timeout_s: float) -> View | None:
+async def wait_for(request: web.Request, waiter: Waiter, timeout_s: float) -> View | None:
     """As `Waiter.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
     lost = _lost(request)
 
     def leave(_: "asyncio.Future[None]") -> None:
-        watch.tell(None)
+        waiter.tell(None)
 
     lost.add_done_callback(leave)
     try:
-        view = await watch.wait(timeout_s)
+        view = await waiter.wait(timeout_s)
     finally:
         lost.remove_done_callback(leave)
     if lost.done():

@@ -58,7 +58,7 @@ class EventStream:
         """Write everything, or to HEAD nothing; a client that went away ends it, and is no error."""
         if self._request.version < HttpVersion11:
             self._response.force_close()  # nothing else tells where it ends
-        self._watch()
+        self._check_stall()
         try:
             await self._response.prepare(self._request)
             async with contextlib.aclosing(chunks):
@@ -78,10 +78,10 @@ class EventStream:
             await self._response.write(chunk)
             self._writing_since = None
 
-    def _watch(self) -> None:
+    def _check_stall(self) -> None:
         """Look now and then whether a write hangs. One timer for each stream: one for each write would cost as much as
         the write itself."""
-        self._timer = self._loop.call_later(STALL_S / 10, self._watch)
+        self._timer = self._loop.call_later(STALL_S / 10, self._check_stall)
         since, transport = self._writing_since, self._request.transport
         if since is not None and transport is not None and self._loop.time() - since > STALL_S:
             log.info("stream_stalled", path=self._request.rel_url.path)

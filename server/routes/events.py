@@ -28,8 +28,8 @@ async def stream_request(request: web.Request) -> web.StreamResponse:
     """One request from where the client stands to its end; 204 when the client has had all of it."""
     request_id = read_id(request.match_info["id"])
     after = _read_cursor(request)
-    with request.app[keys.REQUESTS].follow(request_id) as follower:
-        return await send_request(request, follower, after=after)
+    with request.app[keys.REQUESTS].follow(request_id) as subscription:
+        return await send_request(request, subscription, after=after)
 
 
 @may_be_left

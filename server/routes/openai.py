@@ -150,14 +150,14 @@ async def _reply(
     headers: dict[str, str],
 ) -> web.Response:
     """The whole answer, once it is there."""
-    watch = created.subscription
-    assert isinstance(watch, Waiter), "a stream is not waited for"  # noqa: S101 - tells the type checker
+    waiter = created.subscription
+    assert isinstance(waiter, Waiter), "a stream is not waited for"  # noqa: S101 - tells the type checker
     try:
         async with while_connected(request):
-            view = await _last_view(request, watch, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
+            view = await _last_view(request, waiter, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
     except ClientLeft:
         if not _may_come_back(request):
-            await _cancel(request, watch.request_id)
+            await _cancel(request, waiter.request_id)
         return web.Response(status=LEFT)
     if not view.status.is_final:
         raise _unfinished(request, view)
@@ -165,7 +165,7 @@ async def _reply(
     if (problem := problem_of(outcome)) is not None:
         raise problem
     outcome["model"] = outcome["model"] or created.model or asked  # a server with one model need not tell its name
-    return json_response(render(watch.request_id, outcome), headers=headers)
+    return json_response(render(waiter.request_id, outcome), headers=headers)
 
 
 def _may_come_back(request: web.Request) -> bool:
@@ -173,14 +173,14 @@ def _may_come_back(request: web.Request) -> bool:
     return "Idempotency-Key" in request.headers
 
 
-async def _last_view(request: web.Request, watch: Waiter, timeout_s: float, *, is_replayed: bool) -> View:
+async def _last_view(request: web.Request, waiter: Waiter, timeout_s: float, *, is_replayed: bool) -> View:
     """The final request; after `timeout_s`, or when the server stops, as it stands then."""
     user_id, service = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS]
     if is_replayed:
-        watch.seen = await service.get(user_id, watch.request_id)
-    is_over = is_replayed and watch.seen is not None and watch.seen.status.is_final
-    view = watch.seen if is_over else await watch.wait(timeout_s)
-    return view if view is not None and view.body is not None else await service.get(user_id, watch.request_id)
+        waiter.seen = await service.get(user_id, waiter.request_id)
+    is_over = is_replayed and waiter.seen is not None and waiter.seen.status.is_final
+    view = waiter.seen if is_over else await waiter.wait(timeout_s)
+    return view if view is not None and view.body is not None else await service.get(user_id, waiter.request_id)
 
 
 def _unfinished(request: web.Request, view: View) -> Problem:
@@ -199,10 +199,10 @@ def _stopping() -> Problem:
 
 
 async def _stream(
-    request: web.Request, follower: StreamSubscription, chunks: Chunks, headers: dict[str, str]
+    request: web.Request, subscription: StreamSubscription, chunks: Chunks, headers: dict[str, str]
 ) -> web.StreamResponse:
     """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
-    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, follower)
+    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription)
     try:
         async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
             await stream.open()
@@ -211,8 +211,8 @@ async def _stream(
     except ClientLeft:
         return web.Response(status=LEFT)
     finally:
-        if not (stream.is_over or follower.is_closed or _may_come_back(request)):
-            await _cancel(request, follower.request_id)
+        if not (stream.is_over or subscription.is_closed or _may_come_back(request)):
+            await _cancel(request, subscription.request_id)
 
 
 async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:

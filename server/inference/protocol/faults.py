@@ -172,12 +172,12 @@ def _sentence(status: int, words: str, *, is_transient: bool) -> str:
                 f"The server's Hugging Face token is not allowed to do this{said} The operator must give it the "
                 "permission 'Make calls to Inference Providers', or accept the terms of the model."
             )
-    verdict = "cannot answer at the moment" if is_transient else "refused the request"
+    summary = "cannot answer at the moment" if is_transient else "refused the request"
     if status in _MODEL_GONE:
-        verdict = "does not have this model"
+        summary = "does not have this model"
     elif status in _REDIRECTS:
-        verdict = "sent the request elsewhere, where it is not taken"
-    return f"The model provider {verdict} ({status}){said}"
+        summary = "sent the request elsewhere, where it is not taken"
+    return f"The model provider {summary} ({status}){said}"
 
 
 def _phrase(status: int) -> str:

@@ -113,10 +113,10 @@ class ResultReader:
             self._error = TOO_LARGE
             return []
         self._body += chunk
-        news = self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
+        progress = self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
         if self._form is _Form.DOCUMENT and self._size > MAX_BODY_BYTES:
             self._error = TOO_LARGE
-        return news
+        return progress
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Last]:
         """What is left, and how it ended: the last item is a `Completed`, a `Failure` or a `FollowUp`."""

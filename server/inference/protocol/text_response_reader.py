@@ -106,7 +106,7 @@ class TextResponseReader:
             self._break(TOO_LARGE)
         else:
             self._read(chunk)
-        return self._take_news()
+        return self._take_progress()
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
         """What is left, and how it ended. `cut` is why the body could not be read to its end, if so.
@@ -120,10 +120,10 @@ class TextResponseReader:
         if not self._is_complete and self._error is None:
             self._error = cut or self._name_what_is_missing()
         self._answer.flush()
-        news = self._take_news()
+        progress = self._take_progress()
         if self._error is None or self._is_complete:
-            return [*news, *self._complete()]
-        return [*news, self._fail(self._error)]
+            return [*progress, *self._complete()]
+        return [*progress, self._fail(self._error)]
 
     def _read(self, chunk: bytes) -> None:
         if self._form is _Form.UNKNOWN:
@@ -271,7 +271,7 @@ class TextResponseReader:
         self._held.clear()
         self._answer.add(text)
 
-    def _take_news(self) -> list[Progress]:
+    def _take_progress(self) -> list[Progress]:
         """What the answer has grown by, after the `Started` that comes before the first of it."""
         deltas: list[Progress] = [*self._answer.take()]
         if not deltas or self._has_started:
