@@ -24,9 +24,9 @@ from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
 from server.model_request import Completed
 
 MAX_HOPS = 1000
-"""Requests that follow from an answer, in one try: most of them ask whether a job is done."""
+"""Follow-up requests in one try: most of them poll a job."""
 MAX_ADDRESSES = 12
-"""Different ones among them that upstream named, each for a file or for the state of a job."""
+"""Different addresses among them that upstream named, each of a file or of a job's state."""
 
 _IN_CIRCLES = UpstreamError("The model provider sent the server from one address to the next without an answer.")
 
@@ -35,7 +35,7 @@ Step = Progress | Completed | Failure
 
 
 class Attempt:
-    """`gap_s` is the longest silence in an answer that has begun; the first byte may take the whole time."""
+    """`gap_s` is the longest silence after the first byte, which may take the whole time."""
 
     def __init__(self, transport: Transport, *, gap_s: float, sleep: Sleep = asyncio.sleep) -> None:
         self._transport = transport
@@ -46,16 +46,16 @@ class Attempt:
         self._hops = 0
         self._addresses: set[str] = set()
         self.provider: str | None = None
-        """Who answered, as the router says."""
+        """The provider that answered, as the router reports it."""
         self.is_abroad = False
-        """Whether the last request was for an address that upstream named."""
+        """Whether the last request went to an address that upstream named."""
         self.blames_upstream = True
-        """Whether a failure says anything of upstream: that of an input file does not."""
+        """Whether a failure counts against upstream: that of an input file does not."""
 
     async def run(
         self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float
     ) -> AsyncGenerator[Step, None]:
-        """What the answer is made of as it comes, ending with a `Completed` or a `Failure`, within `timeout_s`.
+        """The steps of the answer, ending with a `Completed` or a `Failure`, within `timeout_s`.
 
         Closing it closes the connection at once, in whatever phase it is.
         """
@@ -92,9 +92,9 @@ class Attempt:
     def _finish(
         self, reader: AnswerReader, cut: UpstreamError | None, model: str | None
     ) -> tuple[Sequence[Step], FollowUp | None]:
-        """How the answer ended, and the request to go on with, if there is one and it may be made.
+        """The last steps of the answer, and the follow-up request if there is a permitted one.
 
-        Where nothing came at all it is the reader, too, that knows whether it may be asked for again.
+        The reader also decides whether a request without any answer may be repeated.
         """
         if not self.blames_upstream and cut is not None:
             return [Failure(cut, model=model)], None
@@ -109,7 +109,7 @@ class Attempt:
         return steps, None
 
     def _refuse(self, follow_up: FollowUp) -> UpstreamError | None:
-        """Why a request that follows from an answer is not made, if so."""
+        """The reason not to make a follow-up request; None if it is permitted."""
         self._hops += 1
         if follow_up.wire.is_foreign:
             self._addresses.add(follow_up.wire.url)
@@ -117,7 +117,7 @@ class Attempt:
             return _IN_CIRCLES
         if follow_up.pause_s >= self._deadline.left_s:
             error = explain(TimeoutError(), timeout_s=self._timeout_s, awaited="finish its answer")
-            return replace(error, max_retries=0)  # what was begun upstream goes on, and is paid for
+            return replace(error, max_retries=0)  # the job goes on upstream, and is paid for
         return None
 
     def _explain(self, error: BaseException, *, has_begun: bool) -> UpstreamError:
@@ -131,7 +131,7 @@ class Attempt:
 
 
 def _together(events: list[Progress]) -> list[Progress]:
-    """Deltas that came in one piece are handed on as one: each costs as much on its way to the readers as many."""
+    """Join the deltas of one chunk: the cost of a delta to its readers does not depend on its length."""
     if len(events) <= 1:
         return events
     joined: list[Progress] = []

@@ -1,4 +1,4 @@
-"""Chooses what runs the generations, by the settings."""
+"""Creates the upstream that the settings name."""
 
 from server.inference.edge import EDGE_TIMEOUT_S, EdgeFunction
 from server.inference.events import Upstream
@@ -28,7 +28,7 @@ def _edge_function(settings: Settings) -> EdgeFunction:
     key = settings.supabase_service_role_key
     return EdgeFunction(
         supabase_url=settings.supabase_url or "",
-        key="" if key is None else key.get_secret_value(),  # the settings see to it that there are both
+        key="" if key is None else key.get_secret_value(),  # the settings require both
         timeout_s=EDGE_TIMEOUT_S,
         connections=settings.concurrency,
         rate_per_minute=settings.model_rate_per_minute,

@@ -1,4 +1,4 @@
-"""Bodies of requests as they go over the wire: in parts, files among them, with an exact length and never in memory."""
+"""Request bodies in parts, files among them, with an exact length and without a copy in memory."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ from server.inference.events import InputFile
 from server.inference.protocol import FilePart, UpstreamError
 
 SLICE_BYTES = 64 * 1024
-"""As much as aiohttp writes before it waits for the peer to take it."""
+"""The amount that aiohttp writes before it waits for the peer."""
 STORE_SILENCE_S = 30.0
-"""Between two chunks of an input file; else a store that hangs would pass for a model that does not answer."""
+"""The longest wait for a chunk of an input file. Without it a blocked store would look like a silent model."""
 _BASE64_GROUP = 3
 
 Parts = tuple[bytes | FilePart, ...]
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class InputFault(Exception):
-    """The input could not be read, which says nothing of upstream; `error` has the words for the user."""
+    """The input could not be read; upstream is not at fault. `error` has the message for the user."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -35,10 +35,10 @@ class InputFault(Exception):
 
 
 class PartsBody(aiohttp.Payload):
-    """One part after the other. `fault` is set when an input file ends the sending.
+    """Sends one part after the other. `fault` is set when an input file cannot be read.
 
-    When it is stopped half-way, the connection is aborted: closed in an orderly way it would stay until the peer has
-    taken what is buffered, however long it takes for that.
+    A body that stops half-way aborts its connection: an orderly close would wait for the peer to read all buffered
+    bytes.
     """
 
     _autoclose = True
@@ -80,7 +80,7 @@ class PartsBody(aiohttp.Payload):
 
 
 async def _read(file: InputFile) -> AsyncGenerator[bytes, None]:
-    """Exactly the bytes that were announced; raises `EOFError` where there are others."""
+    """Exactly the announced number of bytes; raises `EOFError` for more or fewer."""
     left = file.size
     chunks = file.open()
     try:
@@ -100,7 +100,7 @@ async def _read(file: InputFile) -> AsyncGenerator[bytes, None]:
 
 
 async def _encode(file: InputFile) -> AsyncGenerator[bytes, None]:
-    """In base64, of which three bytes make a group: what is left of a chunk goes with the next."""
+    """Base64 encodes groups of three bytes: the rest of a chunk goes with the next one."""
     rest = b""
     async with contextlib.aclosing(_read(file)) as chunks:
         async for chunk in chunks:
@@ -114,7 +114,7 @@ async def _encode(file: InputFile) -> AsyncGenerator[bytes, None]:
 
 
 def _fault_of(error: Exception) -> InputFault:
-    """The store may be away for a while; anything else will not be better the next time."""
+    """Only an unavailable store is a transient fault."""
     log.warning("input_file_failed", reason=type(error).__name__)
     said = f" {error.detail}" if isinstance(error, Problem) else ""
     if isinstance(error, Unavailable):

@@ -1,4 +1,4 @@
-"""Stops asking a provider that is away, but for one call now and then that finds out whether it is back."""
+"""A circuit breaker: stops calls to a provider that is down, except for a probe now and then."""
 
 import time
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from collections.abc import Callable
 import structlog
 
 THRESHOLD = 10
-"""So many calls in a row that found nobody. Of a provider that still answers every second call, that is rare."""
+"""Outages in a row that open the breaker. They are rare while a provider answers every second call."""
 PROBE_PAUSE_S = 1.0
 PROBE_PATIENCE_S = 10.0
-"""A probe that was not answered for so long does not keep the next one waiting."""
+"""A probe without an answer for this time does not delay the next one."""
 
 log = structlog.get_logger(__name__)
 
 
 class Breaker:
-    """Closed while the provider answers, whatever it says; open after `THRESHOLD` outages in a row.
+    """Closed while the provider answers, also with errors; open after `THRESHOLD` outages in a row.
 
-    It refuses nothing itself: it tells how many calls make sense (`limit`), so that what waits stays in the backlog.
+    It refuses no call: `limit` is the number of calls to run, so that waiting requests stay in the backlog.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +55,7 @@ class Breaker:
         self._probe_at = self._clock() + PROBE_PATIENCE_S
 
     def fail(self, reason: str) -> None:
-        """A call found nobody there, or nobody who could answer. The reason goes to the log and to `/health`."""
+        """A call failed because the provider is down. The reason goes to the log and to `/health`."""
         self._outages += 1
         self._probe_at = self._clock() + PROBE_PAUSE_S
         self._reason = reason
@@ -64,7 +64,7 @@ class Breaker:
             log.warning("upstream_away", reason=reason)
 
     def succeed(self) -> None:
-        """A call was answered, be it with a refusal."""
+        """A call was answered, with a success or a refusal."""
         self._outages = 0
         self.answered_at = self._clock()
         if self._opened_at is not None:

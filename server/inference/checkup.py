@@ -1,4 +1,4 @@
-"""What the answer to a free question says of the configured upstream, in a sentence for the operator. Pure."""
+"""The state of the configured upstream, from the answer to a free request, in a sentence for the operator. Pure."""
 
 from server.inference.events import Check, Fault
 from server.inference.protocol import Unintelligible, UpstreamError, read_models, to_words
@@ -7,14 +7,14 @@ _FAULTS = {401: Fault.TOKEN_REFUSED, 402: Fault.NO_CREDITS, 403: Fault.NO_PERMIS
 
 
 def judge_probe(error: UpstreamError | None) -> Check:
-    """The router was asked for a model that cannot exist: that it says so is as good as an answer."""
+    """The router was asked for an impossible model: the refusal of it is a success."""
     if error is None or error.is_model_missing:
         return Check(None, "Hugging Face answers and takes the token.")
     return _judge_error(error)
 
 
 def judge_listing(body: bytes, error: UpstreamError | None, *, base_url: str) -> Check:
-    """A server of one's own was asked for its models."""
+    """A self-hosted server was asked for its models."""
     if error is not None:
         return _judge_error(error)
     try:

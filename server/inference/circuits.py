@@ -1,4 +1,4 @@
-"""What is known to fail for the time being: models of a provider, and the token. Both are asked again now and then."""
+"""Remembers failing models and a refused token. Both are probed again after some time."""
 
 import time
 from collections import OrderedDict
@@ -10,14 +10,14 @@ from server.inference.protocol import UpstreamError
 from server.inference.resilience import Clock
 
 THRESHOLD = 5
-"""Failures of a model in a row, after which those that come after it in a chain go first."""
+"""Failures in a row, after which a model goes to the end of its chain."""
 PROBE_PAUSE_S = 10.0
 REFUSED_S = 30.0
 PROBE_PATIENCE_S = 10.0
-"""How long the others wait for what a probe finds out."""
+"""The time that other calls wait for the result of a probe."""
 MAX_ENTRIES = 1000
 MAX_NAME = 64
-"""Characters of a provider's name, which comes from outside."""
+"""Maximum length of a provider's name, which comes from outside."""
 
 _TOKEN_REFUSALS = frozenset({401, 402, 403})
 _UNAUTHORISED = 401
@@ -31,7 +31,7 @@ class _Circuit:
 
 
 class ModelCircuits:
-    """Counts per (provider, model). A model is as good as the provider that last answered for it."""
+    """Counts failures per provider and model. A model counts as served by the provider that last answered for it."""
 
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -39,7 +39,7 @@ class ModelCircuits:
         self._providers: OrderedDict[str, str] = OrderedDict()
 
     def order(self, models: Sequence[str]) -> tuple[str, ...]:
-        """The chain with what is known to fail at its end. When a probe is due the model keeps its place, this once."""
+        """The chain with failing models at its end. A model whose probe is due keeps its place once."""
         if not self._circuits or len(models) < 2:  # noqa: PLR2004 - there is nothing to order
             return tuple(models)
         return tuple(sorted(models, key=self._is_failing))
@@ -50,14 +50,14 @@ class ModelCircuits:
             self._circuits.pop(self._key(model, provider), None)
 
     def fail(self, model: str, provider: str | None, *, is_missing: bool = False) -> None:
-        """The model did not; one that is missing need not be missed more than once."""
+        """The model failed. One failure is enough for a model that does not exist."""
         circuit = self._circuits.setdefault(self._key(model, provider), _Circuit())
         circuit.failures += THRESHOLD if is_missing else 1
         circuit.probe_at = self._clock() + PROBE_PAUSE_S
         _bound(self._circuits)
 
     def _key(self, model: str, provider: str | None) -> tuple[str, str]:
-        """Where nobody says who answered, it is who did the last time; a suffix that pins a provider is in the name."""
+        """Without a name it is the provider of the last answer. A pinned provider is part of the model's name."""
         provider = self._providers.get(model, "") if provider is None else provider[:MAX_NAME]
         self._providers[model] = provider
         _bound(self._providers)
@@ -80,7 +80,7 @@ class _Refusal:
 
 
 class TokenRefusals:
-    """Remembers for `REFUSED_S` that the token was refused; the first call after that finds out for the others.
+    """Remembers for `REFUSED_S` that the token was refused. After that one call probes for all others.
 
     Hugging Face refuses a token altogether (401), but credits and permissions are asked for by model: free ones go on.
     """
@@ -90,7 +90,7 @@ class TokenRefusals:
         self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
 
     def standing(self, model: str) -> UpstreamError | None:
-        """What upstream would say again, if it was asked."""
+        """The refusal that a call would get now; None if it may be made."""
         if not self._refusals:
             return None
         refusal = self._refusals.get(_EVERY_MODEL) or self._refusals.get(model)
@@ -102,7 +102,7 @@ class TokenRefusals:
         return None
 
     def note(self, model: str, error: UpstreamError, provider: str | None) -> None:
-        """Upstream failed; only a refusal of the token counts. A 401 from a provider is no word of Hugging Face."""
+        """Upstream failed. Only a refusal of the token counts, and a 401 from a provider is none by Hugging Face."""
         if error.status not in _TOKEN_REFUSALS:
             return
         is_general = error.status == _UNAUTHORISED and provider is None
@@ -110,7 +110,7 @@ class TokenRefusals:
         _bound(self._refusals)
 
     def clear(self, model: str) -> None:
-        """The token was taken for this model."""
+        """The token was accepted for this model."""
         if self._refusals:
             self._refusals.pop(_EVERY_MODEL, None)
             self._refusals.pop(model, None)

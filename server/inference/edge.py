@@ -17,13 +17,13 @@ from server.inference.protocol import (
 )
 
 EDGE_TIMEOUT_S = 155.0
-"""The platform ends a call without a first byte after 150 s; tries and their pauses are the function's own affair."""
+"""The platform ends a call without a first byte after 150 s. The function makes its own retries and pauses."""
 _MAX_RETRIES = 1
 _NEW_KEY = "sb_"
 
 
 class EdgeFunction(HuggingFace):
-    """Hugging Face, spoken to by way of the function: the same answers, other credentials, one call for all tries."""
+    """Hugging Face through the function: the same answers, other credentials, one call for all tries."""
 
     def __init__(
         self, *, supabase_url: str, key: str, timeout_s: float, connections: int, rate_per_minute: int = 0
@@ -38,7 +38,7 @@ class EdgeFunction(HuggingFace):
         )
 
     async def check(self) -> Check:
-        """See `Upstream.check`: a call without a task shows that the function is there and takes the key."""
+        """See `Upstream.check`: a call without a task shows that the function exists and accepts the key."""
         reply = await self._ask(build_edge_probe(self._base_url), judge=read_edge_refusal)
         error = reply.error
         if error is not None and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
@@ -48,7 +48,7 @@ class EdgeFunction(HuggingFace):
         return self._judge_edge(error)
 
     async def listing(self) -> Listing | None:
-        """The function runs models and lists none."""
+        """None: the function has no list of models."""
         return None
 
     def _judge_edge(self, error: UpstreamError) -> Check:
@@ -59,7 +59,7 @@ class EdgeFunction(HuggingFace):
         return Check(Fault.UNEXPECTED, error.message)
 
     def _credentials(self) -> dict[str, str]:
-        """A new key goes into `apikey` alone, an older one is a token as well."""
+        """A new key goes into `apikey` only; an older key is a bearer token as well."""
         key = self._token or ""
         bearer = {} if key.startswith(_NEW_KEY) else {"Authorization": f"Bearer {key}"}
         return {"apikey": key, **bearer}
@@ -74,7 +74,7 @@ class EdgeFunction(HuggingFace):
 
 
 def _reader_for(call: Call) -> OpenReader:
-    """The function says in a header which model of the chain answered."""
+    """The function names the model of the chain that answered in a header."""
 
     def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
         return reader_for(call, headers.get("x-model") or None, judge=read_edge_refusal)(status, headers)

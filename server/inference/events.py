@@ -1,4 +1,4 @@
-"""What a generation is made of: the call that starts it, the events it yields, and who can run one."""
+"""A generation: the call that starts it, the events that it yields, and the interface that runs it."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from server.model_request import Usage
 
 
 class Task(StrEnum):
-    """Hugging Face's name of what is asked for."""
+    """Hugging Face's name of a task."""
 
     CHAT_COMPLETION = "chat-completion"
     TEXT_GENERATION = "text-generation"
@@ -39,7 +39,7 @@ class Task(StrEnum):
 
 
 class Segment(StrEnum):
-    """Which part of the answer a delta belongs to."""
+    """The part of an answer that a delta belongs to."""
 
     OUTPUT = "output"
     REASONING = "reasoning"
@@ -121,11 +121,11 @@ class Failed:
 
 Event = Started | Delta | FileChunk | Completed | Failed
 """`Completed` is the outcome itself: its `output_data["output"]` equals the joined output deltas. Files are not in it:
-who stores them adds `files`."""
+the code that stores them adds `files`."""
 
 
 class Fault(StrEnum):
-    """What can be wrong with the configured upstream, as `check` finds it."""
+    """The faults of the configured upstream that `check` finds."""
 
     UNREACHABLE = "unreachable"
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a kind of fault, not a token
@@ -148,7 +148,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class LiveProvider:
-    """Who serves a model, as the router says; None for what it does not say. Prices are dollars per million tokens."""
+    """A provider of a model, by the router; None for missing values. Prices are dollars per million tokens."""
 
     provider: str
     status: str | None = None
@@ -159,7 +159,7 @@ class LiveProvider:
 
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """A model that can be asked for now. A server of one's own names no providers."""
+    """A model that is available now. A self-hosted server names no providers."""
 
     id: str
     providers: tuple[LiveProvider, ...] = ()
@@ -167,7 +167,7 @@ class LiveModel:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What upstream listed at `fetched_at`. `is_stale`: it is older than it should be; what is newer is on its way."""
+    """Upstream's list at `fetched_at`. `is_stale`: it is too old, and a newer one is being fetched."""
 
     fetched_at: datetime
     is_stale: bool
@@ -175,11 +175,11 @@ class Listing:
 
 
 class Upstream(Protocol):
-    """Something that can run a generation: Hugging Face, or what stands for it."""
+    """Runs generations: Hugging Face, or a replacement for it."""
 
     @property
     def breaker(self) -> Breaker:
-        """Says how many calls make sense now."""
+        """Limits the number of calls to upstream."""
         ...
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
@@ -190,11 +190,11 @@ class Upstream(Protocol):
         ...
 
     async def check(self) -> Check:
-        """Whether calls can succeed, found out by a call that costs nothing, within 10 s."""
+        """Whether calls can succeed, by a free call, within 10 s."""
         ...
 
     async def listing(self) -> Listing | None:
-        """What upstream lists, remembered for some minutes; None where it lists nothing, or not within 2 s."""
+        """Upstream's list of models, cached for some minutes; None where it has none, or not within 2 s."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Runs generations on Hugging Face, or on any server that speaks its protocol: which try is made when, and of what."""
+"""Runs generations on Hugging Face, or on any server with its protocol: tries, pauses, and the chain of models."""
 
 import asyncio
 import contextlib
@@ -36,16 +36,16 @@ from server.inference.transport import Transport, explain
 from server.limits.rates import RateLimiter
 
 GAP_S = 60.0
-"""Between two chunks of an answer that has begun; the first may take the whole time of a try."""
+"""The longest time between two chunks of an answer; the first may take the whole time of a try."""
 _BURSTS_PER_MINUTE = 10
-"""Whoever may make 60 calls a minute makes up to six at once: the provider's minute need not be ours."""
+"""A pace of 60 calls a minute allows six at once, since the provider's minute may begin at another time."""
 _OTHERS_FIRST = "The server limits how often it calls this model, and others came first."
 
 log = structlog.get_logger(__name__)
 
 
 class _NotCalled(Exception):
-    """There is nothing to call, and `error` is why."""
+    """No call can be made; `error` is the reason."""
 
     def __init__(self, error: UpstreamError, *, blames_upstream: bool) -> None:
         super().__init__(error.message)
@@ -54,7 +54,7 @@ class _NotCalled(Exception):
 
 
 class HuggingFace:
-    """Implements `Upstream`. It connects when it is first used; `timeout_s` is for one try."""
+    """Implements `Upstream`. It connects on its first use; `timeout_s` limits one try."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class HuggingFace:
         self._live_listing = LiveListing(self._ask_for_models)
 
     async def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """See `Upstream.generate`. Nothing is tried again once anything of an answer was yielded."""
+        """See `Upstream.generate`. There is no retry after the first part of an answer was yielded."""
         self._budget.earn()
         deadline = Deadline(timeout_s)
         plan = RetryPlan(
@@ -133,7 +133,7 @@ class HuggingFace:
                 return
 
     async def check(self) -> Check:
-        """See `Upstream.check`. The router is asked for a model that cannot exist, a server for the models it has."""
+        """See `Upstream.check`. The router is asked for an impossible model, another server for its list of models."""
         if is_router(self._base_url):
             reply = await self._ask(build_probe(self._base_url))
             check = judge_probe(reply.error)
@@ -155,7 +155,7 @@ class HuggingFace:
     async def _begin(
         self, call: Call, model: str | None, attempt: Attempt, deadline: Deadline
     ) -> AsyncGenerator[Step, None]:
-        """The steps of a try. Raises `_NotCalled` where there is none to be made."""
+        """The steps of a try. Raises `_NotCalled` if no call can be made."""
         if (refusal := self._refusals.standing(_name_of(call, model))) is not None:
             raise _NotCalled(refusal, blames_upstream=False)
         await self._take_turn(_name_of(call, model), deadline)
@@ -172,7 +172,7 @@ class HuggingFace:
         return attempt.run(wire, read, model=model, timeout_s=timeout_s)
 
     async def _take_turn(self, name: str, deadline: Deadline) -> None:
-        """Space the calls of a model, where that is wanted. Raises `_NotCalled` if its turn is too far away to wait."""
+        """Pace the calls of a model, if configured. Raises `_NotCalled` if the wait would be too long."""
         if self._pace.is_off:
             return
         wait_s = self._pace.put_off(name)
@@ -185,7 +185,7 @@ class HuggingFace:
     async def _prepare(
         self, call: Call, model: str | None, timeout_s: float
     ) -> tuple[str | None, WireRequest, OpenReader]:
-        """The model that is asked, the request, and what reads its answer. Raises `BadModel` and what `find` raises."""
+        """The model, the request, and the reader of its answer. Raises `BadModel` and the errors of `find`."""
         if model is None:
             model = await self._first_model.find(timeout_s=timeout_s)
         return model, build(call, model, base_url=self._base_url), reader_for(call, model, base_url=self._base_url)
@@ -194,20 +194,20 @@ class HuggingFace:
         return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}
 
     def _chain(self, call: Call) -> tuple[str, ...]:
-        """The models to try here, one after the other; empty where upstream chooses."""
+        """The models to try in order; empty where upstream chooses."""
         return self._circuits.order(call.models)
 
     def _succeed(self, call: Call, model: str | None, attempt: Attempt) -> None:
-        """The first good byte of an answer is there."""
+        """Note the success of a call, at its first good byte."""
         self.breaker.succeed()
         self._refusals.clear(_name_of(call, model))
         if model is not None:
             self._circuits.succeed(model, attempt.provider)
 
     def _learn(self, error: UpstreamError, call: Call, model: str | None, attempt: Attempt) -> None:
-        """Remember what a failure says of the model, of the provider and of the token; a stranger's only of the model.
+        """Note a failure of the model, the provider and the token; at a foreign address, of the model only.
 
-        Without upstream's words, which may quote the prompt.
+        Upstream's message is left out, since it may quote the prompt.
         """
         if model is not None and (error.is_transient or error.is_model_missing):
             self._circuits.fail(model, attempt.provider, is_missing=error.is_model_missing)
@@ -216,7 +216,7 @@ class HuggingFace:
         if attempt.is_abroad:
             return
         if not error.is_transient or (error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR):
-            self.breaker.succeed()  # whatever else upstream says is a sign of life
+            self.breaker.succeed()  # any other answer shows that upstream is alive
         else:
             self.breaker.fail(error.message if error.status is None else f"It answers with status {error.status}.")
         self._refusals.note(_name_of(call, model), error, attempt.provider)
@@ -228,7 +228,7 @@ class HuggingFace:
         return await self._ask(build_listing(self._base_url))
 
     def _last_word(self, failure: Failure, outage: Failure | None, *, has_delivered: bool) -> Event:
-        """A model that is gone is the outcome only where none of the chain was away, and may come back."""
+        """A missing model is the outcome only if no other model of the chain is merely unavailable."""
         if failure.error.is_model_missing and outage is not None:
             failure = outage
         error = replace(
@@ -239,17 +239,17 @@ class HuggingFace:
         return replace(failure, error=error).as_event()
 
     def _without_token(self, message: str) -> str:
-        """Upstream may quote what it refused, in a form that no pattern knows."""
+        """Upstream may quote the token, in a form that no pattern recognises."""
         return message.replace(self._token, "[redacted]") if self._token else message
 
 
 def _name_of(call: Call, model: str | None) -> str:
-    """What a refusal of the token is remembered by, where upstream chooses from the chain as well."""
+    """The name under which a refusal of the token is stored, also where upstream chooses from the chain."""
     return model or next(iter(call.models), "")
 
 
 def _log_retry(error: UpstreamError, plan: RetryPlan, *, tried: str | None, pause_s: float) -> None:
-    """Without upstream's words, which may quote the prompt."""
+    """Without upstream's message, which may quote the prompt."""
     log.warning(
         "upstream_retry",
         status=error.status,

@@ -1,4 +1,4 @@
-"""What a provider lists: its models as they are now, and the first of them, which is a server's own default."""
+"""The models that a provider lists now, and the first of them, which is the default of a self-hosted server."""
 
 import asyncio
 import time
@@ -17,9 +17,9 @@ from server.inference.resilience import Clock
 
 FRESH_S = 600.0
 FAILED_S = 30.0
-"""After a listing that could not be had, for so long it is not asked for again."""
+"""The pause after a listing that failed."""
 PATIENCE_S = 2.0
-"""As long as anyone waits for a first listing."""
+"""The longest wait for a first listing."""
 _HAS_NO_LISTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 Ask = Callable[[], Awaitable[Reply]]
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class NoModel(Exception):
-    """Which model there is could not be found out; `error` says why."""
+    """The model of the server is not known; `error` is the reason."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -36,14 +36,14 @@ class NoModel(Exception):
 
 
 class FirstModel:
-    """The first model that a server lists, asked for once by all who want to know it at the same time."""
+    """The first model that a server lists. Simultaneous callers share one request."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._answer: asyncio.Task[str | UpstreamError | None] | None = None
 
     async def find(self, *, timeout_s: float) -> str | None:
-        """None where the server has no list and needs no name. Raises `NoModel`, and `TimeoutError`."""
+        """The first model; None where the server has no list and needs no name. Raises `NoModel` and `TimeoutError`."""
         if self._answer is None:
             self._answer = asyncio.create_task(self._find(), name="upstream-first-model")
         answer = self._answer
@@ -56,7 +56,7 @@ class FirstModel:
         return model
 
     def forget(self) -> None:
-        """The model is gone: ask again when the next call needs one."""
+        """Forget the model, which is gone: the next call asks again."""
         self._answer = None
 
     async def close(self) -> None:
@@ -74,7 +74,7 @@ class FirstModel:
 
 
 class LiveListing:
-    """A listing that is fetched in the background, once for all who ask, and kept while it cannot be had anew."""
+    """A listing that is fetched in the background, once for all callers, and kept while a new one fails."""
 
     def __init__(self, ask: Ask, *, patience_s: float = PATIENCE_S, clock: Clock = time.monotonic) -> None:
         self._ask = ask
@@ -85,7 +85,7 @@ class LiveListing:
         self._fetch: asyncio.Task[None] | None = None
 
     async def get(self) -> Listing | None:
-        """The newest there is; only the first is waited for, and no longer than the patience lasts."""
+        """The newest listing. Only the first one is waited for, for a limited time."""
         if self._fetch is None and self._clock() >= self._due_at:
             self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
         if self._listing is None and self._fetch is not None:

@@ -1,11 +1,11 @@
-"""Which addresses a stranger may send this server to: public ones only, looked at when the connection is made."""
+"""Restricts addresses that upstream names to public ones, checked when the connection is made."""
 
 import ipaddress
 import socket
 from typing import Any
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""Stands for an IPv4 address, in its last four bytes (RFC 6052)."""
+"""Contains an IPv4 address in its last four bytes (RFC 6052)."""
 _LAST_32_BITS = 0xFFFF_FFFF
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
@@ -13,11 +13,11 @@ AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, st
 
 
 class NotPublic(OSError):
-    """The address is of this machine, of a network around it, or of nobody."""
+    """The address belongs to this machine, to a private network, or is unassigned."""
 
 
 def is_public(address: str) -> bool:
-    """Whether anyone on the Internet can have this address. What stands for another address is judged as that one."""
+    """Whether this is an address of the public Internet. An address that embeds another one is judged as that one."""
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         if found in _NAT64:

@@ -20,7 +20,7 @@ class Reply:
 
 
 async def ask(transport: Transport, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
-    """The answer within `QUESTION_S`, up to `MAX_REPLY_BYTES` of it; never raises for a fault of upstream."""
+    """The answer within `QUESTION_S`, about `MAX_REPLY_BYTES` of it at most. A fault of upstream is not raised."""
     body = bytearray()
     unreadable: UpstreamError | None = None
     try:

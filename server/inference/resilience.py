@@ -24,7 +24,7 @@ def pause_before(retry: int, *, retry_after_s: float | None = None, jitter: Jitt
 
 
 class RetryBudget:
-    """Bounds the retries of all calls together, so that an outage is not made worse by asking more often.
+    """Bounds the retries of all calls together, so that retries do not make an outage worse.
 
     Every call earns a tenth of a retry and every second one more, up to `capacity` saved (the shape of Finagle's
     RetryBudget). Calls that find it empty go back to the backlog instead.
@@ -61,7 +61,7 @@ class RetryBudget:
 
 
 class Deadline:
-    """A point in time by the monotonic clock, and what is left until it."""
+    """A point in time by the monotonic clock, and the time until then."""
 
     def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -73,12 +73,12 @@ class Deadline:
         return max(0.0, self._end - self._clock())
 
     def bound(self, seconds: float) -> float:
-        """`seconds`, or what is left if that is less."""
+        """`seconds`, or the time left if that is less."""
         return min(seconds, self.left_s)
 
 
 class RetryPlan:
-    """The tries of one generation: which model is next, after which pause, and when to give up.
+    """The tries of one generation: the next model, the pause before it, and the end.
 
     `models` are tried in order (empty: upstream has its own). `deadline` bounds the time, `max_retries` the number.
     """
@@ -107,11 +107,11 @@ class RetryPlan:
         return self._models[self._position] if self._models else None
 
     def excuses(self, error: UpstreamError) -> bool:
-        """Whether this may be nothing but a connection that was kept open too long: the first one only."""
+        """Whether the cause may be a stale connection: once per generation."""
         return error.is_stale and self._may_be_stale
 
     def pause_after(self, error: UpstreamError) -> float | None:
-        """Seconds to wait before the next try, which may be of the next model; None to give up."""
+        """Seconds to wait before the next try, which may use the next model; None to give up."""
         if self._deadline.left_s <= 0:
             return None
         if error.is_model_missing and self._move_on():
@@ -128,12 +128,12 @@ class RetryPlan:
         self._failures_of_model += 1
         wait_s = error.retry_after_s
         is_long = wait_s is not None and wait_s > MAX_PAUSE_S
-        # Who fails twice, or asks for much patience, is left for the next: it is often one provider's trouble only.
+        # After two failures, or a long Retry-After, the next model is tried: often only one provider has a problem.
         if error.status is not None and (is_long or self._failures_of_model > 1) and self._move_on():
             wait_s, is_long = None, False
         pause_s = pause_before(self.retries, retry_after_s=wait_s, jitter=self._jitter)
         if is_long or pause_s >= self._deadline.left_s or not self._budget.spend():
-            return None  # the backlog is the better place to wait
+            return None  # the request waits in the backlog instead
         return pause_s
 
     def _limit(self, error: UpstreamError) -> int:

@@ -18,16 +18,16 @@ RESOLVE_AND_CONNECT_S = 10.0
 _KEEP_ALIVE_S = 30.0
 _DNS_CACHE_S = 60
 _SPARE_CONNECTIONS = 8
-"""Beside the generations: checks, lists of models, connections that are about to be closed."""
+"""In addition to the generations: checks, lists of models, connections that are about to close."""
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError, TimeoutError)
-"""All that a fault of upstream or of the network can raise."""
+"""All errors of upstream and of the network."""
 
 
 class Transport:
-    """Sends requests: with the credentials to the provider itself, without any to addresses that its answers name.
+    """Sends requests: with credentials to the provider itself, without credentials to addresses that its answers name.
 
-    Those must be public, or on the provider's own host, as a server of one's own may well be in a private network.
+    Those must be public or on the provider's own host: a self-hosted server may be in a private network.
     """
 
     def __init__(self, base_url: str, *, credentials: Mapping[str, str], connections: int) -> None:
@@ -40,9 +40,9 @@ class Transport:
         self._public_session: aiohttp.ClientSession | None = None
 
     def send(self, wire: WireRequest, *, timeout_s: float) -> "_Exchange":
-        """The answer within `timeout_s`, its body included, as an async context; left early, its connection is gone.
+        """The answer within `timeout_s`, including its body, as an async context. An early exit aborts the connection.
 
-        Raises `TRANSPORT_ERRORS`, and `InputFault` where the input could not be read.
+        Raises `TRANSPORT_ERRORS`, and `InputFault` if the input could not be read.
         """
         session, headers = self._address(wire)
         return _Exchange(session, wire, headers, timeout=_create_timeout(timeout_s))
@@ -54,7 +54,7 @@ class Transport:
                 await session.close()
 
     def _address(self, wire: WireRequest) -> tuple[aiohttp.ClientSession, Mapping[str, str]]:
-        """Which connections the request may use, and its headers. Raises `NotPublic` for what is no web address."""
+        """The session for a request, and its headers. Raises `NotPublic` for an invalid web address."""
         is_at_home = wire.url.startswith(self._home) and not wire.is_foreign
         headers = {**wire.headers, **self._credentials} if is_at_home else wire.headers
         if is_at_home or _host_of(wire.url) == self._host:
@@ -67,7 +67,7 @@ class Transport:
 
 
 class _Exchange:
-    """A class, as it takes a quarter of the time of a generator made into a context."""
+    """A class: it takes a quarter of the time of a `contextmanager`."""
 
     __slots__ = ("_body", "_request", "_response")
 
@@ -92,7 +92,7 @@ class _Exchange:
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
             self._response = await self._request.__aenter__()
-        except UnicodeError as error:  # how getaddrinfo refuses a label that is empty or too long
+        except UnicodeError as error:  # getaddrinfo raises it for an empty or too long label
             raise aiohttp.InvalidURL("the host is no name") from error
         except TRANSPORT_ERRORS:
             self._blame_input()
@@ -123,7 +123,7 @@ def _host_of(url: str) -> str | None:
 
 
 def _body_of(wire: WireRequest) -> bytes | PartsBody | None:
-    """A large body in memory is sent in slices as well: nothing else could stop it half-way."""
+    """A large body in memory is sent in slices as well, so that it can be stopped half-way."""
     if isinstance(wire.body, tuple):
         return PartsBody(wire.body)
     if wire.body is not None and len(wire.body) > SLICE_BYTES:
@@ -152,20 +152,20 @@ def _create_session(
 
 
 def _create_timeout(total_s: float) -> aiohttp.ClientTimeout:
-    """At most `total_s`, body included; aiohttp would round it up to whole seconds, and take 0 for no limit."""
+    """At most `total_s`, body included. aiohttp would round up to whole seconds and read 0 as no limit."""
     return aiohttp.ClientTimeout(
         total=max(total_s, 0.001), connect=RESOLVE_AND_CONNECT_S, sock_connect=CONNECT_S, ceil_threshold=float("inf")
     )
 
 
 def _hang_up(response: aiohttp.ClientResponse) -> None:
-    """Abort what was not read to its end; after that end the connection is no longer the response's."""
+    """Abort a response that was not read to its end; after its end it has no connection."""
     if response.connection is not None and response.connection.transport is not None:
         response.connection.transport.abort()
 
 
 def explain(error: BaseException, *, timeout_s: float, awaited: str = "answer") -> UpstreamError:
-    """The meaning of one of `TRANSPORT_ERRORS`; a timeout says what it `awaited` for how long."""
+    """The error of upstream for one of `TRANSPORT_ERRORS`; a timeout names what it `awaited`, and for how long."""
     match error:
         case NotPublic() | aiohttp.ClientConnectorError(os_error=NotPublic()) | aiohttp.InvalidURL():
             return UpstreamError("The model provider left its answer at an address that is not public.")

@@ -1,4 +1,4 @@
-"""How the models of the test double behave: at once, slowly, in a long stream, or not at all."""
+"""The behaviour of the test double's models: fast, slow, with a long stream, or failing."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ class Offline:
                 await self._sleep(script.pause_s)
 
     def _is_first_call(self, prompt: str) -> bool:
-        """True every other time for a prompt: the model is loading when first asked, and answers when asked again."""
+        """True at every other call with a prompt: the model is loading at the first call and answers the second."""
         if prompt in self._loading:
             self._loading.remove(prompt)
             return False
@@ -96,14 +96,14 @@ class Offline:
         return Check(None, "The offline test double is always there. It is not AI.")
 
     async def listing(self) -> None:
-        """There is nobody who would list anything."""
+        """None: the double has no list of models."""
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Nothing to close."""
 
 
 def _prompt_of(call: Call) -> str:
-    """What is quoted, or what stands for the input of a task that has none."""
+    """The quoted text, or a replacement for a task without text."""
     if "prompt" in call.input_data:
         return str(call.input_data["prompt"])
     if "messages" not in call.input_data:
@@ -115,7 +115,7 @@ def _prompt_of(call: Call) -> str:
 
 
 def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Event]:
-    """The words of an answer that quotes the prompt, or the tool that it must call, and how it ends."""
+    """The words of an answer that quotes the prompt, or the forced tool call, and the finish reason."""
     wanted = _wanted_tool(call)
     words = [] if wanted is not None else _words(call, prompt, script)
     limit = call.parameters.get("max_tokens") or call.parameters.get("max_new_tokens")
@@ -155,7 +155,7 @@ def _wanted_tool(call: Call) -> str | None:
 
 
 def _result(call: Call, model: str, script: _Script) -> Iterator[Event]:
-    """The whole answer to a task beside text; cut off, there is nothing of it to keep."""
+    """The complete answer to a task other than text; a truncated one has no partial result."""
     if script.is_cut:
         yield Failed(Code.MODEL_ERROR, "The answer was cut off before its end.", model=model)
         return

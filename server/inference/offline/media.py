@@ -1,4 +1,4 @@
-"""Real files with next to nothing in them: a striped image, a tone."""
+"""Small valid files: a striped image, a tone."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ _RATE = 8000
 
 
 def make_png(text: str, *, width: int = 256, height: int = 256) -> bytes:
-    """An image of two colours that follow from `text`; its comment says where it comes from."""
+    """An image of two colours derived from `text`, with its origin in a comment."""
     colours = hashlib.sha256(text.encode()).digest()[:6]
     stripe = b"\0" + (b"\xf0" * (-(-width // 8)))
     return b"".join(
@@ -29,7 +29,7 @@ def make_png(text: str, *, width: int = 256, height: int = 256) -> bytes:
 
 
 def make_mask(*, width: int = 64, height: int = 64) -> bytes:
-    """An image that is white all over."""
+    """A white image."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     rows = (b"\0" + b"\xff" * (-(-width // 8))) * height
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
@@ -40,7 +40,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def make_wav(text: str) -> bytes:
-    """A tone whose height follows from `text`, a quarter of a second for each word, up to ten seconds."""
+    """A tone with a pitch derived from `text`, a quarter of a second per word, up to ten seconds."""
     seconds = min(10.0, max(1, len(text.split())) / 4)
     pitch = 220 + hashlib.sha256(text.encode()).digest()[0]
     period = bytes(int(128 + 60 * math.sin(2 * math.pi * pitch * at / _RATE)) for at in range(_RATE))

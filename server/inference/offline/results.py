@@ -1,4 +1,4 @@
-"""What the test double answers to each task: a valid form, whose values follow from the input and mean nothing."""
+"""The test double's answer to each task: a valid form with meaningless values derived from the input."""
 
 import hashlib
 import math
@@ -13,17 +13,17 @@ from server.model_request import Usage
 
 INTRODUCTION = "Offline model, not AI:"
 DIMENSIONS = 384
-"""Of a vector, unless others are asked for: those of the smallest models in use."""
+"""Dimensions of a vector by default: those of the smallest common models."""
 _MAX_QUOTE = 2000
 _MAX_WORDS = 64
-"""Of a text, that its vector follows from."""
+"""Words of a text that its vector is derived from."""
 _WORD = re.compile(r"\w+")
 _MASK = re.compile(r"\[MASK\]|<mask>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A whole answer; files as (content type, bytes)."""
+    """A complete answer; files as (content type, bytes)."""
 
     data: Mapping[str, Any]
     usage: Usage = Usage()  # noqa: RUF009 - frozen
@@ -31,7 +31,7 @@ class Made:
 
 
 def make_result(call: Call) -> Made:
-    """The answer to a call of any task but the generation of text."""
+    """The answer to a call of any task other than text."""
     return _MAKERS[call.task](call)
 
 
@@ -137,7 +137,7 @@ def _table_answer(call: Call) -> Made:
 
 
 def _vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
-    """Of length 1; texts with words in common are near each other, as they are with a real model."""
+    """A vector of length 1. Texts with common words are near each other, as with a real model."""
     vector = [0.0] * dimensions
     for word in _WORD.findall(text.lower())[:_MAX_WORDS] or [text]:
         digest = hashlib.shake_128(word.encode()).digest(dimensions)

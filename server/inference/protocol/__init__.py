@@ -1,7 +1,7 @@
-"""The wire protocol of Hugging Face and of servers that speak it too: bytes in, events out, no I/O.
+"""The wire protocol of Hugging Face and compatible servers: bytes in, events out, no I/O.
 
-`build` makes the request of a call; what `reader_for` chooses reads the answer to it, whatever shape it has. All of it
-is pure, so every recorded answer is tested without a network.
+`build` makes the request of a call, `reader_for` the reader of its answer. Both are pure, so every recorded answer is
+tested without a network.
 """
 
 from server.inference.protocol.calls import (

@@ -1,4 +1,4 @@
-"""Calls as they go over the wire: which URL, which body. The token is not part of them."""
+"""Calls as HTTP requests, without the token."""
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of
@@ -14,9 +14,9 @@ NO_SUCH_MODEL = "ai-sdk-server/no-such-model"
 
 
 def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:
-    """The request that asks `model` (None: the only one that the server has); text is asked for as a stream.
+    """The request for `model` (None: the only one of the server). Text is requested as a stream.
 
-    Raises `BadModel` for a model id that the router could not have, and for what nobody serves.
+    Raises `BadModel` for an impossible model id, and for a task that no provider serves.
     """
     match call.task:
         case Task.CHAT_COMPLETION:
@@ -36,11 +36,11 @@ def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:
 
 
 def build_listing(base_url: str) -> WireRequest:
-    """Asks a server which models it has."""
+    """The request for a server's list of models."""
     return WireRequest("GET", f"{api_root(base_url)}/models", {"Accept": "application/json"})
 
 
 def build_probe(base_url: str) -> WireRequest:
-    """A chat with a model that cannot exist: the router looks at token and credits first, and nothing is generated."""
+    """A chat with an impossible model: the router checks token and credits first, and nothing is generated."""
     body = {"model": NO_SUCH_MODEL, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
     return post_text(f"{api_root(base_url)}/chat/completions", body)

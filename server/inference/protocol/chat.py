@@ -35,7 +35,7 @@ def build_chat(call: Call, model: str | None, base_url: str) -> WireRequest:
 
 
 def build_generation(call: Call, model: str | None, base_url: str) -> WireRequest:
-    """Raw generation has no automatic routing: a provider is named in the path, or it is hf-inference."""
+    """Raw generation has no automatic routing: the path names the provider, or else it is hf-inference."""
     if not is_router(base_url):
         return post_text(f"{api_root(base_url)}/completions", _completion_body(call, model))
     if model is None:
@@ -69,7 +69,7 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
 
 
 def with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with its stored images in place; an address goes to the provider as it is."""
+    """The message with its stored images as `data:` URLs; an address stays as it is."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -84,7 +84,7 @@ def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
+    """Parameters with their JSON schemas as objects: they are stored as text, which keeps the order of keys."""
     parameters = dict(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
@@ -103,13 +103,13 @@ def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
-    """The shape of OpenAI's completions, with the two sampling parameters that vLLM and featherless-ai add to it."""
+    """The shape of OpenAI's completions, with two sampling parameters of vLLM and featherless-ai."""
     body = {**named(model), "prompt": call.input_data["prompt"]}
     if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
         body["max_tokens"] = max_tokens
     body |= _picked(call, _COMPLETION_PARAMETERS)
     if call.parameters.get("do_sample") is False:
-        body["temperature"] = 0  # there is no do_sample here; this is how it is said
+        body["temperature"] = 0  # the equivalent of do_sample
     if call.parameters.get("return_full_text"):
         body["echo"] = True
     return body | {"stream": True, "stream_options": {"include_usage": True}}
@@ -119,6 +119,6 @@ def _tgi_body(call: Call) -> dict[str, Any]:
     parameters = _picked(call, _TGI_PARAMETERS)
     if isinstance(parameters.get("stop"), str):
         parameters["stop"] = [parameters["stop"]]
-    # Said always: on this route the default is to repeat the prompt (TGI router/src/lib.rs, compat_generate).
+    # Always sent: this route repeats the prompt by default (TGI router/src/lib.rs, compat_generate).
     parameters["return_full_text"] = bool(call.parameters.get("return_full_text"))
     return {"inputs": call.input_data["prompt"], "parameters": parameters, "stream": True}

@@ -1,4 +1,4 @@
-"""The models that a server says it has."""
+"""The list of a server's models."""
 
 from typing import Any
 
@@ -25,5 +25,5 @@ def read_entries(body: bytes) -> list[Any]:
 
 
 def name_of(entry: Any) -> Any:
-    """What stands where the id should: of a stranger's document, so not always a string."""
+    """The value at the place of the id, which may be no string."""
     return (entry.get("id") or entry.get("name")) if isinstance(entry, dict) else entry

@@ -1,4 +1,4 @@
-"""The models that are listed live, with their providers: the router's `GET /v1/models`, or that of any server. Pure."""
+"""The live list of models with their providers: `GET /v1/models` of the router or of another server. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ MAX_MODELS = 5000
 MAX_PROVIDERS = 32
 MAX_NAME = 200
 MAX_PRICE = 1e6
-"""Dollars for a million tokens."""
+"""Dollars per million tokens."""
 _PRICES = ("input", "output")
 
 
 def read_live_models(body: bytes) -> tuple[LiveModel, ...]:
-    """The shapes of `read_models`, with what the router adds to them. Raises `Unintelligible` for anything else."""
+    """The shapes of `read_models`, with the router's additions. Raises `Unintelligible` for anything else."""
     models = map(_model, read_entries(body)[:MAX_MODELS])
     return tuple(model for model in models if model is not None)
 
@@ -52,7 +52,7 @@ def _pricing(found: Any) -> Mapping[str, float] | None:
 
 
 def _is_price(value: Any) -> bool:
-    """NaN is none, nor is an integer that JSON could not be written with."""
+    """False for NaN and for integers that JSON cannot represent."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_PRICE
 
 

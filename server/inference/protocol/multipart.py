@@ -11,7 +11,7 @@ from server.inference.protocol.wire import Attachment, WireRequest
 
 
 def build_form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> WireRequest:
-    """The file goes last; its name has the ending of its type, which the server reads the format from."""
+    """A form with the file as its last part. Servers read the format from the extension of the file's name."""
     texts = {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
     boundary = "part-" + hashlib.sha256(orjson.dumps([*texts.items()])).hexdigest()[:32]
     head = "".join(_part(boundary, f'name="{name}"', text + "\r\n") for name, text in texts.items())

@@ -1,4 +1,4 @@
-"""Chooses what reads the answer to a call: by its task, and by whom it went to."""
+"""Chooses the reader of an answer, by task and provider."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 
 
 def reader_for(call: Call, model: str | None, *, judge: Judge = read_refusal, base_url: str = ROUTER_URL) -> OpenReader:
-    """What makes the reader of the answer to `build` of the same call, once its status and headers are there."""
+    """Opens the reader of the answer to the request that `build` made for the same call."""
     if call.task not in _TEXT_TASKS:
         exchange = Exchange(call, model, base_url, judge)
         provider = _provider(model, base_url)
@@ -29,7 +29,7 @@ def reader_for(call: Call, model: str | None, *, judge: Judge = read_refusal, ba
 
 
 def _provider(model: str | None, base_url: str) -> str:
-    """Who is asked behind the router. An id that it could not have was refused when the call was built."""
+    """The provider behind the router. `build` has refused impossible ids already."""
     try:
         return provider_of(model)[1] if model is not None and is_router(base_url) else HF_INFERENCE
     except BadModel:
