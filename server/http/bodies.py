@@ -85,10 +85,15 @@ def _require_plain_json(request: web.Request) -> None:
         raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def say_continue(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`, if the client sent it."""
     if hdrs.EXPECT in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # not yet the response
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    await say_continue(request)
     body = bytearray()
     try:
         if request.content.is_eof():  # it arrived with its headers

@@ -12,16 +12,10 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from server.auth.tokens import bearer_token
-from server.errors import (
-    BadSyntax,
-    Problem,
-    RateLimited,
-    ServerFault,
-    Unauthenticated,
-    Unavailable,
-)
+from server.errors import BadSyntax, Problem, RateLimited, ServerFault, Unauthenticated, Unavailable
 from server.http import keys
 from server.http.error_responses import database_problem, http_response, problem_response
+from server.http.response_headers import REQUEST_ID
 from server.lifecycle import Phase
 from server.limits.rates import client_address
 from server.storage.database import DatabaseAway
@@ -30,7 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Any])
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
@@ -66,8 +60,8 @@ def limited_by_address(handler: AnyHandler) -> AnyHandler:
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and log one line about it: no query string, no headers, no body."""
-    given = request.headers.get("X-Request-Id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
+    given = request.headers.get(REQUEST_ID, "")
+    request_id = given if _SAFE_ID.fullmatch(given) else token_hex(8)
     request[keys.REQUEST_ID] = request_id
     started = time.perf_counter()
     status = 499

@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
 from server.files.uploads import too_large
+from server.http.bodies import say_continue
 
 GAP_S = 30.0
 """The longest time between two pieces of a body. The total time is not limited."""
@@ -43,17 +44,11 @@ async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
     size = request.content_length
     if size is not None and size > max_bytes + (_FORM_BYTES if is_form else 0):
         raise too_large(max_bytes)
-    await _say_continue(request)
+    await say_continue(request)
     if is_form:
         part, reader = await _open_form(request)
         return IncomingFile(_declared_type(part.headers), size, _read_form(part, reader))
     return IncomingFile(declared, size, _read(request))
-
-
-async def _say_continue(request: web.Request) -> None:
-    if hdrs.EXPECT in request.headers:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # not yet the response
 
 
 def _declared_type(headers: Mapping[str, str]) -> str:

@@ -4,22 +4,15 @@
 tested without a network.
 """
 
-from server.inference.protocol.calls import (
-    BadModel,
-    FilePart,
-    WireRequest,
-    build,
-    build_listing,
-    build_probe,
-    is_router,
-)
+from server.inference.protocol.addresses import is_router
+from server.inference.protocol.calls import build, build_listing, build_probe, reader_for
 from server.inference.protocol.edge import build_edge_call, build_edge_probe, read_edge_refusal
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_success, read_refusal
 from server.inference.protocol.listing import read_models
-from server.inference.protocol.readers import reader_for
 from server.inference.protocol.text_response_reader import BROKEN_OFF, Judge, TextResponseReader
 from server.inference.protocol.texts import Unintelligible, to_words
+from server.inference.protocol.wire import BadModel, FilePart, WireRequest
 
 __all__ = [
     "BROKEN_OFF",

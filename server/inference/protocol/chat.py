@@ -9,15 +9,7 @@ import orjson
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
 from server.inference.protocol.providers import PROVIDERS
-from server.inference.protocol.wire import (
-    BadModel,
-    WireRequest,
-    as_data_url,
-    attachment_of,
-    encode,
-    named,
-    unknown_way,
-)
+from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, named, unknown_way
 
 _HEADERS = {
     "Content-Type": "application/json",

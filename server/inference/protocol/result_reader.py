@@ -9,9 +9,8 @@ from typing import Any
 from server.inference.events import Call, Delta, FileChunk, Started, Task
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
-from server.inference.protocol.inline import DETECTED_BYTES, MAX_CHUNK_BYTES, detect, media_type_of
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
-from server.inference.protocol.media import find_files
+from server.inference.protocol.media import DETECTED_BYTES, MAX_CHUNK_BYTES, detect, find_files, media_type_of
 from server.inference.protocol.results import Result, read_result
 from server.inference.protocol.text_response_reader import (
     BLANK,

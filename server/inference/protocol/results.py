@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from server.inference.events import Call, Task
-from server.inference.protocol.inline import InlineFile, read_base64
+from server.inference.protocol.media import InlineFile, read_base64
 from server.inference.protocol.texts import Unintelligible
 from server.inference.protocol.vectors import read_scores, read_vectors
 

@@ -1,16 +1,40 @@
-"""DeepInfra: OpenAI's shapes, below `/v1/openai`."""
+"""DeepInfra: OpenAI's shapes, below `/v1/openai`. Transcriptions are sent as a form (RFC 7578)."""
+
+import hashlib
+import mimetypes
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
 
 from server.inference.events import Call, Task
-from server.inference.protocol.multipart import build_form
 from server.inference.protocol.pipelines import file_of
 from server.inference.protocol.providers.provider import Provider, openai_call, parameters
-from server.inference.protocol.wire import WireRequest, attachment_of
+from server.inference.protocol.wire import Attachment, WireRequest, attachment_of
 
 
 def _transcription(call: Call, native_id: str, url: str) -> WireRequest:
-    attachment = attachment_of(call, file_of(call))
     fields = {**parameters(call), "model": native_id}
-    return build_form(f"{url}/v1/openai/audio/transcriptions", attachment, fields)
+    return _form(f"{url}/v1/openai/audio/transcriptions", attachment_of(call, file_of(call)), fields)
+
+
+def _form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> WireRequest:
+    """A form with the file as its last part. Servers read the format from the extension of the file's name."""
+    texts = {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
+    boundary = "part-" + hashlib.sha256(orjson.dumps([*texts.items()])).hexdigest()[:32]
+    head = "".join(_part(boundary, f'name="{name}"', text + "\r\n") for name, text in texts.items())
+    ending = mimetypes.guess_extension(attachment.content_type) or ".wav"
+    disposition = f'name="file"; filename="audio{ending}"'
+    head += _part(boundary, disposition, "", content_type=attachment.content_type)
+    raw = attachment.raw()
+    parts = (raw,) if isinstance(raw, bytes) else raw
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Accept": "application/json"}
+    return WireRequest("POST", url, headers, (head.encode(), *parts, f"\r\n--{boundary}--\r\n".encode()))
+
+
+def _part(boundary: str, disposition: str, text: str, *, content_type: str | None = None) -> str:
+    kind = "" if content_type is None else f"Content-Type: {content_type}\r\n"
+    return f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n{text}"
 
 
 PROVIDER = Provider(

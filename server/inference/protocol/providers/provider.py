@@ -16,10 +16,6 @@ Build = Callable[[Call, str, str], WireRequest]
 """Makes the request for a call, from the provider's id of the model and the provider's URL behind the router."""
 
 
-def _no_adapter(_native_id: str, _adapter_url: str) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """How a provider is called and what its answers look like. `name` is the suffix of a model's id."""
@@ -35,7 +31,7 @@ class Provider:
     """Fields of an answer that hold its files."""
     file_fields: tuple[str, ...] = ()
     """Fields of a holder's entry that hold one file: an address or base64."""
-    adapt: Callable[[str, str], dict[str, Any]] = _no_adapter
+    adapt: Callable[[str, str], dict[str, Any]] = lambda *_: {}
     """From a model id and the address of weights (LoRA): the parameters that apply these weights to that model."""
 
 
