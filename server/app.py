@@ -16,6 +16,7 @@ from server.files.uploads import MIB, Uploads
 from server.http import keys
 from server.http.large_responses import send_large
 from server.http.middlewares import MIDDLEWARES
+from server.http.response_headers import add_headers
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
@@ -97,6 +98,7 @@ def create_app(
         listening=listening_database(settings, database),
     )
     app = web.Application(middlewares=(*MIDDLEWARES, send_large))
+    app.on_response_prepare.append(add_headers)
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog
     app[keys.UPSTREAM] = upstream

@@ -22,15 +22,15 @@
     CannotStart              the server cannot start; the text is for its operator
     CheckFailed              `doctor` found a fault; the text is for the operator
 
-`error` (the title) is fixed for each class. `detail` is written for the caller. Only the middleware in
-`http/middlewares.py` turns a `Problem` into a response.
+`error` (the title) is fixed for each class. `detail` is written for the caller. Only `http/error_responses.py` turns a
+`Problem` into a response.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Code(StrEnum):
@@ -56,7 +56,7 @@ class FieldError:
 class Problem(Exception):
     """An error with an HTTP status, a code and a text for the caller."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
     code: ClassVar[Code] = Code.SERVER_ERROR
     title: ClassVar[str] = "Internal server error"
 
@@ -67,6 +67,15 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """A problem in the form of one API: its status, JSON body and headers."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
 
 
 class _Delayed(Problem):

@@ -1,4 +1,7 @@
-"""The text of a generation as it grows: segments in the order in which they came, cut anywhere by code points. Pure."""
+"""The text of a generation as it grows, and the events that report it to readers. Pure.
+
+A transcript is a sequence of segments in the order of their arrival. A reader may stop and resume at any code point.
+"""
 
 import itertools
 from bisect import bisect_left, bisect_right
@@ -7,17 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from server.inference.events import Delta, Segment
+from server.model_request import RequestId, Status
 
 Shape = list[list[Any]]
-"""Which segment comes after which: `[segment, code points]`, for a tool call its number as well."""
+"""The order of the segments: `[segment, code points]`, for a tool call followed by its number."""
 
 _KEPT_AS = {Segment.OUTPUT: "output", Segment.REASONING: "reasoning"}
 
 
 class Position(NamedTuple):
-    """How much of a transcript a reader has: code points, and the last run of which it has seen anything.
+    """How much of a transcript a reader has: code points, and the index of the last run that it has seen.
 
-    The run matters where a tool call without arguments takes no room.
+    The run is needed because a tool call without arguments has no code points.
     """
 
     offset: int
@@ -28,7 +32,7 @@ START = Position(0, -1)
 
 
 class Part(NamedTuple):
-    """A piece of one segment. `end` is where a reader of it stands."""
+    """A piece of one segment. `end` is the position after it."""
 
     segment: Segment
     number: int
@@ -37,9 +41,33 @@ class Part(NamedTuple):
     end: Position
 
 
+class StatusChange(NamedTuple):
+    """The request is in another state, or another instance has claimed it."""
+
+    request_id: RequestId
+    status: Status
+
+
+class Reset(NamedTuple):
+    """The text sent so far is void; the text that follows replaces it."""
+
+    request_id: RequestId
+
+
+class Final(NamedTuple):
+    """The request has ended; `body` is its public object as JSON, which all readers share."""
+
+    status: Status
+    body: bytes
+
+
+EventValue = Part | StatusChange | Reset | Final
+"""The content of an event of a stream. A `Part` is new text."""
+
+
 @dataclass(slots=True)
 class _Run:
-    """Deltas of one segment that came one after the other; `ends` are the positions after each of its `pieces`."""
+    """Consecutive deltas of one segment; `ends` are the positions after each of its `pieces`."""
 
     segment: Segment
     number: int
@@ -53,9 +81,9 @@ class _Run:
         return self.ends[-1] if self.ends else self.start
 
     def take(self, offset: int, limit: int) -> str:
-        """Up to `limit` code points from a position of the transcript on, which is not its end.
+        """Up to `limit` code points from `offset` on, which is before the end of the transcript.
 
-        No more than that is joined: a reader that is stuck must not hold a copy of the rest.
+        No more than that is joined, so that a blocked reader holds no copy of the rest.
         """
         index = bisect_right(self.ends, offset)
         skip = offset - (self.ends[index - 1] if index else self.start)
@@ -67,9 +95,9 @@ class _Run:
 
 
 class Transcript:
-    """Grows at its end only, so a position in it means the same for ever.
+    """Append-only, so that a position stays valid.
 
-    Readers look whenever they like and are called when there is more: none is waited for, none is copied for.
+    Readers read at their own speed and are called after each append. No reader is waited for.
     """
 
     __slots__ = ("_runs", "is_complete", "is_kept", "length", "model", "readers")
@@ -78,15 +106,15 @@ class Transcript:
         self._runs: list[_Run] = []
         self.length = 0
         self.is_complete = False
-        """Whether nothing will be appended any more."""
+        """Whether the last delta was appended."""
         self.is_kept = False
-        """Whether it was stored, too: what an ended run leaves behind may be less than what its readers got."""
+        """Whether it was stored as well. An ended run may store less than its readers received."""
         self.model: str | None = None
-        """Which model is answering, once it does."""
+        """The model that is answering; None until it is known."""
         self.readers: set[Callable[[], None]] = set()
 
     def append(self, delta: Delta) -> None:
-        """Take a delta, and tell the readers."""
+        """Append a delta and call the readers."""
         run = self._runs[-1] if self._runs else None
         if run is None or run.segment is not delta.segment or run.number != delta.number:
             run = _Run(delta.segment, delta.number, delta.name or self._name_of(delta), self.length)
@@ -95,20 +123,20 @@ class Transcript:
             self.length += len(delta.text)
             run.pieces.append(delta.text)
             run.ends.append(self.length)
-        for tell in self.readers:
-            tell()
+        for wake in self.readers:
+            wake()
 
     @property
     def end(self) -> "Position":
-        """Where a reader stands who has everything."""
+        """The position of a reader that has everything."""
         return Position(self.length, len(self._runs) - 1)
 
     def at(self, offset: int) -> "Position":
-        """Where a reader stands who has everything up to `offset`."""
+        """The position of a reader that has everything up to `offset`."""
         return Position(offset, bisect_left(self._runs, offset, key=lambda run: run.start) - 1)
 
     def since(self, position: "Position", *, limit: int) -> Iterator[Part]:
-        """What comes after `position`, in parts of at most `limit` code points."""
+        """The text after `position`, in parts of at most `limit` code points."""
         for index in range(max(position.run, 0), len(self._runs)):
             run = self._runs[index]
             begin = max(position.offset, run.start)
@@ -124,11 +152,11 @@ class Transcript:
         return "".join(piece for run in self._runs if run.segment is segment for piece in run.pieces)
 
     def has(self, segment: Segment) -> bool:
-        """Whether anything of a segment came."""
+        """Whether any delta of this segment was appended."""
         return any(run.segment is segment for run in self._runs)
 
     def partial(self) -> dict[str, Any] | None:
-        """`output_data` of a generation that did not end well; None where there is no text."""
+        """`output_data` of a generation that failed or was cancelled; None where there is no text."""
         if not self._runs:
             return None
         data: dict[str, Any] = {"output": self.text_of(Segment.OUTPUT), "partial": True}
@@ -139,7 +167,7 @@ class Transcript:
         return data
 
     def shape(self) -> Shape | None:
-        """What has to be kept beside `output_data` to rebuild this; None for the usual order, which most have."""
+        """The order of the segments, stored with `output_data`; None for the usual order, which most have."""
         order = [(_RANK[run.segment], run.number) for run in self._runs]
         if all(earlier < later for earlier, later in itertools.pairwise(order)):
             return None
@@ -150,9 +178,9 @@ class Transcript:
 
     @classmethod
     def rebuild(cls, output_data: Any, shape: Shape | None = None) -> "Transcript":
-        """The transcript that ended as this `output_data`. A shape that does not fit it is not followed further.
+        """The transcript of a stored `output_data`. Entries of a shape that do not fit it are ignored.
 
-        What other programs stored in their own way (rows are older than this server) has the text that can be found.
+        Rows may be older than this server: of data in another form the result has the text that was found.
         """
         transcript = cls()
         texts = _texts_of(output_data)
@@ -170,7 +198,7 @@ class Transcript:
         return transcript
 
     def _name_of(self, delta: Delta) -> str:
-        """The name of a tool call that another segment came between."""
+        """The name of a tool call that another segment interrupted."""
         return next((run.name for run in self._runs if run.segment is delta.segment and run.number == delta.number), "")
 
     def _tool_calls(self) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from server.errors import (
     Unavailable,
 )
 from server.files.collector import FileCollector
-from server.files.sniffing import HEAD_BYTES, judge
+from server.files.sniffing import judge
 from server.files.stored import NO_UPLOAD
+from server.inference.protocol.file_types import HEAD_BYTES
 from server.model_request import UserId, mint_id
 from server.storage.objects import ObjectKey, Objects, key_of
 from server.storage.reader import PooledQueries

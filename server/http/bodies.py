@@ -1,4 +1,4 @@
-"""JSON in: a body is read within limits of time and size, and refused with a clear error if anything is off."""
+"""Reads JSON bodies, within limits of time, size, depth and values."""
 
 import asyncio
 import re
@@ -17,9 +17,9 @@ from server.schemas import MAX_BODY_BYTES
 BODY_TIMEOUT_S = 15.0
 MAX_DEPTH = 32
 MAX_MEMBERS = 10_000
-"""Members of all objects and arrays together: what one body may cost the event loop."""
+"""Members of all objects and arrays together; they bound the time that a body takes on the event loop."""
 MAX_NUMBER = 2**63
-"""orjson reads larger integers as floats, silently: a number beyond this could not be kept as it was sent."""
+"""orjson reads larger integers as floats without an error, which would change the number."""
 _MAX_PATH = 200
 
 Body = TypeVar("Body", bytes, bytearray)
@@ -46,8 +46,8 @@ async def read_json(request: web.Request, *, max_bytes: int, room: MemoryBudget,
 async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
     """The idempotency key and the JSON body of a create.
 
-    Shows what is left of the rate, and refuses before the body is read what would be refused later, unless it may be a
-    retry. Raises as `read_json` does, and `Unavailable`.
+    The response shows what is left of the rate. A create that cannot be admitted is refused before its body is read,
+    unless it may be a retry. Raises as `read_json` does, and `Unavailable`.
     """
     user_id = request[keys.PRINCIPAL].user_id
     request[keys.RATE_LIMIT] = request.app[keys.CREATE_LIMITER].peek(str(user_id))
@@ -77,7 +77,7 @@ def _require_plain_json(request: web.Request) -> None:
         raise UnsupportedMedia("Send the body without Content-Encoding.")
     try:
         media, charset = request.content_type.lower(), request.charset
-    except ValueError:  # the header parser of the standard library chokes on some encoded parameters
+    except ValueError:  # the header parser of the standard library fails at some encoded parameters
         media, charset = "application/json", "unreadable"
     if not _JSON_MEDIA.fullmatch(media) or hdrs.CONTENT_TYPE not in request.headers:
         raise UnsupportedMedia("Send JSON, with the header 'Content-Type: application/json'.")
@@ -85,13 +85,18 @@ def _require_plain_json(request: web.Request) -> None:
         raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def say_continue(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`, if the client sent it."""
     if hdrs.EXPECT in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # not yet the response
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    await say_continue(request)
     body = bytearray()
     try:
-        if request.content.is_eof():  # it came with its headers: nothing to wait for
+        if request.content.is_eof():  # it arrived with its headers
             return _bounded(request.content.read_nowait(), max_bytes)
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
@@ -115,7 +120,7 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 
 
 def _require_storable(data: Any) -> None:
-    """Refuse what orjson accepts and Postgres or a later answer would not: NUL, depth, numbers out of range."""
+    """Refuse what orjson accepts but Postgres or a later response does not: NUL, depth, numbers out of range."""
     members = 0
     stack: list[tuple[Any, str, int]] = [(data, "", 1)]
     while stack:
@@ -138,7 +143,7 @@ def _require_storable(data: Any) -> None:
 
 
 def _require_exact(number: float, path: str) -> None:
-    """-2^63 is an integer that fits; as a float it may have been any integer below it."""
+    """-2^63 is exact as an integer; as a float it may have been a smaller integer."""
     is_exact = -MAX_NUMBER < number < MAX_NUMBER or (number == -MAX_NUMBER and isinstance(number, int))
     if not is_exact:
         raise _invalid(path, "must lie between -2^63 and 2^63")

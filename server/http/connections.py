@@ -1,7 +1,7 @@
-"""Which connections have a place: a limit for all, a cap on idle ones of one address, and a reserve for health checks.
+"""Places for connections: a limit for all, a cap on idle ones per address, and a reserve for health checks.
 
-A connection is idle while no request is in progress on it: it has sent nothing, or not all headers, or it rests between
-two requests. Only idle ones are closed to make room, so that thousands may wait for answers behind one proxy.
+A connection is idle while no request is in progress on it: it has sent nothing or incomplete headers, or it is between
+two requests. Only idle connections are closed to make room, so that thousands of clients may wait behind one proxy.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import structlog
 
 MAX_CONNECTIONS = 10_000
-"""Those who wait, and a few more: each takes 15 to 30 KB, and a container has 512 MB."""
+"""Waiting clients and a few more: each takes 15 to 30 KB, and a container has 512 MB."""
 MAX_IDLE_PER_ADDRESS = 1_000
 RESERVE = 64
-"""Places beyond the limit, on which only health checks are answered."""
+"""Places beyond the limit. Only health checks are answered there."""
 _FIRST_REPORT_S, _REPORT_S = 1.0, 60.0
 _VICTIMS = 64
 
@@ -34,7 +34,7 @@ class Place(Enum):
     RESERVE = auto()
 
 
-_NONE, _ORDINARY, _RESERVE = Place  # a look into an enum costs as much as all the rest of `begin`
+_NONE, _ORDINARY, _RESERVE = Place  # access to an enum member costs as much as the rest of `begin`
 
 
 class Connection(Protocol):
@@ -44,13 +44,13 @@ class Connection(Protocol):
     place: Place
 
     def drop(self) -> None:
-        """Close at once, whatever is still to be sent."""
+        """Close at once and discard unsent data."""
 
 
 class Connections:
     """All open connections of one server. `proxies` are networks whose addresses have no cap of their own.
 
-    Each method costs the same however many connections there are; a search for idle ones to close serves many closings.
+    The cost of a method does not depend on the number of connections: one search finds many connections to close.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Connections:
         self._reserve = reserve
         self._proxies = tuple(proxies)
         self._sizes = {_ORDINARY: 0, _RESERVE: 0}
-        self._idle: dict[str, dict[Connection, None]] = {}  # of each address, the one that is idle longest first
+        self._idle: dict[str, dict[Connection, None]] = {}  # per address, the longest idle first
         self._idle_in_reserve: dict[Connection, None] = {}
         self._victims: list[Connection] = []
         self._report = RareReport(self._log_full)
@@ -75,7 +75,7 @@ class Connections:
         return sum(self._sizes.values())
 
     def admit(self, connection: Connection, address: str) -> None:
-        """Give a new connection its `place`; others may be closed for it, or it may be itself (`Place.NONE`)."""
+        """Give a new connection its `place`, closing another one if necessary; `Place.NONE`: it was closed itself."""
         connection.address = address
         idle = self._idle.get(address, {})
         if len(idle) >= self._max_idle and not self._is_proxy(address):
@@ -94,14 +94,14 @@ class Connections:
         connection.drop()
 
     def begin(self, connection: Connection) -> None:
-        """A whole request head has come: it is busy from now on."""
+        """Mark the connection busy: a complete request head has arrived."""
         if (idle := self._idle.get(connection.address)) is not None:
             idle.pop(connection, None)
         if self._idle_in_reserve:
             self._idle_in_reserve.pop(connection, None)
 
     def end(self, connection: Connection) -> None:
-        """Its last request so far has been answered: it is idle again."""
+        """Mark the connection idle: its last request was answered."""
         if connection.place is _ORDINARY:
             idle = self._idle.get(connection.address)
             if idle is None:
@@ -112,7 +112,7 @@ class Connections:
             self._idle_in_reserve[connection] = None
 
     def leave(self, connection: Connection) -> None:
-        """It is closed, and nothing works for it any more. May be called twice."""
+        """Free the place of a closed connection without a running handler. May be called twice."""
         if connection.place is _NONE:
             return
         self.begin(connection)
@@ -122,7 +122,7 @@ class Connections:
         connection.place = _NONE
 
     def refuse(self) -> None:
-        """Count a request that is refused since only a place in the reserve was left for it."""
+        """Count a request that was refused because its connection is in the reserve."""
         self._report.count("refused")
 
     def _seat(self, connection: Connection, place: Place) -> None:
@@ -142,7 +142,7 @@ class Connections:
         return False
 
     def _find_victim(self) -> Connection | None:
-        """An idle connection of the address that has most of them: the one that has been idle longest."""
+        """The longest idle connection of the address with the most idle connections."""
         for _ in range(2):
             while self._victims:
                 victim = self._victims.pop()
@@ -152,7 +152,7 @@ class Connections:
         return None
 
     def _choose_victims(self) -> list[Connection]:
-        """The next ones to close if nothing changes: looking through all addresses for each would be slow."""
+        """The next connections to close; one search for many of them, since it visits all addresses."""
         heap = [(-len(idle), number, iter(idle)) for number, idle in enumerate(self._idle.values()) if idle]
         heapq.heapify(heap)
         victims: list[Connection] = []
@@ -172,9 +172,7 @@ class Connections:
 
 
 class RareReport:
-    """Counts what may happen very often, and calls `write` with the counts: one second after the first, then once a
-    minute at most.
-    """
+    """Counts frequent events. `write` gets the counts one second after the first event, then once a minute at most."""
 
     def __init__(self, write: "Callable[[Counter[str]], Any]") -> None:
         self._write = write

@@ -1,4 +1,4 @@
-"""For calls that wait for something on behalf of their client: they end when it leaves."""
+"""Ends handlers that wait on behalf of a client when that client disconnects."""
 
 import asyncio
 import contextlib
@@ -12,17 +12,17 @@ from server.actors.subscription import View, Waiter
 from server.http.server import JsonErrorHandler
 
 LEFT = 499
-"""The status of a call whose client left, which is seen in the log only."""
+"""The status of a request whose client disconnected. Only the log shows it."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ClientLeft(Exception):
-    """There is nobody to answer any more."""
+    """The client disconnected before its response."""
 
 
 def may_be_left(handler: Handler) -> Handler:
-    """Let the client's leaving end the handler, as `wait_for` and `while_connected` notice it."""
+    """End the handler when `wait_for` or `while_connected` finds the client disconnected."""
 
     @functools.wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -34,16 +34,16 @@ def may_be_left(handler: Handler) -> Handler:
     return handle
 
 
-async def wait_for(request: web.Request, watch: Waiter, timeout_s: float) -> View | None:
-    """As `Waiter.wait`. Raises `ClientLeft`: who waits for a client that left takes the place of one that did not."""
+async def wait_for(request: web.Request, waiter: Waiter, timeout_s: float) -> View | None:
+    """As `Waiter.wait`. Raises `ClientLeft`, so that a disconnected client holds no waiter."""
     lost = _lost(request)
 
     def leave(_: "asyncio.Future[None]") -> None:
-        watch.tell(None)
+        waiter.tell(None)
 
     lost.add_done_callback(leave)
     try:
-        view = await watch.wait(timeout_s)
+        view = await waiter.wait(timeout_s)
     finally:
         lost.remove_done_callback(leave)
     if lost.done():

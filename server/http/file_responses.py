@@ -1,7 +1,7 @@
-"""A stored file as an answer: whole, in part, or by its headers only; its bytes go through as the reader takes them.
+"""Stored files as responses: whole, in part, or headers only, streamed at the speed of the client.
 
-They always go through this server. A signed URL of the store would outlive the file's deletion, could not say `nosniff`
-or `sandbox`, needs CORS of the bucket, and is refused where a client sends its `Authorization` header along with it.
+The bytes always pass through this server. A signed URL of the store would outlive the file, could not have `nosniff` or
+`sandbox`, requires CORS of the bucket, and is refused if a client sends its `Authorization` header with it.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from server.http.ranges import Part, Unsatisfiable, read_range
 from server.storage.objects import ObjectKey, OpenObject
 
 STALL_S = 60.0
-"""A reader that takes so long for a piece is gone: the store's connection is not held for it."""
+"""A client that takes longer for a piece counts as gone, so that it does not hold a connection of the store."""
 PIECE = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
 
 async def answer_file(request: web.Request, file: StoredFile, *, name: str) -> web.Response:
-    """Raises `RangeNotSatisfiable`, and what the store raises, before anything is sent."""
+    """The response for a file. Raises `RangeNotSatisfiable` and the errors of the store, before the first byte."""
     headers = _headers(file, name)
     etag = headers[hdrs.ETAG]
     if _names(request.headers.get(hdrs.IF_NONE_MATCH, ""), etag):
@@ -40,7 +40,7 @@ async def answer_file(request: web.Request, file: StoredFile, *, name: str) -> w
 
 
 def _headers(file: StoredFile, name: str) -> dict[str, str]:
-    """A browser shows the file and runs nothing in it; it may keep it, for its owner alone and for ever."""
+    """A browser displays the file but runs nothing in it, and may cache it for its owner without limit."""
     extension = file.key.rpartition(".")[2]
     return {
         hdrs.ETAG: f'"{file.id}"',
@@ -54,13 +54,13 @@ def _headers(file: StoredFile, name: str) -> dict[str, str]:
 
 
 def _names(header: str, etag: str) -> bool:
-    """Whether a list of tags has this one in it, by weak comparison."""
+    """Whether a list of entity tags contains this one, by weak comparison."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return etag in tags or "*" in tags
 
 
 def _part(request: web.Request, file: StoredFile, etag: str) -> Part | None:
-    """A part of another version than the one that `If-Range` names makes no sense: then all of it is sent."""
+    """The requested part; None for the whole file, also when `If-Range` names another version."""
     if request.headers.get(hdrs.IF_RANGE, etag) != etag:
         return None
     try:
@@ -86,7 +86,7 @@ async def _open(request: web.Request, file: StoredFile, part: Part | None) -> Op
 
 
 class _FileBody(Payload):
-    """A body of known length that comes from the store. If that fails in the middle, the connection ends before it."""
+    """A body of known length from the store. If the store fails, the connection ends before the announced length."""
 
     def __init__(self, opened: OpenObject, key: ObjectKey) -> None:
         super().__init__(opened)

@@ -1,4 +1,4 @@
-"""Everything that hangs on the application or on a request, with its type. For app, routes, middlewares."""
+"""Typed keys of the application's and a request's state, for app, routes and middlewares."""
 
 from aiohttp import web
 
@@ -33,14 +33,14 @@ GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)
-UPLOAD_MEMORY = web.AppKey("upload_room", MemoryBudget)
+UPLOAD_MEMORY = web.AppKey("upload_memory", MemoryBudget)
 FILES = web.AppKey("files", FileFinder)
-RESPONSE_MEMORY = web.AppKey("answer_room", MemoryBudget)
-BODY_MEMORY = web.AppKey("body_room", MemoryBudget)
+RESPONSE_MEMORY = web.AppKey("response_memory", MemoryBudget)
+BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 PRINCIPAL = web.RequestKey("principal", Principal)
-RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("verdict")
+RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("rate_limit")

@@ -1,4 +1,4 @@
-"""Answers too large for the buffers on their way: sent in pieces, as their reader takes them, and not all at once."""
+"""Sends large responses in pieces, at the speed of the client, within a memory budget."""
 
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
@@ -8,23 +8,22 @@ from aiohttp import Payload, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from server.http import keys
-from server.http.middlewares import Handler, dress
+from server.http.middlewares import Handler
 
 PIECE = 64 * 1024
-"""What is written at once; aiohttp would hand the transport all of it, which keeps a copy of what the client has not
-taken."""
+"""Bytes of one write. aiohttp writes a whole body at once, and the transport copies what the client has not taken."""
 STALL_S = 60.0
-"""A reader that takes so long for a piece is gone."""
+"""A client that takes longer for a piece counts as gone."""
 
 log = structlog.get_logger(__name__)
 
 
 @web.middleware
 async def send_large(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send what is larger than a piece here, where it has its room. Raises `RateLimited` and `Unavailable`.
+    """Send a response larger than a piece within the memory budget. Raises `RateLimited` and `Unavailable`.
 
-    What a POST has done is not answered with a refusal: somebody would do it again. What anybody may read is the same
-    for all, and takes no more room for many.
+    The budget applies to GET only: a client would repeat a POST that was refused after it succeeded. It does not apply
+    to public responses, whose bytes all clients share.
     """
     response = await handler(request)
     if not isinstance(response, web.Response) or request.method == hdrs.METH_HEAD:
@@ -38,7 +37,6 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
         room = request.app[keys.RESPONSE_MEMORY].reserve(principal.user_id, len(body))
     with room:
         response.body = _Pieces(body)
-        dress(request, response)
         try:
             await response.prepare(request)
             await response.write_eof()
@@ -54,7 +52,7 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 class _Pieces(Payload):
-    """A body in memory, written piece by piece. Raises `TimeoutError` when its reader takes none."""
+    """A body in memory, written piece by piece. Raises `TimeoutError` when the client reads nothing."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body)

@@ -25,7 +25,7 @@ class Page:
 
 
 def read_page(name: str) -> Page:
-    """A file of `server/console`, read once; `aiohttp`'s static files have a history of leaks and are not used."""
+    """A file of `server/console`, read once. aiohttp's static files are not used: they have leaked files before."""
     return make_page((resources.files("server") / "console" / name).read_bytes(), name.rpartition(".")[2])
 
 

@@ -1,4 +1,4 @@
-"""What stands in the address and the headers of a request, read strictly."""
+"""Strict parsing of the path, the query and the headers of a request."""
 
 import re
 from datetime import datetime
@@ -34,7 +34,7 @@ def read_idempotency_key(request: web.Request) -> str | None:
 
 
 def accepts_events(request: web.Request) -> bool:
-    """Whether the client asks for a stream: `text/event-stream` stands in `Accept`, and is not refused there."""
+    """Whether the client asks for a stream: `Accept` names `text/event-stream`, with a q other than 0."""
     for item in ",".join(request.headers.getall(hdrs.ACCEPT, [])).split(","):
         media, *parameters = (part.strip().lower() for part in item.split(";"))
         if media == "text/event-stream":
@@ -47,7 +47,7 @@ def read_id(text: str) -> RequestId:
 
 
 def read_uuid(text: str, *, otherwise: str) -> UUID:
-    """An id that stands in a path. What cannot be one is the id of nothing: `NotFound`, with the words `otherwise`."""
+    """An id from a path. Raises `NotFound` with the message `otherwise` for a text that is no UUID."""
     if not _UUID.fullmatch(text):
         raise NotFound(otherwise)
     return UUID(text)

@@ -15,7 +15,7 @@ _SECONDS = re.compile(r"\d{1,19}(?:\.\d{1,6})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Seconds to wait, already capped, and what of the client's wishes was followed, for `Preference-Applied`."""
+    """Seconds to wait, already capped, and the preference that was applied, for `Preference-Applied`."""
 
     seconds: float
     applied: str | None = None
@@ -26,7 +26,7 @@ class Waiting:
 
 
 def read_preferences(headers: Sequence[str], *, default_s: float, max_s: float) -> Waiting:
-    """`respond-async` wins over `wait=N`; what is malformed or unknown is ignored, as RFC 7240 wants it."""
+    """`respond-async` takes precedence over `wait=N`. Malformed or unknown preferences are ignored (RFC 7240)."""
     well_formed = (header for header in headers if _LIST.fullmatch(header))
     preferences = [item.split(";")[0].strip() for header in well_formed for item in _ITEM.findall(header)]
     if any(_ASYNC.fullmatch(item) for item in preferences):

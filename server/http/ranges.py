@@ -1,4 +1,4 @@
-"""Which part of a file a call asks for (RFC 9110, section 14). Pure."""
+"""The part of a file that a request asks for (RFC 9110, section 14). Pure."""
 
 import re
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Unsatisfiable(Exception):
 
 
 def read_range(header: str | None, size: int) -> Part | None:
-    """The part that is asked for; None is all of it, also for what is no single range of bytes: servers may ignore it.
+    """The requested part; None for the whole file, also for other ranges than one of bytes, which servers may ignore.
 
     Raises `Unsatisfiable`.
     """

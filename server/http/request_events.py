@@ -1,31 +1,35 @@
-"""The events of one request as a response, for the routes that create a request and those that follow one."""
+"""The events of one request as a response: for the route that creates a request and the one that streams it."""
 
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any, assert_never
 
 from aiohttp import web
 
 from server.actors.subscription import StreamSubscription
+from server.encoding import dumps
 from server.http import keys
 from server.http.disconnects import while_connected
 from server.http.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
-from server.requests.stream import Cursor, RequestStream
+from server.inference.events import Segment
+from server.requests.stream import Cursor, RequestStream, StreamEvent
+from server.transcript import Final, Part, Reset, StatusChange
 
 _NO_CONTENT = 204
 
 
 async def send_request(
     request: web.Request,
-    follower: StreamSubscription,
+    subscription: StreamSubscription,
     *,
     after: Cursor | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Stream the request that `follower` follows; 204 when the client has had all of it.
+    """Stream the request of `subscription`; 204 when the client has received everything.
 
-    Raises `NotFound` where it is not this user's, `ClientLeft`.
+    Raises `NotFound` where the request is not this user's, and `ClientLeft`.
     """
-    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, follower, after=after)
+    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription, after=after)
     if not await stream.open():
         return web.Response(status=_NO_CONTENT)
     return await send_events(request, _encoded(stream), headers=headers)
@@ -34,19 +38,39 @@ async def send_request(
 async def send_events(
     request: web.Request, chunks: AsyncGenerator[bytes | memoryview, None], *, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
-    """Until there is no more, or the client leaves: a stream that has nothing to write would not notice by itself."""
+    """Send all chunks. Raises `ClientLeft` when the client leaves, also while there is nothing to write."""
     async with while_connected(request):
         return await EventStream(request, headers=headers).send(chunks)
+
+
+def encode_event(event: StreamEvent) -> bytes:
+    """One event of `/api`, as server-sent bytes."""
+    cursor, value = event
+    match value:
+        case Part():
+            data: dict[str, Any] = {"segment": value.segment}
+            if value.segment is Segment.TOOL_CALL:
+                data |= {"index": value.number, "name": value.name}
+            data["text"] = value.text
+            return encode("delta", dumps(data), str(cursor))
+        case StatusChange():
+            return encode("status", dumps({"id": value.request_id, "status": value.status}), str(cursor))
+        case Reset():
+            return encode("reset", dumps({"id": value.request_id}), str(cursor))
+        case Final():
+            return encode(value.status, value.body, str(cursor))
+    assert_never(value)
 
 
 async def _encoded(stream: RequestStream) -> AsyncGenerator[bytes | memoryview, None]:
     async with contextlib.aclosing(stream.batches()) as batches:
         async for batch in batches:
-            if batch and len(batch[-1].data) > MAX_PIECE:  # the object of a long answer: all readers share its bytes
-                yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch[:-1])
-                for piece in encode_large(batch[-1].name, batch[-1].data, str(batch[-1].cursor)):
+            last = batch[-1] if batch else None
+            if last is not None and isinstance(last.value, Final) and len(last.value.body) > MAX_PIECE:
+                yield b"".join(map(encode_event, batch[:-1]))
+                for piece in encode_large(last.value.status, last.value.body, str(last.cursor)):
                     yield piece
             else:
-                yield b"".join(encode(name, data, str(cursor)) for cursor, name, data in batch) or HEARTBEAT
+                yield b"".join(map(encode_event, batch)) or HEARTBEAT
     if not stream.is_over:
         yield FAREWELL

@@ -1,4 +1,4 @@
-"""aiohttp's runner with our limits, and with JSON errors where a request is so broken that no middleware sees it."""
+"""aiohttp's runner with our limits, and with JSON errors for malformed requests, which reach no middleware."""
 
 import asyncio
 from http import HTTPStatus
@@ -12,14 +12,15 @@ from aiohttp.web_request import BaseRequest
 
 from server.errors import BadSyntax, Problem, ServerFault, Unavailable
 from server.http.connections import Connections, Place
-from server.http.middlewares import SECURE_HEADERS, SERVER_NAME, problem_body
+from server.http.error_responses import problem_body
+from server.http.response_headers import REQUEST_ID, SECURE_HEADERS, SERVER_NAME
 from server.http.responses import json_response
 from server.limits.rates import client_address
 
 KEEPALIVE_S = 75.0
-"""Above the idle time of the proxies in front, so that they close first. The head of a later request has as long."""
+"""More than the idle time of proxies, so that they close first. Also the time for the head of a later request."""
 FIRST_REQUEST_S = 20.0
-"""For the head of the first request."""
+"""Time for the head of the first request."""
 _HEALTH = frozenset({"/health", "/health/live", "/health/ready"})
 _HTTP_LIMITS: dict[str, Any] = {
     "keepalive_timeout": KEEPALIVE_S,
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class JsonErrorHandler(RequestHandler):
-    """One connection. aiohttp's own answer to a malformed request echoes its bytes and logs a traceback."""
+    """One connection. aiohttp's own response to a malformed request would echo its bytes and log a traceback."""
 
     address = ""
     place = Place.NONE
@@ -50,7 +51,7 @@ class JsonErrorHandler(RequestHandler):
 
     @property
     def lost(self) -> "asyncio.Future[None]":
-        """Done when the connection is gone; made for those who ask, which few do."""
+        """Done when the connection is lost. Created on the first access."""
         if self._lost is None:
             self._lost = self._loop.create_future()
             if self.transport is None:
@@ -58,9 +59,9 @@ class JsonErrorHandler(RequestHandler):
         return self._lost
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """As aiohttp's, which tells no handler of it: work goes on when a client leaves, unless its route asked.
+        """As aiohttp's, which cancels no handler: work goes on without its client, unless its route waits for `lost`.
 
-        The connection keeps its place as long as work goes on for it.
+        The connection keeps its place while a handler runs for it.
         """
         task = self._task_handler
         super().connection_lost(exc)
@@ -72,7 +73,7 @@ class JsonErrorHandler(RequestHandler):
             self._lost.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As aiohttp's, but with less time for the first request than between two, and only where there is a place."""
+        """As aiohttp's, with less time for the first request than between requests, and only if there is a place."""
         super().connection_made(transport)
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
@@ -88,9 +89,9 @@ class JsonErrorHandler(RequestHandler):
             transport.abort()  # closing alone would wait for a client that does not read
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp's, but a broken chunk ends the read of its body at once, instead of leaving it to its timeout.
+        """As aiohttp's, but a malformed chunk ends the read of its body at once instead of at its timeout.
 
-        aiohttp queues the parser's error behind the request whose body is broken, where nothing sees it.
+        aiohttp queues the parser's error behind the request with the malformed body, where it has no effect.
         """
         super().data_received(data)
         if not self._messages:
@@ -111,9 +112,9 @@ class JsonErrorHandler(RequestHandler):
     async def _handle_request(
         self, request: BaseRequest, start_time: float | None, request_handler: _RequestHandler
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp's; then the error of a body that broke off lets go of the frames that read it, and these of it.
+        """As aiohttp's; then break the reference cycle between the error of an incomplete body and its frames.
 
-        Such cycles wait for the garbage collector's last generation, which comes once in hours: 200 MB of bodies did.
+        Such cycles wait for a full garbage collection, which happens once in hours: they have held 200 MB of bodies.
         """
         try:
             if self.place is Place.RESERVE:
@@ -127,7 +128,7 @@ class JsonErrorHandler(RequestHandler):
                 self._places.end(self)
 
     def _answer_last(self, handler: _RequestHandler) -> _RequestHandler:
-        """Answer health checks, refuse everything else, and close: a place in the reserve is free again soon."""
+        """Answer health checks, refuse other requests, and close, so that the place in the reserve is soon free."""
 
         async def answer(request: BaseRequest) -> web.StreamResponse:
             if request.path in _HEALTH:
@@ -142,7 +143,7 @@ class JsonErrorHandler(RequestHandler):
         return answer
 
     async def _drain_helper(self) -> None:
-        """As aiohttp's, whose frame holds the future that holds the error, without that frame: see above."""
+        """As aiohttp's, without the frame that holds the error: see `_handle_request`."""
         try:
             await super()._drain_helper()
         except ConnectionError as error:
@@ -172,8 +173,8 @@ class JsonErrorHandler(RequestHandler):
 
 
 def _problem_response(problem: Problem, request_id: str) -> web.Response:
-    """An answer that no middleware sees."""
-    headers = {"X-Request-Id": request_id, "Server": SERVER_NAME, **problem.headers, **SECURE_HEADERS}
+    """A response that no middleware and no signal sees."""
+    headers = {REQUEST_ID: request_id, "Server": SERVER_NAME, **problem.headers, **SECURE_HEADERS}
     return json_response(problem_body(problem, request_id), status=problem.status, headers=headers)
 
 
@@ -187,7 +188,7 @@ class JsonErrorServer(web.Server):
 
 
 class Runner(web.AppRunner):
-    """An `AppRunner` whose connections are handled by `JsonErrorHandler`, as far as there are places for them."""
+    """An `AppRunner` with a `JsonErrorHandler` for each connection that gets a place."""
 
     def __init__(self, app: web.Application, *, shutdown_timeout_s: float, places: Connections | None = None) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout_s, **_HTTP_LIMITS)

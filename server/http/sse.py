@@ -1,4 +1,4 @@
-"""Server-sent events out (WHATWG HTML, 9.2): formatted, written as fast as the client reads, and kept alive."""
+"""Writes server-sent events (WHATWG HTML, 9.2), at the speed of the client."""
 
 import asyncio
 import contextlib
@@ -8,30 +8,28 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from server.http.middlewares import dress
-
 STALL_S = 150.0
-"""How long a client may take for what is on its way to it, before it counts as gone."""
+"""A client that takes longer for one write counts as gone."""
 RETRY_MS = 1000
-"""After which time a client comes back to a server that stopped."""
+"""The delay after which a client reconnects when the server stopped."""
 FAREWELL = b"retry: %d\n\n" % RETRY_MS
-"""The last words of a server that stops before the end of what it streams."""
+"""The last bytes of a server that stops before the end of a stream."""
 MAX_PIECE = 64 * 1024
-"""What is written at once, so that little lies between us and a client that does not read."""
+"""Bytes of one write, so that little is buffered for a client that does not read."""
 HEARTBEAT = b": still here\n\n"
-"""A comment: proxies and clients see that the connection lives, no event handler does."""
+"""A comment: it keeps the connection alive and triggers no event handler."""
 
 log = structlog.get_logger(__name__)
 
 
 def encode(name: str, data: bytes, event_id: str | None = None) -> bytes:
     """One event; `data` is JSON without line breaks."""
-    head = b"" if event_id is None else b"id: %b\n" % event_id.encode()
-    return head + b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    head = f"event: {name}\ndata: " if event_id is None else f"id: {event_id}\nevent: {name}\ndata: "
+    return b"%b%b\n\n" % (head.encode(), data)
 
 
 def encode_large(name: str, data: bytes, event_id: str) -> Iterator[bytes | memoryview]:
-    """The same in pieces, without a copy of the data."""
+    """One event in pieces, without a copy of the data."""
     yield b"id: %b\nevent: %b\ndata: " % (event_id.encode(), name.encode())
     view = memoryview(data)
     for start in range(0, len(view), MAX_PIECE):
@@ -57,11 +55,10 @@ class EventStream:
         )
 
     async def send(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
-        """Write everything, or to HEAD nothing; a client that went away ends it, and is no error."""
-        dress(self._request, self._response)
+        """Write all chunks; nothing for HEAD. A disconnected client ends the stream without an error."""
         if self._request.version < HttpVersion11:
-            self._response.force_close()  # nothing else tells where it ends
-        self._watch()
+            self._response.force_close()  # only the end of the connection ends it
+        self._check_stall()
         try:
             await self._response.prepare(self._request)
             async with contextlib.aclosing(chunks):
@@ -81,10 +78,9 @@ class EventStream:
             await self._response.write(chunk)
             self._writing_since = None
 
-    def _watch(self) -> None:
-        """Look now and then whether a write hangs. One timer for each stream: one for each write would cost as much as
-        the write itself."""
-        self._timer = self._loop.call_later(STALL_S / 10, self._watch)
+    def _check_stall(self) -> None:
+        """Abort a write that hangs. One timer per stream: a timer per write would cost as much as the write."""
+        self._timer = self._loop.call_later(STALL_S / 10, self._check_stall)
         since, transport = self._writing_since, self._request.transport
         if since is not None and transport is not None and self._loop.time() - since > STALL_S:
             log.info("stream_stalled", path=self._request.rel_url.path)

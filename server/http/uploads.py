@@ -1,4 +1,4 @@
-"""The bytes of an upload out of a request: its body as it is, or the one part named `file` of a form."""
+"""Reads the bytes of an upload from a request: the body itself, or the only part of a form, named `file`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -10,12 +10,13 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
 from server.files.uploads import too_large
+from server.http.bodies import say_continue
 
 GAP_S = 30.0
-"""Between two pieces of a body; how long all of it takes does not matter."""
+"""The longest time between two pieces of a body. The total time is not limited."""
 _CHUNK_BYTES = 64 * 1024
 _FORM_BYTES = 64 * 1024
-"""What a form may have around its file."""
+"""The size of a form without its file."""
 _MAX_PART_HEADERS = 64
 _FORM = "multipart/form-data"
 
@@ -24,7 +25,7 @@ Got = TypeVar("Got")
 
 @dataclass(frozen=True, slots=True)
 class IncomingFile:
-    """What is sent: its declared type, its bytes, and how many these are at most, where that is known."""
+    """An upload: its declared type, its bytes, and their maximum number if known."""
 
     declared_type: str
     size: int | None
@@ -32,7 +33,7 @@ class IncomingFile:
 
 
 async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
-    """Begin to read an upload; an `Expect: 100-continue` is answered once nothing more can be said against it.
+    """Begin to read an upload. `Expect: 100-continue` is answered after all checks of the headers.
 
     Raises `BadSyntax`, `UnsupportedMedia`, `BodyTooLarge` and `BodyTimeout`, as the chunks do.
     """
@@ -43,17 +44,11 @@ async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
     size = request.content_length
     if size is not None and size > max_bytes + (_FORM_BYTES if is_form else 0):
         raise too_large(max_bytes)
-    await _say_continue(request)
+    await say_continue(request)
     if is_form:
         part, reader = await _open_form(request)
         return IncomingFile(_declared_type(part.headers), size, _read_form(part, reader))
     return IncomingFile(declared, size, _read(request))
-
-
-async def _say_continue(request: web.Request) -> None:
-    if hdrs.EXPECT in request.headers:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # not yet the response
 
 
 def _declared_type(headers: Mapping[str, str]) -> str:
@@ -68,7 +63,7 @@ async def _read(request: web.Request) -> AsyncIterator[bytes]:
 class _FormReader(MultipartReader):
     """A form begins with its boundary, after an empty line at most.
 
-    aiohttp skips whatever stands before it, line by line: a megabyte of empty lines would hold the loop for seconds.
+    aiohttp skips all lines before it: a megabyte of empty lines would block the event loop for seconds.
     """
 
     async def _read_until_first_boundary(self) -> None:

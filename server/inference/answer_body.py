@@ -1,23 +1,25 @@
-"""Reads the body of an answer: decompresses it, and limits its size and the gaps between its chunks."""
+"""Reads the body of an answer, and limits its size and the gaps between its chunks."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp import hdrs
 
-from server.inference.inflating import BadCoding, Inflater, inflater_for
-from server.inference.protocol import BROKEN_OFF, UpstreamError
+from server.inference.protocol import UpstreamError
 from server.inference.transport import TRANSPORT_ERRORS
 
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
-"""Decompressed."""
+"""The limit of every answer, in addition to the limits of its reader."""
 _DRAIN_S = 0.1
 """The wait for the end of the body after the last event, so that the connection can be reused."""
 
-_BAD_CODING = UpstreamError("The model provider's answer could not be unpacked.", is_transient=True)
+_COMPRESSED = UpstreamError(
+    "The model provider sent a compressed answer, which this server does not accept.", is_transient=True
+)
 _TOO_LARGE = UpstreamError("The model provider's answer was larger than this server accepts.")
 
 
@@ -29,13 +31,21 @@ class BadAnswer(Exception):
         self.error = error
 
 
+def require_plain(headers: Mapping[str, str]) -> None:
+    """Raise `BadAnswer` for a compressed answer: every request says `Accept-Encoding: identity`."""
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in {"", "identity"}:
+        raise BadAnswer(_COMPRESSED)
+
+
 class AnswerBody:
     """`gap_s` is the longest gap between chunks after the first byte. Only the request's timeout limits the first byte.
 
-    One timer serves all chunks, because a timeout for each chunk would cost as much as reading it.
+    One timer serves all chunks, because a timeout for each chunk would cost as much as reading it. Raises `BadAnswer`
+    for a compressed answer.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, *, gap_s: float) -> None:
+        require_plain(response.headers)
         self.has_begun = False
         self._content = response.content
         self._gap_s = gap_s
@@ -43,11 +53,6 @@ class AnswerBody:
         self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pieces: Iterator[bytes] = iter(())
-        try:
-            self._inflater = inflater_for(response.headers)
-        except BadCoding as error:
-            raise BadAnswer(_BAD_CODING) from error
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +66,7 @@ class AnswerBody:
 
         Raises `TRANSPORT_ERRORS`, among them `TimeoutError` for too long a gap, and `BadAnswer`.
         """
-        chunk = await self._receive() if self._inflater is None else await self._unpack(self._inflater)
+        chunk = await self._receive()
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
             raise BadAnswer(_TOO_LARGE)
@@ -97,16 +102,3 @@ class AnswerBody:
             self._content.set_exception(TimeoutError())
         else:
             self._timer = self._loop.call_at(since + self._gap_s, self._check_gap)
-
-    async def _unpack(self, inflater: Inflater) -> bytes:
-        try:
-            while not (piece := next(self._pieces, b"")):
-                chunk = await self._receive()
-                if not chunk:
-                    if self.has_begun and not inflater.is_complete:
-                        raise BadAnswer(BROKEN_OFF)
-                    break
-                self._pieces = inflater.feed(chunk)
-        except BadCoding as error:
-            raise BadAnswer(_BAD_CODING) from error
-        return piece

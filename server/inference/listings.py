@@ -11,7 +11,7 @@ import structlog
 
 from server.inference.events import Listing
 from server.inference.protocol import Unintelligible, UpstreamError, read_models
-from server.inference.protocol.live_models import read_live_models
+from server.inference.protocol.listing import read_live_models
 from server.inference.resilience import Clock
 from server.inference.short_calls import Reply
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from server.inference.inflating import BadCoding, inflater_for
+from server.inference.answer_body import BadAnswer, require_plain
 from server.inference.protocol import Judge, UpstreamError, WireRequest, is_success, read_refusal
 from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
 
@@ -22,19 +22,17 @@ class Reply:
 async def fetch_reply(transport: Transport, wire: WireRequest, *, judge: Judge = read_refusal) -> Reply:
     """The answer within `CALL_TIMEOUT_S`, cut at `MAX_REPLY_BYTES`. Never raises for a fault of upstream."""
     body = bytearray()
+    unreadable: UpstreamError | None = None
     try:
         async with transport.send(wire, timeout_s=CALL_TIMEOUT_S) as response:
-            inflater = inflater_for(response.headers)
+            require_plain(response.headers)
             while len(body) < MAX_REPLY_BYTES and (chunk := await response.content.readany()):
-                for piece in (chunk,) if inflater is None else inflater.feed(chunk):
-                    body += piece
-                    if len(body) >= MAX_REPLY_BYTES:
-                        break
+                body += chunk
     except TRANSPORT_ERRORS as error:
         return Reply(error=explain(error, timeout_s=CALL_TIMEOUT_S))
-    except BadCoding:
-        return Reply(error=UpstreamError("The model provider's answer could not be unpacked.", is_transient=True))
+    except BadAnswer as fault:
+        unreadable = fault.error
     if is_success(response.status):
-        return Reply(bytes(body))
+        return Reply(bytes(body), unreadable)
     headers = {name.lower(): value for name, value in response.headers.items()}
     return Reply(error=judge(response.status, headers, bytes(body), now=datetime.now(UTC)))

@@ -1,4 +1,4 @@
-"""What is asked for in OpenAI's words, as the create of a model request."""
+"""A request in OpenAI's terms, as the body of a create."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi", "dummy"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """`create` is the body of `POST /api/requests`, `names` are its paths as the client knows them."""
+    """`create` is the body of `POST /api/requests`, `names` maps its paths to the client's names."""
 
     create: Mapping[str, Any]
     model: str
@@ -22,7 +22,7 @@ class Ask:
     is_streamed: bool = False
 
     def refusal(self, problem: Invalid) -> Problem:
-        """What is wrong with `create`, by the client's own names."""
+        """The errors of `create`, under the client's names."""
         errors = [FieldError(self._name_of(error.field), error.message) for error in problem.errors]
         if any(error.field == "model" for error in errors):
             message = f"The model '{self.model}' is not one that this server offers; GET /v1/models lists them."
@@ -44,14 +44,14 @@ def create_body(
 
 
 def read_fields(data: Any) -> dict[str, Any]:
-    """The fields of a body; null says that one is left out. Raises `Invalid` where it is no object."""
+    """The fields of a body; null counts as absent. Raises `Invalid` for a body that is no object."""
     if not isinstance(data, dict):
         raise invalid([FieldError("(body)", "must be a JSON object")])
     return {name: value for name, value in data.items() if value is not None}
 
 
 def refuse_others(data: Mapping[str, Any], *, only: Mapping[str, Sequence[Any]], not_supported: Sequence[str]) -> None:
-    """Refuse what cannot be done here: all but some values of some fields, and any value of others that asks for it."""
+    """Raise `Invalid` for other values than those in `only`, and for true values of the fields in `not_supported`."""
     errors = [
         FieldError(name, f"must be {' or '.join(map(_spelled, values))} here, or left out")
         for name, values in only.items()

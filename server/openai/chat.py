@@ -1,4 +1,4 @@
-"""Chat completions: a body becomes a create, and the final model request the object that answers it."""
+"""Chat completions: from the body to a create, and from the final model request to the response."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from server.openai.outcome import created_of, usage_of
 from server.schemas import Body, invalid, parse
 
 PASSED_ON = tuple(ChatParameters.model_fields)
-"""Parameters of the catalog, by the same names."""
+"""Parameters with the same names in the catalog."""
 ONLY: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -24,7 +24,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True,),
     "modalities": (["text"],),
 }
-"""What may be said as long as it asks for nothing out of the ordinary."""
+"""Fields that are accepted with these values only."""
 NOT_SUPPORTED = (
     "audio",
     "function_call",
@@ -45,9 +45,9 @@ WITHOUT_EFFECT = (
     "prompt_cache_retention",
 )
 _HARMLESS = frozenset((*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
-"""What has nothing to say any more, once it was not refused."""
+"""Fields that have no effect."""
 _ECHOED = frozenset({"annotations", "reasoning", "reasoning_content"})
-"""What an answer carries beside its message. Clients send answers back whole; the model is not told these again."""
+"""Fields of an answer that the model does not need when a client sends the answer back."""
 
 
 class StreamOptions(Body):
@@ -56,7 +56,7 @@ class StreamOptions(Body):
 
 
 class ChatBody(Body):
-    """What stands around the conversation; the catalog judges the rest."""
+    """The fields around the conversation; the catalog validates the rest."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: list[Any]
@@ -67,11 +67,11 @@ class ChatBody(Body):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatAsk(Ask):
     wants_usage: bool
-    """As a chunk of its own, after the last."""
+    """Whether usage follows in a chunk after the last one."""
 
 
 def read_chat(data: Any) -> ChatAsk:
-    """The body of `POST /v1/chat/completions`. Raises `Invalid` for what is not of this protocol, or not done here."""
+    """The body of `POST /v1/chat/completions`. Raises `Invalid` for unknown and unsupported fields."""
     fields = read_fields(data)
     refuse_others(fields, only=ONLY, not_supported=NOT_SUPPORTED)
     parameters = {name: fields.pop(name) for name in PASSED_ON if name in fields}
@@ -96,14 +96,14 @@ def read_chat(data: Any) -> ChatAsk:
 
 
 def _as_sent_first(message: Any) -> Any:
-    """A message without what only answers have."""
+    """A message without the fields that only answers have."""
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
     return {name: value for name, value in message.items() if value is not None and name not in _ECHOED}
 
 
 def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """The `chat.completion` that a completed request is."""
+    """The `chat.completion` of a completed request."""
     output = outcome["output_data"]
     calls = tool_calls_of(request_id, output)
     message: dict[str, Any] = {"role": "assistant", "content": output["output"] or (None if calls else "")}
@@ -127,7 +127,7 @@ def completion_id(request_id: UUID) -> str:
 
 
 def tool_call_id(request_id: UUID, number: int) -> str:
-    """The same in every answer to the request; a stream hands a call on before it is known what upstream calls it."""
+    """The same in every response for the request: a stream sends a call before upstream's id of it is known."""
     return f"call_{request_id.hex}{number}"
 
 
@@ -139,6 +139,6 @@ def tool_calls_of(request_id: UUID, output: Mapping[str, Any]) -> list[dict[str,
 
 
 def finish_reason_of(output: Mapping[str, Any]) -> str | None:
-    """As upstream said; some say nothing, or `stop`, where the answer is that tools be called."""
+    """Upstream's reason. Some providers send none, or `stop`, with tool calls."""
     reason: str | None = output.get("finish_reason")
     return "tool_calls" if output.get("tool_calls") and reason in {None, "stop"} else reason

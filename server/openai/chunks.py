@@ -1,4 +1,4 @@
-"""A model request's events as the chunks of a chat completion."""
+"""The events of a model request, encoded as the chunks of a chat completion."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from server.inference.events import Segment
 from server.openai.chat import completion_id, finish_reason_of, tool_call_id
 from server.openai.outcome import RETRY_AFTER_S, created_of, problem_of, usage_of
 from server.openai.refusals import error_event
+from server.transcript import EventValue, Final, Part, Reset
 
 KEEP_ALIVE = b": still here\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -19,7 +20,7 @@ _FIELDS = {Segment.OUTPUT: "content", Segment.REASONING: "reasoning_content"}
 
 
 class Chunks:
-    """Takes the events of one request in their order; each gives the bytes to be sent for it, or none."""
+    """Encodes the events of one request, in their order."""
 
     def __init__(self, request_id: UUID, *, model: str, wants_usage: bool) -> None:
         self._request_id = request_id
@@ -32,31 +33,30 @@ class Chunks:
         self._calls: set[int] = set()
         self._has_role = False
         self.model = model
-        """Which model is answering, as far as that is known."""
+        """The model that is answering, as far as it is known."""
         self.has_begun = False
-        """Whether anything was given out: before, an error can still be the whole response."""
+        """Whether any bytes were returned. Until then an error can be the whole response."""
         self.is_over = False
 
-    def take(self, name: str, data: bytes) -> bytes:
-        """Raises the `Problem` that ended the request, while nothing was given out."""
-        match name:
-            case "delta":
-                return self._open() + self._delta(orjson.loads(data))
-            case "reset":
-                return self.fail(_taken_back())
-            case "completed" | "failed" | "cancelled":
-                outcome = orjson.loads(data)
-                problem = problem_of(outcome)
-                return self._open() + self._end(outcome) if problem is None else self.fail(problem)
+    def encode(self, value: EventValue) -> bytes:
+        """The bytes of one event; some have none. Raises the `Problem` that ended the request before the first byte."""
+        if isinstance(value, Part):
+            return self._delta(value) if self._has_role else self._open() + self._delta(value)
+        if isinstance(value, Reset):
+            return self.fail(_reset_impossible())
+        if isinstance(value, Final):
+            outcome = orjson.loads(value.body)
+            problem = problem_of(outcome)
+            return self._open() + self._end(outcome) if problem is None else self.fail(problem)
         return b""
 
     def keep_alive(self) -> bytes:
-        """A comment, which begins the response where nothing else does."""
+        """A comment. It also begins the response."""
         self.has_begun = True
         return KEEP_ALIVE
 
     def fail(self, problem: Problem) -> bytes:
-        """End with this problem; raise it instead, while nothing was given out."""
+        """End with an error event; before the first byte, raise the problem instead."""
         self.is_over = True
         if not self.has_begun:
             raise problem
@@ -69,17 +69,15 @@ class Chunks:
         self._has_role = True
         return self._chunk({"role": "assistant", "content": ""})
 
-    def _delta(self, data: Mapping[str, Any]) -> bytes:
-        segment = Segment(data["segment"])
-        if segment is not Segment.TOOL_CALL:
-            return self._chunk({_FIELDS[segment]: data["text"]})
-        number = data["index"]
-        call: dict[str, Any] = {"index": number}
-        function = {"arguments": data["text"]}
-        if number not in self._calls:
-            self._calls.add(number)
-            call |= {"id": tool_call_id(self._request_id, number), "type": "function"}
-            function = {"name": data["name"], **function}
+    def _delta(self, part: Part) -> bytes:
+        if part.segment is not Segment.TOOL_CALL:
+            return self._chunk({_FIELDS[part.segment]: part.text})
+        call: dict[str, Any] = {"index": part.number}
+        function = {"arguments": part.text}
+        if part.number not in self._calls:
+            self._calls.add(part.number)
+            call |= {"id": tool_call_id(self._request_id, part.number), "type": "function"}
+            function = {"name": part.name, **function}
         return self._chunk({"tool_calls": [call | {"function": function}]})
 
     def _end(self, outcome: Mapping[str, Any]) -> bytes:
@@ -98,7 +96,7 @@ class Chunks:
         return b"data: %b\n\n" % dumps({**self._head, "model": self.model, **fields})
 
 
-def _taken_back() -> Problem:
+def _reset_impossible() -> Problem:
     return Unavailable(
         "The server that ran this request is gone, and its text cannot be taken back; ask again.",
         retry_after_s=RETRY_AFTER_S,

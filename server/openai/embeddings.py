@@ -1,4 +1,4 @@
-"""Embeddings: a body becomes a create, and the final model request the list that answers it."""
+"""Embeddings: from the body to a create, and from the final model request to the response."""
 
 import base64
 import sys
@@ -20,7 +20,7 @@ _NOT_POOLED = (
 
 
 class EmbeddingsBody(Body):
-    """What stands around the texts; the catalog judges the rest."""
+    """The fields around the texts; the catalog validates the rest."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Any
@@ -35,7 +35,7 @@ class EmbeddingsAsk(Ask):
 
 
 def read_embeddings(data: Any) -> EmbeddingsAsk:
-    """The body of `POST /v1/embeddings`. Raises `Invalid` for what is not of this protocol, or not done here."""
+    """The body of `POST /v1/embeddings`. Raises `Invalid` for unknown and unsupported fields."""
     body = parse(EmbeddingsBody, read_fields(data))
     if isinstance(body.input, list) and any(isinstance(item, (int, list)) for item in body.input):
         raise invalid([FieldError("input", "must be a text or an array of texts: tokens are not supported here")])
@@ -49,7 +49,7 @@ def read_embeddings(data: Any) -> EmbeddingsAsk:
 
 
 def embedding_list(outcome: Mapping[str, Any], *, is_base64: bool) -> dict[str, Any]:
-    """The `list` that a completed request is. Raises `ModelFailed` where the model gives no vector for a whole text."""
+    """The `list` of a completed request. Raises `ModelFailed` if the model gives no vector for a whole text."""
     output = outcome["output_data"]
     if "token_embeddings" in output:
         raise ModelFailed(_NOT_POOLED)
@@ -67,7 +67,7 @@ def embedding_list(outcome: Mapping[str, Any], *, is_base64: bool) -> dict[str, 
 
 
 def _packed(vector: list[float]) -> str:
-    """Little-endian numbers of 32 bits, in base64."""
+    """Little-endian 32-bit floats, in base64."""
     numbers = array("f", vector)
     if sys.byteorder == "big":
         numbers.byteswap()

@@ -1,4 +1,4 @@
-"""What a final model request means to a client of OpenAI: an answer, or the error that it would get there."""
+"""The result of a final model request for OpenAI's clients: a response or an error."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -10,11 +10,11 @@ from server.model_request import Status
 
 RETRY_AFTER_S = 5.0
 _TIMELY = timedelta(seconds=1)
-"""A call is ended a moment before its request's deadline."""
+"""A call ends shortly before the deadline of its request."""
 
 
 def problem_of(outcome: Mapping[str, Any]) -> Problem | None:
-    """Why there is no answer; None where there is one. `outcome` is the object of a final request."""
+    """The error of a failed request; None for a completed one. `outcome` is the object of a final request."""
     match outcome["status"]:
         case Status.COMPLETED:
             return None
@@ -35,12 +35,12 @@ def _is_overdue(outcome: Mapping[str, Any]) -> bool:
 
 
 def created_of(request_id: UUID) -> int:
-    """The Unix time at which a request was made, as its id has it (RFC 9562, 5.7)."""
+    """The Unix time of a request's creation, from its id (RFC 9562, 5.7)."""
     return (request_id.int >> 80) // 1000
 
 
 def usage_of(outcome: Mapping[str, Any]) -> dict[str, int] | None:
-    """None where upstream did not say all of it."""
+    """None where upstream did not report all counts."""
     used, generated = outcome["token_used"], outcome["token_count"]
     if used is None or generated is None:
         return None

@@ -1,10 +1,9 @@
-"""How OpenAI words a refusal: `{"error": {message, type, param, code}}`."""
+"""Errors in OpenAI's form: `{"error": {message, type, param, code}}`."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from server.encoding import dumps
-from server.errors import Problem
+from server.errors import ErrorResponse, Problem
 
 _INVALID = 400
 _TYPES = {
@@ -16,7 +15,7 @@ _TYPES = {
     503: "server_error",
     504: "api_error",
 }
-"""The rest are `invalid_request_error`."""
+"""All other statuses are `invalid_request_error`."""
 _CODES = {
     401: "invalid_api_key",
     404: "not_found",
@@ -27,28 +26,19 @@ _CODES = {
     504: "model_timeout",
 }
 _IN_VAIN = frozenset({409, 502, 504})
-"""What was tried for as long as it made sense, or is not wanted any more: clients need not repeat it by themselves."""
+"""The server has retried already, or the request was cancelled: clients must not retry on their own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """A refusal as it goes out."""
-
-    status: int
-    body: dict[str, Any]
-    headers: dict[str, str]
-
-
-def problem_wording(problem: Problem) -> Wording:
-    """A problem of the server in OpenAI's terms; what is wrong with a body is 400 there."""
+def error_response(problem: Problem) -> ErrorResponse:
+    """A problem in OpenAI's form, where an invalid body is 400."""
     status = _INVALID if problem.status == 422 else problem.status  # noqa: PLR2004 - the one that OpenAI does not use
     headers = {"x-should-retry": "false"} if status in _IN_VAIN else {}
-    return Wording(status, _body(problem, status), problem.headers | headers)
+    return ErrorResponse(status, _body(problem, status), problem.headers | headers)
 
 
 def error_event(problem: Problem) -> bytes:
-    """What is said in a stream that has begun: clients raise it. Nothing follows, not even `[DONE]`."""
-    return b"data: %b\n\n" % dumps(problem_wording(problem).body)
+    """The last event of a stream that fails after its first byte: clients raise it. No `[DONE]` follows."""
+    return b"data: %b\n\n" % dumps(error_response(problem).body)
 
 
 def _body(problem: Problem, status: int) -> dict[str, Any]:
@@ -67,7 +57,7 @@ def _body(problem: Problem, status: int) -> dict[str, Any]:
 
 
 def limit_headers(*, limit: int, remaining: int, reset_s: int) -> dict[str, str]:
-    """What is left of a rate limit, in the headers that OpenAI sends."""
+    """The state of a rate limit, in OpenAI's headers."""
     return {
         "x-ratelimit-limit-requests": str(limit),
         "x-ratelimit-remaining-requests": str(remaining),

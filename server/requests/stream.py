@@ -1,35 +1,36 @@
 """A model request as a stream of events: its states, its text as it grows, resets, and exactly one end.
 
-The id of an event says where the stream stands after it, `epoch.try-offset`: the claim that produces the text, which
-call of that claim (always the first: what has sent text is not called again), and how many code points of its
-transcript were sent. The end stands one beyond its transcript. Resuming is slicing: from memory while the request runs,
-from what was stored afterwards.
+The id of an event is the position after it, `epoch.try-offset`: the claim that produces the text, the call of that
+claim (always the first: a call that has sent text is not repeated), and the number of code points of the transcript
+sent so far. The offset of the final event is the length of the transcript plus one. A reader resumes from the
+transcript in memory while the request runs, and from the stored output afterwards.
 """
 
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from server.actors.subscription import StreamSubscription, View
 from server.encoding import dumps
 from server.errors import NotFound, Unavailable
-from server.inference.events import Segment
 from server.model_request import RequestId, Status
-from server.transcript import START, Part, Position, Transcript
+from server.transcript import START, EventValue, Final, Part, Position, Reset, StatusChange, Transcript
 
 HEARTBEAT_S = 15.0
 DELTA_CHARS = 16 * 1024
-"""Longer text is cut: a client with little memory has to hold one event at a time."""
-BATCH_CHARS = 64 * 1024
-"""What is written at once; whoever reads slowly gets the next batch when this one is on its way."""
+"""Longer text is split into several events: a client with little memory holds one event at a time."""
+BATCH_CHARS = 32 * 1024
+"""Text written at once. A slow reader gets the next batch after it has taken this one."""
+_EVENT_CHARS = 64
+"""Weight of an event in a batch, in addition to its text."""
 _TRY = 1
-_LOOK_AGAIN_S = 1.0
+_RETRY_S = 1.0
 _CURSOR = re.compile(r"(\d{1,9})\.(\d{1,9})-(\d{1,9})", re.ASCII)
 
 
 class Cursor(NamedTuple):
-    """Where a reader stands, as the id of an event says it."""
+    """The position of a reader, which is the id of the last event that it received."""
 
     epoch: int
     attempt: int
@@ -40,20 +41,20 @@ class Cursor(NamedTuple):
 
 
 UNKNOWN = Cursor(-1, _TRY, 1)
-"""Of a reader who has something of which we cannot say what it is: it is told to begin anew."""
+"""The position of a reader whose event id is not one of ours. Its stream begins with a reset."""
 
 
 def parse_cursor(text: str) -> Cursor | None:
+    """None for a text that is not the id of an event."""
     match = _CURSOR.fullmatch(text)
     return None if match is None else Cursor(int(match[1]), int(match[2]), int(match[3]))
 
 
 class StreamEvent(NamedTuple):
-    """One server-sent event; `data` is JSON."""
+    """One event. It holds no bytes of a protocol: each route encodes the value once, in its own form."""
 
     cursor: Cursor
-    name: str
-    data: bytes
+    value: EventValue
 
 
 ReadView = Callable[[], Awaitable[View | None]]
@@ -62,21 +63,21 @@ FindLive = Callable[[RequestId, int], Transcript | None]
 
 
 class RequestStream:
-    """One reader's stream of one request. A slow reader keeps nobody waiting: it gets larger pieces, later.
+    """One reader's stream of one request. A slow reader delays no other reader: it gets larger pieces, later.
 
-    `open` it within its follower, then take the batches.
+    Enter the subscription, `open` the stream, then read the batches.
     """
 
     def __init__(
         self,
-        follower: StreamSubscription,
+        subscription: StreamSubscription,
         *,
         read_view: ReadView,
         read_stored: ReadStored,
         find_live: FindLive,
         after: Cursor | None = None,
     ) -> None:
-        self._follower = follower
+        self._subscription = subscription
         self._read_view = read_view
         self._read_stored = read_stored
         self._find_live = find_live
@@ -86,141 +87,141 @@ class RequestStream:
             self._epoch = after.epoch if after.attempt == _TRY else UNKNOWN.epoch
             self._position = Position(after.offset, -1)
         self._transcript: Transcript | None = None
-        self._told: tuple[Status, int] | None = None
+        self._sent: tuple[Status, int] | None = None
         self.is_over = False
-        """Whether the final event was handed out."""
+        """Whether the final event was returned."""
 
     async def open(self) -> bool:
-        """Read how the request stands, if that is not known; False when nothing follows what the reader has.
+        """Read the request, unless its state is known. False when the reader has received everything.
 
         Raises `NotFound`.
         """
-        view = self._follower.seen or await self._read_view()
+        view = self._subscription.seen or await self._read_view()
         if view is None:
             raise NotFound("There is no model request of yours with this id.")
-        self._see(view)
+        self._remember(view)
         if not view.status.is_final or self._epoch != view.epoch or not self._position.offset:
             return True
         self._transcript = await self._read_stored()
         return self._transcript is None or self._position.offset != self._transcript.length + 1
 
     async def batches(self, *, heartbeat_s: float | None = None) -> AsyncGenerator[list[StreamEvent], None]:
-        """Events as they come, some at a time; an empty batch when nothing came for `heartbeat_s` (`HEARTBEAT_S`).
+        """Events in batches as they occur; an empty batch after `heartbeat_s` (`HEARTBEAT_S`) without an event.
 
-        It ends after the final event, and without one when the server stops.
+        The batches end after the final event, or without one when the server stops.
         """
         heartbeat_s, clock = heartbeat_s or HEARTBEAT_S, asyncio.get_running_loop().time
-        view, written_at = self._follower.seen, clock()
+        view, written_at = self._subscription.seen, clock()
         try:
             while view is not None:
-                told = await self._with_rest(view) if view.status.is_final else view
-                if told is not None:
-                    for batch in _batched(self._events(told)):
+                ready = await self._load_end(view) if view.status.is_final else view
+                if ready is not None:
+                    for batch in _batched(self._events(ready)):
                         yield batch
                         written_at = clock()
-                if self.is_over or self._follower.is_closed:
+                if self.is_over or self._subscription.is_closed:
                     return
                 if not view.status.is_final:
-                    await self._follower.wait(written_at + heartbeat_s - clock())
+                    await self._subscription.wait(written_at + heartbeat_s - clock())
                 if clock() - written_at >= heartbeat_s:
                     yield []
                     written_at = clock()
-                view = await self._current(view)
+                view = await self._refresh(view)
         finally:
-            self._turn_away()
+            self._detach()
 
-    async def _current(self, known: View) -> View:
-        """How the request stands by what was told, or by a look at the row where that was asked for."""
-        news = self._follower.take_news()
-        if news is not None and news.epoch >= known.epoch:
-            known = news
-        must_look = self._follower.take_look()
-        # Who was stuck has been told of the end as well as to look for it: one object serves all of them.
+    async def _refresh(self, known: View) -> View:
+        """The latest view: the one that was published, or the row where a refresh was requested."""
+        update = self._subscription.take_news()
+        if update is not None and update.epoch >= known.epoch:
+            known = update
+        must_read = self._subscription.take_look()
+        # A blocked reader may hold both a final view and a refresh request: then the row is not read.
         has_end = known.status.is_final and known.body is not None
-        if not has_end and (must_look or known.status.is_final):
+        if not has_end and (must_read or known.status.is_final):
             try:
-                known = await self._read_view() or self._gone(known)
+                known = await self._read_view() or self._deleted(known)
             except Unavailable:
-                await asyncio.sleep(_LOOK_AGAIN_S)
-                self._follower.tell(None)
-                return self._follower.seen or known
-        self._see(known)
+                await asyncio.sleep(_RETRY_S)
+                self._subscription.tell(None)
+                return self._subscription.seen or known
+        self._remember(known)
         return known
 
-    def _see(self, view: View) -> None:
-        """Remember how it stands: of a request that goes on, without its object."""
-        self._follower.seen = view if view.status.is_final else View(view.status, view.epoch)
+    def _remember(self, view: View) -> None:
+        """Keep the view in the subscription; while the request runs, without its object."""
+        self._subscription.seen = view if view.status.is_final else View(view.status, view.epoch)
 
-    def _gone(self, known: View) -> View:
-        """It was deleted, which ends it."""
-        body = dumps({"id": self._follower.request_id, "status": Status.CANCELLED})
+    def _deleted(self, known: View) -> View:
+        """The final view of a request that was deleted."""
+        body = dumps({"id": self._subscription.request_id, "status": Status.CANCELLED})
         return View(Status.CANCELLED, known.epoch, body)
 
-    async def _with_rest(self, view: View) -> View | None:
-        """The end, once all of it is at hand: its object, and its text as it was stored, which is read if need be."""
+    async def _load_end(self, view: View) -> View | None:
+        """The final view, once its object and its stored text are in memory; None until then."""
         if view.body is None:
             return None
         if self._transcript is None or self._epoch != view.epoch or not self._transcript.is_kept:
             try:
                 stored = await self._read_stored()
             except Unavailable:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
                 return None
-            if stored is None:  # deleted since its object was read, which would speak of text that nobody has
-                view, stored = self._gone(view), Transcript.rebuild({})
-            self._turn_to_text(stored)
+            if stored is None:  # deleted after its object was read: the object names text that no longer exists
+                view, stored = self._deleted(view), Transcript.rebuild({})
+            self._attach(stored)
         return view
 
     def _events(self, view: View) -> Iterator[StreamEvent]:
-        """All that there is to say by now."""
+        """All events from the reader's position to the present."""
         if view.status is not Status.PENDING or self._epoch == UNKNOWN.epoch:
             yield from self._turn_to(view)
-        if not view.status.is_final and self._told != (view.status, view.epoch):
-            self._told = (view.status, view.epoch)
-            yield StreamEvent(self._cursor, "status", dumps({"id": self._follower.request_id, "status": view.status}))
+        if not view.status.is_final and self._sent != (view.status, view.epoch):
+            self._sent = (view.status, view.epoch)
+            yield StreamEvent(self._cursor, StatusChange(self._subscription.request_id, view.status))
         if self._transcript is not None:
             for part in self._transcript.since(self._position, limit=DELTA_CHARS):
                 self._position = part.end
-                yield StreamEvent(self._cursor, "delta", _delta(part))
+                yield StreamEvent(self._cursor, part)
         if view.status.is_final:
             self.is_over = True
             end = self._cursor._replace(offset=self._position.offset + 1)
-            yield StreamEvent(end, view.status.value, view.body or b"{}")
+            yield StreamEvent(end, Final(view.status, view.body or b"{}"))
 
     def _turn_to(self, view: View) -> Iterator[StreamEvent]:
-        """Stand where the reader stands in the text of this run; at its beginning, if the reader has another's."""
+        """Find the reader's position in the text of this run; a reader of another run's text gets a reset."""
         is_another = self._epoch != view.epoch
         has_text = self._position > START
         if is_another and not view.status.is_final:
-            self._turn_away()
+            self._detach()
         if view.status is Status.PROCESSING and (self._transcript is None or not self._transcript.is_complete):
-            live = self._find_live(self._follower.request_id, view.epoch)
+            live = self._find_live(self._subscription.request_id, view.epoch)
             if live is not None and live is not self._transcript:  # a claim is in the database before it is known here
-                self._turn_to_text(live)
-                live.readers.add(self._follower.wake)
+                self._attach(live)
+                live.readers.add(self._subscription.wake)
         self._epoch = view.epoch
         offset = self._position.offset
         length = self._transcript.length if self._transcript is not None and self._transcript.is_complete else offset
         # A mirror of a run elsewhere may be behind its reader for a moment.
         if has_text and (is_another or offset > length):
             self._position = START
-            yield StreamEvent(self._cursor, "reset", dumps({"id": self._follower.request_id}))
+            yield StreamEvent(self._cursor, Reset(self._subscription.request_id))
         elif self._transcript is not None and self._position.run < 0:
             self._position = self._transcript.at(offset)
 
-    def _turn_to_text(self, transcript: Transcript) -> None:
-        self._turn_away()
+    def _attach(self, transcript: Transcript) -> None:
+        self._detach()
         self._transcript = transcript
         self._position = Position(self._position.offset, -1)
 
-    def _turn_away(self) -> None:
+    def _detach(self) -> None:
         if self._transcript is not None:
-            self._transcript.readers.discard(self._follower.wake)
+            self._transcript.readers.discard(self._subscription.wake)
             self._transcript = None
 
     @property
     def model(self) -> str | None:
-        """Which model is answering, where that is known by now."""
+        """The model that is answering; None until it is known."""
         return None if self._transcript is None else self._transcript.model
 
     @property
@@ -228,18 +229,11 @@ class RequestStream:
         return Cursor(max(self._epoch, 0), _TRY, self._position.offset)
 
 
-def _delta(part: Part) -> bytes:
-    data: dict[str, Any] = {"segment": part.segment}
-    if part.segment is Segment.TOOL_CALL:
-        data |= {"index": part.number, "name": part.name}
-    return dumps(data | {"text": part.text})
-
-
 def _batched(events: Iterator[StreamEvent]) -> Iterator[list[StreamEvent]]:
     batch, size = list[StreamEvent](), 0
     for event in events:
         batch.append(event)
-        size += len(event.data)
+        size += _EVENT_CHARS + (len(event.value.text) if isinstance(event.value, Part) else 0)
         if size >= BATCH_CHARS:
             yield batch
             batch, size = [], 0

@@ -1,4 +1,4 @@
-"""Streams over HTTP: one model request as it goes on, and the changes of all requests of a user."""
+"""Streams over HTTP: the events of one model request, and the changes of all requests of a user."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -25,16 +25,16 @@ def add_routes(app: web.Application) -> None:
 
 @may_be_left
 async def stream_request(request: web.Request) -> web.StreamResponse:
-    """One request from where the client stands to its end; 204 when the client has had all of it."""
+    """The events of a request after the client's position; 204 when the client has received all of them."""
     request_id = read_id(request.match_info["id"])
     after = _read_cursor(request)
-    with request.app[keys.REQUESTS].follow(request_id) as follower:
-        return await send_request(request, follower, after=after)
+    with request.app[keys.REQUESTS].follow(request_id) as subscription:
+        return await send_request(request, subscription, after=after)
 
 
 @may_be_left
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """What becomes of the user's requests: those that live first, then every change, until the client leaves."""
+    """The changes of the user's requests: a snapshot of those not final, then each change, until the client leaves."""
     user_id = request[keys.PRINCIPAL].user_id
     with request.app[keys.FEEDS].open(user_id) as feed:
         rows = await request.app[keys.READER].fetch("feed_requests", [user_id], recent_id(), [])
@@ -57,7 +57,7 @@ def _public(change: Change) -> dict[str, Any]:
 
 
 def _read_cursor(request: web.Request) -> Cursor | None:
-    """`?after=`, or `Last-Event-ID`, which a client sends by itself: then one that cannot be ours is no error."""
+    """`?after=`, or `Last-Event-ID`. Browsers send the latter on their own, so an unknown id there is no error."""
     if "after" in request.query:
         cursor = parse_cursor(single(request, "after"))
         if cursor is None:

@@ -1,32 +1,24 @@
 """`/auth/v1`: the embedded accounts for clients of Supabase Auth (supabase-js and its like), for development.
 
-What such a client sends as `apikey` is not looked at: it tells projects apart, and there is one here.
+The header `apikey` of such a client is not verified: it names a project, and this server has one.
 """
 
-import functools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
 
 from server import __version__
-from server.auth.gotrue.error_form import API_VERSION, GoTrueError, render_error
-from server.auth.principal import Principal
-from server.auth.tokens import bearer_token
-from server.errors import RateLimited, Unauthenticated
+from server.auth.gotrue.error_form import GoTrueError
 from server.http import keys
 from server.http.bodies import read_json
 from server.http.middlewares import limited_by_address, public
 from server.http.responses import json_response
 
 MAX_BODY_BYTES = 16 * 1024
-_KEY = "sb_"
 _NO_CONTENT = 204
 
 log = structlog.get_logger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def add_routes(app: web.Application) -> None:
@@ -41,28 +33,12 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/auth/v1/.well-known/jwks.json", public_keys)
 
 
-def _worded(handler: Handler) -> Handler:
-    """Answer a refusal in the form that the client reads."""
-
-    @functools.wraps(handler)
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            return await handler(request)
-        except GoTrueError as error:
-            form = render_error(error, version=request.headers.get(API_VERSION))
-            return json_response(form.body, status=form.status, headers=form.headers)
-
-    return answer
-
-
 @limited_by_address
-@_worded
 async def sign_up(request: web.Request) -> web.Response:
     return json_response(await request.app[keys.GOTRUE].sign_up(await _read_form(request)))
 
 
 @limited_by_address
-@_worded
 async def token(request: web.Request) -> web.Response:
     """A session for a password, or for a refresh token."""
     form = await _read_form(request)
@@ -76,38 +52,30 @@ async def token(request: web.Request) -> web.Response:
 
 
 @limited_by_address
-@_worded
 async def recover(request: web.Request) -> web.Response:
-    """The same for every address. Nothing is sent: the operator sets passwords, with `set-password`."""
+    """The same answer for every address. No e-mail is sent: the operator sets passwords, with `set-password`."""
     await _read_form(request)
-    log.warning("no_mailer", fix="Nobody is sent an e-mail: set a password with `python -m server set-password`.")
+    log.warning("no_mailer", fix="This server sends no e-mail. Set a password with `python -m server set-password`.")
     return json_response({})
 
 
-@public
-@_worded
 async def sign_out(request: web.Request) -> web.Response:
-    principal = await _signed_in(request)
-    await request.app[keys.GOTRUE].sign_out(principal, request.query.get("scope", "global"))
+    await request.app[keys.GOTRUE].sign_out(request[keys.PRINCIPAL], request.query.get("scope", "global"))
     return web.Response(status=_NO_CONTENT)
 
 
-@public
-@_worded
 async def get_user(request: web.Request) -> web.Response:
-    return json_response(await request.app[keys.GOTRUE].get_user(await _signed_in(request)))
+    return json_response(await request.app[keys.GOTRUE].get_user(request[keys.PRINCIPAL]))
 
 
-@public
-@_worded
 async def update_user(request: web.Request) -> web.Response:
-    principal = await _signed_in(request)
-    return json_response(await request.app[keys.GOTRUE].update_user(principal, await _read_form(request)))
+    form = await _read_form(request)
+    return json_response(await request.app[keys.GOTRUE].update_user(request[keys.PRINCIPAL], form))
 
 
 @public
 async def settings(_request: web.Request) -> web.Response:
-    """What can be done here: e-mail and password, at once."""
+    """Sign-up with e-mail and password, without confirmation, is the only way in."""
     return json_response(
         {
             "external": {"anonymous_users": False, "email": True, "phone": False},
@@ -128,31 +96,13 @@ async def health(_request: web.Request) -> web.Response:
 
 @public
 async def public_keys(_request: web.Request) -> web.Response:
-    """None: tokens are signed with a secret, which is nobody's to see."""
+    """An empty set: tokens are signed with a secret, which stays on the server."""
     return json_response({"keys": []}, headers={hdrs.CACHE_CONTROL: "public, max-age=600"})
 
 
 async def _read_form(request: web.Request) -> dict[str, Any]:
-    """Fields that this server does not know are passed over, as GoTrue does."""
+    """Unknown fields are ignored, as in GoTrue."""
     body = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
     if not isinstance(body, dict):
         raise GoTrueError(400, "bad_json", "Could not parse request body as JSON: an object is expected")
     return body
-
-
-async def _signed_in(request: web.Request) -> Principal:
-    """Who calls. supabase-js sends its key as the Bearer while nobody is signed in: that is no token."""
-    try:
-        credentials = bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
-    except Unauthenticated:
-        credentials = ""
-    if not credentials or credentials.startswith(_KEY) or credentials == request.headers.get("apikey"):
-        raise GoTrueError(401, "no_authorization", "This endpoint requires a valid Bearer token")
-    try:
-        principal = await request.app[keys.VERIFIER].identify(credentials)
-    except Unauthenticated:
-        raise GoTrueError(403, "bad_jwt", "invalid JWT: unable to parse or verify signature") from None
-    verdict = request.app[keys.READ_LIMITER].check(str(principal.user_id))
-    if verdict is not None and not verdict.allowed:
-        raise RateLimited("Request rate limit reached", retry_after_s=verdict.retry_after_s)
-    return principal

@@ -1,8 +1,8 @@
 """`/v1`: chat completions, embeddings and models for clients of OpenAI.
 
-Behind it are the same model requests as everywhere. What differs: an answer is waited for to its end, a request that
-failed is an HTTP error, and a client that leaves cancels its request, since it has no other way to get at the answer.
-Only who sends an `Idempotency-Key` may leave: the key says that the client comes back.
+They are model requests like all others, with three differences: a response waits for the end of its request, a failed
+request is an HTTP error, and a client that disconnects cancels its request, since it cannot get the answer otherwise.
+A client with an `Idempotency-Key` may disconnect: it can send the same request again.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from server.requests.service import Created
 from server.requests.stream import RequestStream
 
 HOLD_S = 10.0
-"""A stream that has nothing to say for so long begins all the same: then a failure is no HTTP status any more."""
+"""A stream without an event for this time begins with a comment; a later failure is an event, not an HTTP status."""
 GRACE_S = 5.0
-"""How long after its deadline the end of a request is waited for: it has to be recorded."""
+"""Time to wait after the deadline of a request, for its outcome to be stored."""
 _MIN_DEADLINE_S = 1.0
 _REPLAYED = "Idempotent-Replayed"
 
@@ -56,7 +56,7 @@ def add_routes(app: web.Application) -> None:
 
 @refused_under_overload
 async def chat(request: web.Request) -> web.StreamResponse:
-    """The next turn of a conversation, whole or as it is written."""
+    """The next turn of a conversation, as a whole or as a stream."""
     ask, created = await _create(request, read_chat)
     with _named(created) as headers:
         if isinstance(created.subscription, StreamSubscription):
@@ -76,7 +76,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """What can be asked for by name, for chat and for embeddings."""
+    """The models for chat and for embeddings."""
     return json_response(_models(request))
 
 
@@ -102,7 +102,7 @@ def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is
 async def _create(
     request: web.Request, read: Callable[[Any], AnyAsk]
 ) -> tuple[AnyAsk, Created[Waiter] | Created[StreamSubscription]]:
-    """The stored request, and how its answer is wanted. The prompt is freed when this call returns.
+    """The stored request, and the client's wishes for the response. The prompt is freed on return.
 
     Errors name the fields as the client sent them.
     """
@@ -129,7 +129,7 @@ async def _create(
 
 @contextlib.contextmanager
 def _named(created: Created[Waiter] | Created[StreamSubscription]) -> Iterator[dict[str, str]]:
-    """Headers that name the request, also on the answer to what goes wrong in the block."""
+    """Headers that name the request; an error in the block gets them as well."""
     headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.subscription.request_id}"}
     if created.is_replayed:
         headers[_REPLAYED] = "true"
@@ -149,38 +149,38 @@ async def _reply(
     asked: str,
     headers: dict[str, str],
 ) -> web.Response:
-    """The whole answer, once it is there."""
-    watch = created.subscription
-    assert isinstance(watch, Waiter), "a stream is not waited for"  # noqa: S101 - tells the type checker
+    """The response, once the request has ended."""
+    waiter = created.subscription
+    assert isinstance(waiter, Waiter), "a stream has no waiter"  # noqa: S101 - for the type checker
     try:
         async with while_connected(request):
-            view = await _last_view(request, watch, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
+            view = await _last_view(request, waiter, created.deadline_s + GRACE_S, is_replayed=created.is_replayed)
     except ClientLeft:
         if not _may_come_back(request):
-            await _cancel(request, watch.request_id)
+            await _cancel(request, waiter.request_id)
         return web.Response(status=LEFT)
     if not view.status.is_final:
         raise _unfinished(request, view)
     outcome = orjson.loads(view.body or b"{}")
     if (problem := problem_of(outcome)) is not None:
         raise problem
-    outcome["model"] = outcome["model"] or created.model or asked  # a server with one model need not tell its name
-    return json_response(render(watch.request_id, outcome), headers=headers)
+    outcome["model"] = outcome["model"] or created.model or asked  # a server with one model may not report its name
+    return json_response(render(waiter.request_id, outcome), headers=headers)
 
 
 def _may_come_back(request: web.Request) -> bool:
-    """A client with a key can get at the answer by sending the same request again."""
+    """A client with an idempotency key gets the answer when it sends the same request again."""
     return "Idempotency-Key" in request.headers
 
 
-async def _last_view(request: web.Request, watch: Waiter, timeout_s: float, *, is_replayed: bool) -> View:
-    """The final request; after `timeout_s`, or when the server stops, as it stands then."""
+async def _last_view(request: web.Request, waiter: Waiter, timeout_s: float, *, is_replayed: bool) -> View:
+    """The final request, or its current state after `timeout_s` or when the server stops."""
     user_id, service = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS]
     if is_replayed:
-        watch.seen = await service.get(user_id, watch.request_id)
-    is_over = is_replayed and watch.seen is not None and watch.seen.status.is_final
-    view = watch.seen if is_over else await watch.wait(timeout_s)
-    return view if view is not None and view.body is not None else await service.get(user_id, watch.request_id)
+        waiter.seen = await service.get(user_id, waiter.request_id)
+    is_over = is_replayed and waiter.seen is not None and waiter.seen.status.is_final
+    view = waiter.seen if is_over else await waiter.wait(timeout_s)
+    return view if view is not None and view.body is not None else await service.get(user_id, waiter.request_id)
 
 
 def _unfinished(request: web.Request, view: View) -> Problem:
@@ -199,10 +199,10 @@ def _stopping() -> Problem:
 
 
 async def _stream(
-    request: web.Request, follower: StreamSubscription, chunks: Chunks, headers: dict[str, str]
+    request: web.Request, subscription: StreamSubscription, chunks: Chunks, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """The answer in chunks. The response begins with the first of them, so that a failure before is a real status."""
-    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, follower)
+    """The answer in chunks. The response begins with the first chunk, so that an earlier failure has an HTTP status."""
+    stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription)
     try:
         async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
             await stream.open()
@@ -211,17 +211,17 @@ async def _stream(
     except ClientLeft:
         return web.Response(status=LEFT)
     finally:
-        if not (stream.is_over or follower.is_closed or _may_come_back(request)):
-            await _cancel(request, follower.request_id)
+        if not (stream.is_over or subscription.is_closed or _may_come_back(request)):
+            await _cancel(request, subscription.request_id)
 
 
 async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
-    """What to write, as it comes. Raises the `Problem` that ends the request, as long as there was nothing to write."""
+    """The bytes to write. Raises the `Problem` that ends the request before the first byte."""
     try:
         async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S)) as batches:
             async for batch in batches:
                 chunks.model = stream.model or chunks.model
-                if data := b"".join(chunks.take(event.name, event.data) for event in batch):
+                if data := b"".join(chunks.encode(event.value) for event in batch):
                     yield data
                 elif not batch:
                     yield chunks.keep_alive()
@@ -239,10 +239,10 @@ async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[byte
 
 
 async def _cancel(request: web.Request, request_id: RequestId) -> None:
-    """The same as `POST /api/requests/{id}/cancel`. If the outcome is there first, that is as good."""
+    """As `POST /api/requests/{id}/cancel`; a request that has ended stays as it is."""
     try:
         view = await request.app[keys.REQUESTS].cancel(request[keys.PRINCIPAL].user_id, request_id)
-    except Problem as problem:  # deleted, or the database is away: then it goes on to its deadline
+    except Problem as problem:  # deleted, or no database: the request goes on to its deadline
         log.info("left_request_goes_on", id=str(request_id), reason=problem.detail)
     else:
         log.info("client_left", id=str(request_id), status=view.status)

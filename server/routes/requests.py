@@ -74,18 +74,18 @@ async def _create(
 
 async def _answer(request: web.Request, created: Created[Waiter], waiting: Waiting) -> web.Response:
     """200 with the final object, or 202 with the current one when the wait ends first."""
-    user_id, service, watch = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS], created.subscription
+    user_id, service, waiter = request[keys.PRINCIPAL].user_id, request.app[keys.REQUESTS], created.subscription
     if created.is_replayed:
-        watch.seen = await service.get(user_id, watch.request_id)
-    is_over = waiting.seconds <= 0 or (watch.seen is not None and watch.seen.status.is_final)
-    view = watch.seen if is_over else await wait_for(request, watch, waiting.seconds)
+        waiter.seen = await service.get(user_id, waiter.request_id)
+    is_over = waiting.seconds <= 0 or (waiter.seen is not None and waiter.seen.status.is_final)
+    view = waiter.seen if is_over else await wait_for(request, waiter, waiting.seconds)
     if view is None or view.body is None:
-        view = await service.last_known(user_id, watch)
+        view = await service.last_known(user_id, waiter)
     headers = {hdrs.ETAG: _etag(view)} | waiting.headers | _replay_headers(created)
     if view.status.is_final:
         return raw_json_response(view.body or b"", headers=headers)
     headers |= {
-        hdrs.LOCATION: _location(request, watch.request_id),
+        hdrs.LOCATION: _location(request, waiter.request_id),
         hdrs.RETRY_AFTER: str(max(1, math.ceil(created.delay_s))),
     }
     return raw_json_response(view.body or b"", status=HTTPStatus.ACCEPTED, headers=headers)
@@ -101,14 +101,14 @@ async def get(request: web.Request) -> web.StreamResponse:
     if "wait" in request.query:
         waiting = read_wait_parameter(single(request, "wait") or "", max_s=max_wait_s)
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get(hdrs.IF_NONE_MATCH, "").split(",")}
-    with service.watch(request_id) as watch:
+    with service.watch(request_id) as waiter:
         view = await service.get(user_id, request_id)
         if waiting.seconds > 0 and not view.status.is_final and (not known - {""} or _etag(view) in known):
-            watch.seen = view
-            watch.any_change = _etag(view) in known
-            del view  # its object: the watch keeps it, as far as there is memory for it
-            news = await wait_for(request, watch, waiting.seconds)
-            view = news if news is not None and news.body is not None else await service.get(user_id, request_id)
+            waiter.seen = view
+            waiter.any_change = _etag(view) in known
+            del view  # frees its object: the waiter keeps it while there is memory
+            update = await wait_for(request, waiter, waiting.seconds)
+            view = update if update is not None and update.body is not None else await service.get(user_id, request_id)
     headers = {hdrs.ETAG: _etag(view)} | waiting.headers
     if _etag(view) in known:
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)

@@ -140,11 +140,28 @@ async def test_a_request_id_is_taken_over_or_replaced(api: Api) -> None:
     assert (await api.get("/health", headers={"X-Request-Id": "a b<c>"})).headers["X-Request-Id"] != "a b<c>"
 
 
-async def test_no_answer_names_a_version_or_may_be_cached(api: Api) -> None:
-    reply = await api.create()
-    assert reply.headers[hdrs.SERVER] == "ai-sdk-server"
-    assert reply.headers[hdrs.CACHE_CONTROL] == "no-store"
-    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+async def test_every_response_carries_the_common_headers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = await (await start(rate_limit_per_minute=100, allowed_origins=ORIGIN)).sign_up()
+    events = {"Accept": "text/event-stream"}
+    replies = {
+        "ok": (200, await api.create()),
+        "stream": (200, await api.create(headers=events)),
+        "no route": (404, await api.get("/api/nothing")),
+        "no method": (405, await api.send("PUT", "/api/requests")),
+        "refused": (422, await api.post("/api/requests", {})),
+        "openai": (200, await api.get("/v1/models")),
+    }
+    monkeypatch.setattr(api.app[keys.REQUESTS].history, "page", _explode)
+    replies["bug"] = (500, await api.get("/api/requests"))
+    for name, (status, reply) in replies.items():
+        assert reply.status == status, name
+        assert reply.headers["X-Request-Id"], name
+        assert reply.headers.getall(hdrs.SERVER) == ["ai-sdk-server"], name
+        assert reply.headers[hdrs.CACHE_CONTROL].startswith("no-store"), name
+        assert reply.headers["X-Content-Type-Options"] == "nosniff", name
+        assert reply.headers.getall(hdrs.VARY) == ["Origin"], name
+        assert ("RateLimit" in reply.headers) == (name not in {"no route", "no method"}), name
+    assert "x-ratelimit-limit-requests" in replies["openai"][1].headers
 
 
 async def test_what_no_middleware_sees_is_as_guarded(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""Where things are upstream: the router's paths, those of a server of one's own, and what a model's id says."""
+"""Addresses upstream: the paths of the router and of self-hosted servers, and the parts of a model's id."""
 
 import re
 from urllib.parse import urlsplit
@@ -19,12 +19,12 @@ _DOTS_ONLY = re.compile(r"\.+")
 
 
 def is_router(base_url: str) -> bool:
-    """Whether this is Hugging Face's router, which routes by the model's id; everything else is a server of its own."""
+    """Whether this is Hugging Face's router, which routes by the model's id, or a self-hosted server."""
     return urlsplit(base_url).hostname == ROUTER_HOST
 
 
 def api_root(base_url: str) -> str:
-    """Where `/chat/completions` is, by the rule that both official clients use (makeUrl, _prepare_url)."""
+    """The URL below which `/chat/completions` is, by the rule of both official clients (makeUrl, _prepare_url)."""
     base_url = base_url.rstrip("/")
     if base_url.endswith("/chat/completions"):
         return base_url.removesuffix("/chat/completions")
@@ -32,12 +32,12 @@ def api_root(base_url: str) -> str:
 
 
 def server_root(base_url: str) -> str:
-    """Where a server of one's own takes what has no path in OpenAI's interface, as an Inference Endpoint does."""
+    """The URL of a self-hosted server for tasks without a path in OpenAI's API, as at an Inference Endpoint."""
     return api_root(base_url).removesuffix("/v1")
 
 
 def split_id(model: str) -> tuple[str, str | None]:
-    """`org/name` and the suffix. Its parts go into a path, where dots alone would climb out of it."""
+    """`org/name` and the suffix. Raises `BadModel` for parts of dots alone, which would change the path."""
     match = _MODEL_ID.fullmatch(model)
     if match is None or is_dots(match["owner"]) or is_dots(match["name"]):
         raise BadModel("A model is named as organisation/name or organisation/name:provider.")

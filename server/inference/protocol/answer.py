@@ -11,11 +11,11 @@ from server.inference.protocol.usage import add_counts, read_count, read_usage
 from server.model_request import Usage
 
 _FINISH = {"eos_token": "stop", "stop_sequence": "stop"}
-"""TGI's own names, in those of OpenAI."""
+"""TGI's reasons, by OpenAI's names."""
 
 
 class Answer:
-    """Collects what the pieces of one answer say, and hands new text out as deltas."""
+    """Collects the pieces of one answer, and returns new text as deltas."""
 
     def __init__(self, *, splits_thoughts: bool = False) -> None:
         self.usage = Usage()
@@ -44,16 +44,16 @@ class Answer:
             self._thoughts = None
 
     def add_calls(self, pieces: Any) -> None:
-        """Take the `tool_calls` of a message or of a delta. Raises `Unintelligible` for more than anyone makes."""
+        """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
         self._fresh.extend(self.tool_calls.add(pieces))
 
     def take(self) -> list[Delta]:
-        """What is new since the last time."""
+        """The deltas since the last call."""
         deltas, self._fresh = self._fresh, []
         return deltas
 
     def flush(self) -> None:
-        """Give out what was held back for what might follow; nothing is added afterwards."""
+        """Release text that was held back; nothing is added afterwards."""
         for piece, place in self._thoughts.flush() if self._thoughts is not None else ():
             self._clean(piece, place)
         for segment, cleaner in self._cleaners.items():
@@ -61,17 +61,17 @@ class Answer:
         self._fresh += self.tool_calls.flush()
 
     def finish(self, reason: Any) -> None:
-        """Note why generation ended, where `reason` says so."""
+        """Note why the generation ended, if `reason` says so."""
         if isinstance(reason, str) and reason:
             self.finish_reason = clean(_FINISH.get(reason, reason))[:64]
 
     def count(self, usage: Any) -> None:
-        """Take the newest usage of OpenAI's shape: some providers repeat it with every chunk, grown."""
+        """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk."""
         if isinstance(usage, dict):
             self.usage = read_usage(usage)
 
     def count_details(self, details: Mapping[str, Any]) -> None:
-        """Take TGI's counts; the prompt's is not always among them."""
+        """Keep TGI's counts; the count of the prompt may be missing."""
         generated = read_count(details.get("generated_tokens"))
         self.usage = Usage(add_counts(details.get("input_length"), generated), generated)
 

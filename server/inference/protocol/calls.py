@@ -1,22 +1,28 @@
-"""Calls as they go over the wire: which URL, which body. The token is not part of them."""
+"""Calls as HTTP requests, without the token, and the readers of their answers."""
+
+from collections.abc import Mapping
 
 from server.inference.events import Call, Task
-from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of
+from server.inference.protocol.addresses import HF_INFERENCE, ROUTER_URL, api_root, is_router, provider_of
 from server.inference.protocol.chat import build_chat, build_generation, post_text
+from server.inference.protocol.exchange import AnswerReader, OpenReader
+from server.inference.protocol.faults import read_refusal
+from server.inference.protocol.native_id_reader import open_lookup
 from server.inference.protocol.native_ids import build_lookup
 from server.inference.protocol.pipelines import build_own, build_pipeline
 from server.inference.protocol.providers import serves
-from server.inference.protocol.wire import BadModel, FilePart, WireRequest, unknown_way
+from server.inference.protocol.result_reader import Exchange, open_with
+from server.inference.protocol.text_response_reader import Judge, TextResponseReader
+from server.inference.protocol.wire import BadModel, WireRequest, unknown_way
 
-__all__ = ["BadModel", "FilePart", "WireRequest", "build", "build_listing", "build_probe", "is_router"]
-
+_TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 NO_SUCH_MODEL = "ai-sdk-server/no-such-model"
 
 
 def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:
-    """The request that asks `model` (None: the only one that the server has); text is asked for as a stream.
+    """The request for `model` (None: the only one of the server). Text is requested as a stream.
 
-    Raises `BadModel` for a model id that the router could not have, and for what nobody serves.
+    Raises `BadModel` for an impossible model id, and for a task that no provider serves.
     """
     match call.task:
         case Task.CHAT_COMPLETION:
@@ -36,11 +42,33 @@ def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:
 
 
 def build_listing(base_url: str) -> WireRequest:
-    """Asks a server which models it has."""
+    """The request for a server's list of models."""
     return WireRequest("GET", f"{api_root(base_url)}/models", {"Accept": "application/json"})
 
 
 def build_probe(base_url: str) -> WireRequest:
-    """A chat with a model that cannot exist: the router looks at token and credits first, and nothing is generated."""
+    """A chat with an impossible model: the router checks token and credits first, and nothing is generated."""
     body = {"model": NO_SUCH_MODEL, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
     return post_text(f"{api_root(base_url)}/chat/completions", body)
+
+
+def reader_for(call: Call, model: str | None, *, judge: Judge = read_refusal, base_url: str = ROUTER_URL) -> OpenReader:
+    """Opens the reader of the answer to the request that `build` made for the same call."""
+    if call.task not in _TEXT_TASKS:
+        exchange = Exchange(call, model, base_url, judge)
+        provider = _provider(model, base_url)
+        return open_with(exchange) if provider == HF_INFERENCE else open_lookup(exchange, provider)
+
+    def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
+        is_chat = call.task is Task.CHAT_COMPLETION
+        return TextResponseReader(status, headers, model=model, judge=judge, splits_thoughts=is_chat)
+
+    return open_reader
+
+
+def _provider(model: str | None, base_url: str) -> str:
+    """The provider behind the router. `build` has refused impossible ids already."""
+    try:
+        return provider_of(model)[1] if model is not None and is_router(base_url) else HF_INFERENCE
+    except BadModel:
+        return HF_INFERENCE

@@ -8,20 +8,14 @@ import orjson
 
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
-from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, unknown_way
+from server.inference.protocol.providers import PROVIDERS
+from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, named, unknown_way
 
 _HEADERS = {
     "Content-Type": "application/json",
     # A client that does not ask for JSON gets an HTML page with a refused token (recorded 2025-05).
     "Accept": "application/json, text/event-stream",
 }
-_COMPLETIONS = {
-    "featherless-ai": "/v1/completions",
-    "together": "/v1/completions",
-    "deepinfra": "/v1/openai/completions",
-    "novita": "/v3/openai/completions",
-}
-"""Where providers behind the router continue a text (huggingface_hub 2.4.0, `inference/_providers`)."""
 _COMPLETION_PARAMETERS = ("temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed")
 _TGI_PARAMETERS = ("max_new_tokens", *_COMPLETION_PARAMETERS, "do_sample")
 
@@ -33,7 +27,7 @@ def build_chat(call: Call, model: str | None, base_url: str) -> WireRequest:
 
 
 def build_generation(call: Call, model: str | None, base_url: str) -> WireRequest:
-    """Raw generation has no automatic routing: a provider is named in the path, or it is hf-inference."""
+    """Raw generation has no automatic routing: the path names the provider, or else it is hf-inference."""
     if not is_router(base_url):
         return post_text(f"{api_root(base_url)}/completions", _completion_body(call, model))
     if model is None:
@@ -41,18 +35,14 @@ def build_generation(call: Call, model: str | None, base_url: str) -> WireReques
     name, provider = provider_of(model)
     if provider == HF_INFERENCE:
         return post_text(f"{base_url.rstrip('/')}/hf-inference/models/{quote(name)}", _tgi_body(call))
-    if provider not in _COMPLETIONS:
+    path = PROVIDERS[provider].completions if provider in PROVIDERS else None
+    if path is None:
         raise unknown_way(provider, call.task)
-    return post_text(f"{base_url.rstrip('/')}/{provider}{_COMPLETIONS[provider]}", _completion_body(call, name))
+    return post_text(f"{base_url.rstrip('/')}/{provider}{path}", _completion_body(call, name))
 
 
 def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
     return WireRequest("POST", url, _HEADERS, encode(body))
-
-
-def named(model: str | None) -> dict[str, Any]:
-    """First in the body, as in both official clients: the router looks for it in a prefix of the body only."""
-    return {} if model is None else {"model": model}
 
 
 def _picked(call: Call, names: tuple[str, ...]) -> dict[str, Any]:
@@ -71,7 +61,7 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
 
 
 def with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with its stored images in place; an address goes to the provider as it is."""
+    """The message with its stored images as `data:` URLs; an address stays as it is."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -86,7 +76,7 @@ def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters whose JSON schemas are objects again: they are kept as text, for the order of their keys."""
+    """Parameters with their JSON schemas as objects: they are stored as text, which keeps the order of keys."""
     parameters = dict(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
@@ -105,13 +95,13 @@ def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
-    """The shape of OpenAI's completions, with the two sampling parameters that vLLM and featherless-ai add to it."""
+    """The shape of OpenAI's completions, with two sampling parameters of vLLM and featherless-ai."""
     body = {**named(model), "prompt": call.input_data["prompt"]}
     if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
         body["max_tokens"] = max_tokens
     body |= _picked(call, _COMPLETION_PARAMETERS)
     if call.parameters.get("do_sample") is False:
-        body["temperature"] = 0  # there is no do_sample here; this is how it is said
+        body["temperature"] = 0  # the equivalent of do_sample
     if call.parameters.get("return_full_text"):
         body["echo"] = True
     return body | {"stream": True, "stream_options": {"include_usage": True}}
@@ -121,6 +111,6 @@ def _tgi_body(call: Call) -> dict[str, Any]:
     parameters = _picked(call, _TGI_PARAMETERS)
     if isinstance(parameters.get("stop"), str):
         parameters["stop"] = [parameters["stop"]]
-    # Said always: on this route the default is to repeat the prompt (TGI router/src/lib.rs, compat_generate).
+    # Always sent: this route repeats the prompt by default (TGI router/src/lib.rs, compat_generate).
     parameters["return_full_text"] = bool(call.parameters.get("return_full_text"))
     return {"inputs": call.input_data["prompt"], "parameters": parameters, "stream": True}

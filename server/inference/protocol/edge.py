@@ -1,4 +1,4 @@
-"""What goes to the edge function `hf-inference`, and what its refusals mean (docs/edge-function.md). Pure."""
+"""Requests to the edge function `hf-inference`, and its errors (docs/edge-function.md). Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ _UNAUTHORISED, _NOT_FOUND = 401, 404
 
 
 def build_edge_call(call: Call, url: str) -> WireRequest:
-    """The function tries the whole chain of models itself, and passes a stream through. It has no access to files."""
+    """The function tries the whole chain of models and forwards a stream. It has no access to files."""
     body = {
         "task": call.task.value,
         "models": call.models,
@@ -38,12 +38,12 @@ def _with_files_inside(call: Call) -> dict[str, Any]:
 
 
 def build_edge_probe(url: str) -> WireRequest:
-    """A call without a task: the function looks at the key first, then refuses it, and nothing is generated."""
+    """A call without a task: the function checks the key first, then refuses the call, and nothing is generated."""
     return WireRequest("POST", url, _HEADERS, b"{}")
 
 
 def read_edge_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError:
-    """The error of an answer that is not a success, of the function or of the platform before it.
+    """The error of an unsuccessful answer, of the function or of the platform in front of it.
 
     The function has retried by its own settings: what is left is not tried again here, but later, from the backlog.
     """

@@ -1,4 +1,4 @@
-"""What the shell needs to know of an exchange: a reader for each answer, and the request that may follow from it."""
+"""The interface between the pure protocol and its shell: a reader for each answer, and follow-up requests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from server.inference.protocol.wire import WireRequest
 from server.model_request import Completed
 
 Progress = Started | Delta | FileChunk
-"""What is handed on while an answer is read."""
+"""The events of an answer before its end."""
 
 
 class AnswerReader(Protocol):
-    """Fed with the bytes of one answer, in any chunks. Any split of the same bytes gives the same events."""
+    """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks."""
 
     @property
     def is_over(self) -> bool:
-        """Whether further bytes would change nothing."""
+        """Whether further bytes have no effect."""
         ...
 
     def feed(self, chunk: bytes) -> list[Progress]:
-        """What `chunk` adds to the answer."""
+        """The events that `chunk` completes."""
         ...
 
     def finish(self, *, cut: UpstreamError | None = None) -> "list[Progress | Completed | Failure | FollowUp]":
-        """What is left, and how it ended: the last item is a `Completed`, a `Failure` or a `FollowUp`.
+        """The remaining events. The last item is a `Completed`, a `Failure` or a `FollowUp`.
 
         `cut` is why the body could not be read to its end, if so.
         """
@@ -39,7 +39,7 @@ OpenReader = Callable[[int, Mapping[str, str]], AnswerReader]
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """The answer is to be had elsewhere, or later: make this request after `pause_s` and read its answer so.
+    """The answer is at another address or not ready: make this request after `pause_s` and use its reader.
 
     Within one try: its time is the try's, and nothing of it is repeated by itself.
     """

@@ -1,4 +1,4 @@
-"""Answers that are errors: seven shapes of body, one judgement. Shapes and statuses are those that were recorded."""
+"""Error answers: seven shapes of body, one classification. Shapes and statuses come from recordings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,11 +13,11 @@ from server.inference.protocol.texts import Unintelligible, parse_json, to_words
 from server.model_request import Usage
 
 MAX_RETRY_AFTER_S = 600.0
-"""More than the default deadline helps nobody; values up to years were seen elsewhere."""
+"""A longer pause than the default deadline has no use; values up to years were seen elsewhere."""
 
 TRANSIENT = frozenset({408, 424, 425, 429, 500, 502, 503, 504, *range(506, 600)})
 _WITH_RETRY_AFTER = frozenset({429, *range(500, 600)})
-"""Elsewhere the header means nothing: Together sends it with successes."""
+"""The header is ignored for other statuses: Together sends it with successes."""
 _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
 _MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
@@ -25,7 +25,7 @@ _MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
 _OF_ANSWERS = frozenset(
     {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
 )
-"""Names that are in no error: whatever stands beside them is of an answer."""
+"""Fields that no error has: a document with one of them is an answer."""
 _TYPE_STATUS = {
     "validation": 422,
     "template_error": 422,
@@ -42,12 +42,12 @@ _TYPE_STATUS = {
     "model_not_found": 404,
     "authentication_error": 401,
 }
-"""What an error without a status says of itself: `error_type` of TGI, `type`, `code` or `reason` of the others."""
+"""Kinds of errors without a status: `error_type` of TGI, `type`, `code` or `reason` of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamError:
-    """Why a try failed. `message` is one sentence or two, for the user of an app.
+    """The reason why a try failed. `message` is one sentence or two, for the user of an app.
 
     `is_model_missing`: another model of the chain may do. `max_retries`: fewer than are usual make sense.
     `is_stale`: the connection had gone before a byte came back, as happens to one that was kept open too long.
@@ -64,7 +64,7 @@ class UpstreamError:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try that failed, with the partial answer where there is any."""
+    """A failed try, with the partial answer if there is one."""
 
     error: UpstreamError
     output_data: Mapping[str, Any] | None = None
@@ -89,10 +89,10 @@ def is_success(status: int) -> bool:
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError:
-    """The error of an answer that is not a success. `headers` are in lower case."""
+    """The error of an unsuccessful answer. `headers` are in lower case."""
     text = body.decode("utf-8", "replace")
     document = _parsed(body)
-    # A JSON error as an event is what is left of one when the status was known before the stream began.
+    # A stream that fails after its status was sent reports the error as an event.
     if document is None and text.startswith("data:"):
         document = _parsed(body.removeprefix(b"data:").partition(b"\n")[0])
     words = _find_words(document) if document is not None else to_words(text)
@@ -103,12 +103,12 @@ def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: d
 
 
 def read_reported(document: Any) -> UpstreamError:
-    """The error that a document reports under a status of success."""
+    """The error that a document reports under a successful status."""
     return _judge(_reported_status(document), _find_words(document), document)
 
 
 def is_error(document: Mapping[str, Any]) -> bool:
-    """Whether a document that came with a success reports an error."""
+    """Whether a document under a successful status reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
     has_words = bool(document.get("detail")) or isinstance(document.get("message"), str)
@@ -116,7 +116,7 @@ def is_error(document: Mapping[str, Any]) -> bool:
 
 
 def read_words(document: Any) -> str:
-    """Upstream's own words for an error, if it has any."""
+    """Upstream's message for an error, if there is one."""
     return _find_words(document)
 
 
@@ -139,7 +139,7 @@ def _judge(status: int, words: str, document: Any) -> UpstreamError:
 
 
 def _is_input_fault(status: int, document: Any) -> bool:
-    """hf-inference says 500 to an input that its pipeline cannot take; the warnings tell."""
+    """hf-inference answers 500 to an input that its pipeline refuses; the warnings show it."""
     return (
         status == HTTPStatus.INTERNAL_SERVER_ERROR
         and isinstance(document, dict)
@@ -172,12 +172,12 @@ def _sentence(status: int, words: str, *, is_transient: bool) -> str:
                 f"The server's Hugging Face token is not allowed to do this{said} The operator must give it the "
                 "permission 'Make calls to Inference Providers', or accept the terms of the model."
             )
-    verdict = "cannot answer at the moment" if is_transient else "refused the request"
+    summary = "cannot answer at the moment" if is_transient else "refused the request"
     if status in _MODEL_GONE:
-        verdict = "does not have this model"
+        summary = "does not have this model"
     elif status in _REDIRECTS:
-        verdict = "sent the request elsewhere, where it is not taken"
-    return f"The model provider {verdict} ({status}){said}"
+        summary = "sent the request elsewhere, where it is not taken"
+    return f"The model provider {summary} ({status}){said}"
 
 
 def _phrase(status: int) -> str:
@@ -188,7 +188,7 @@ def _phrase(status: int) -> str:
 
 
 def _find_words(document: Any) -> str:
-    """Upstream's own words, looked for in the order of the recorded shapes."""
+    """Upstream's message, searched in the order of the recorded shapes."""
     while isinstance(document, list) and document:
         document = document[0]
     if not isinstance(document, dict):
@@ -203,7 +203,7 @@ def _find_words(document: Any) -> str:
 
 
 def _joined(found: Any) -> str:
-    """A string, a list of strings, FastAPI's list of `{loc, msg}`, or an object with words in it."""
+    """A string, a list of strings, FastAPI's list of `{loc, msg}`, or an object with a message."""
     if isinstance(found, str):
         return found
     if isinstance(found, dict):
@@ -223,7 +223,7 @@ def _with_warning(words: str, document: Mapping[str, Any]) -> str:
 
 
 def _kinds(document: Any) -> list[str]:
-    """What a document calls its error, in lower case."""
+    """The kind of error that a document names, in lower case."""
     if not isinstance(document, dict):
         return []
     inner = document.get("error")
@@ -233,7 +233,7 @@ def _kinds(document: Any) -> list[str]:
 
 
 def _reported_status(document: Any) -> int:
-    """The status that an error under 200 would have had; 500 where nothing tells."""
+    """The status that fits an error under 200; 500 if it is unknown."""
     inner = document.get("error") if isinstance(document, dict) else None
     for place in (inner, document):
         if not isinstance(place, dict):

@@ -1,4 +1,4 @@
-"""Answers that come later: fal.ai's queue, replicate's predictions, wavespeed's and Black Forest Labs' tasks."""
+"""Asynchronous answers: fal.ai's queue, replicate's predictions, wavespeed's and Black Forest Labs' tasks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,17 +6,11 @@ from urllib.parse import quote, urlsplit
 
 from server.inference.protocol.addresses import is_dots
 from server.inference.protocol.faults import UpstreamError, read_words
-from server.inference.protocol.providers import FAL, QUEUE, REPLICATE, WAVESPEED
+from server.inference.protocol.providers import provider_at
+from server.inference.protocol.providers.fal import QUEUE
 from server.inference.protocol.texts import Unintelligible
 from server.inference.protocol.wire import WireRequest
 
-_BEHIND_ROUTER = {
-    "queue.fal.run": FAL,
-    "fal.run": FAL,
-    "api.replicate.com": REPLICATE,
-    "api.wavespeed.ai": WAVESPEED,
-}
-"""Hosts that answers name, and that only the router may be asked for: they would want a key of their own."""
 _DONE = frozenset({"completed", "succeeded", "ready"})
 _PENDING = frozenset({"in_queue", "in_progress", "queued", "starting", "processing", "created", "pending"})
 _FAILED = frozenset(
@@ -28,7 +22,7 @@ PAUSE_GROWTH = 1.25
 
 
 class JobFailed(Exception):
-    """The job came to nothing; `error` is why."""
+    """The job failed; `error` is the reason."""
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(error.message)
@@ -36,9 +30,9 @@ class JobFailed(Exception):
 
 
 def find_poll(document: Any, base_url: str, *, polled: WireRequest | None) -> WireRequest | None:
-    """The request to make next, if `document` says that its job is not done or that its result is elsewhere.
+    """The next request, if `document` reports an unfinished job or a result at another address.
 
-    `polled` is the request that it answers, if it was one for the state of a job. Raises `JobFailed`.
+    `polled` is the request that `document` answers, if it asked for the state of a job. Raises `JobFailed`.
     """
     job = document.get("data") if isinstance(document, dict) and isinstance(document.get("data"), dict) else document
     if not isinstance(job, dict):
@@ -55,7 +49,7 @@ def find_poll(document: Any, base_url: str, *, polled: WireRequest | None) -> Wi
 
 
 def _address(job: Mapping[str, Any], *, is_done: bool) -> tuple[str, str] | None:
-    """Where the job's state, or its result, is to be had; and what the router needs to know."""
+    """The address of the job's state or result, and the query that the router needs."""
     response_url, polling_url, urls = job.get("response_url"), job.get("polling_url"), job.get("urls")
     if isinstance(response_url, str):
         return (response_url if is_done else f"{response_url.rstrip('/')}/status"), QUEUE
@@ -68,9 +62,9 @@ def _address(job: Mapping[str, Any], *, is_done: bool) -> tuple[str, str] | None
 
 
 def get(url: str, base_url: str, *, query: str = "") -> WireRequest:
-    """A request for an address that upstream named: by way of the router where it stands before that host.
+    """A request for an address that upstream named; hosts of providers are called through the router.
 
-    Raises `Unintelligible` for what is no such address.
+    Raises `Unintelligible` for an invalid address.
     """
     try:
         address = urlsplit(url)
@@ -78,7 +72,7 @@ def get(url: str, base_url: str, *, query: str = "") -> WireRequest:
     except ValueError:
         raise Unintelligible from None
     headers = {"Accept": "*/*"}
-    if provider := _BEHIND_ROUTER.get(host):
+    if provider := provider_at(host):
         if any(is_dots(segment) for segment in address.path.split("/")):
             raise Unintelligible
         path = quote(address.path, safe="/:", errors="replace")

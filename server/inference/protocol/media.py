@@ -1,30 +1,87 @@
-"""Where a document has its files: in itself, or at addresses."""
+"""The files of a document, in the document itself or at addresses, and the types of generated files."""
 
+import base64
+import binascii
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from server.inference.protocol.inline import InlineFile, read_base64
+from server.inference.protocol.file_types import sniff
+from server.inference.protocol.providers import PROVIDERS
 from server.inference.protocol.texts import Unintelligible
 
+DETECTED_BYTES = 64
+"""Enough of a file to detect an image or sound."""
+MAX_CHUNK_BYTES = 256 * 1024
 MAX_FILES = 8
+
+_DATA_URL = re.compile(r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+)(?:;[^;,]*)*?;base64,", re.ASCII | re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"(?:image|audio)/[a-z0-9.+-]{1,64}", re.ASCII)
 _MAX_DEPTH = 3
-_HOLDERS = ("images", "image", "audio", "data", "output", "outputs", "result")
-"""Where providers put them: fal.ai, together, nscale, replicate, wavespeed, Black Forest Labs, older ones."""
-_NAMES = ("url", "image_url", "audio_url", "b64_json", "base64", "image", "audio", "sample", "blob")
+_HOLDERS = (*dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.holders), "result")
+_FILE_FIELDS = (
+    *dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.file_fields),
+    *("image", "audio", "sample", "blob"),
+)
+"""The providers' fields in their order, then those of Black Forest Labs and of older pipelines."""
+
+
+class InlineFile(NamedTuple):
+    data: bytes
+    content_type: str
+
+
+def detect(head: bytes) -> str | None:
+    """The media type of an image or of sound by its first `DETECTED_BYTES`; None for anything else."""
+    found = sniff(head)
+    if found == "video/webm":  # the container of both; models generate sound in it
+        return "audio/webm"
+    return found if found is not None and found.startswith(("image/", "audio/")) else None
+
+
+def media_type_of(header: str) -> str | None:
+    """The type that a header names, if it is an image or sound."""
+    media_type = header.partition(";")[0].strip().lower()
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else None
+
+
+def read_base64(text: Any, *, content_type: str = "") -> InlineFile:
+    """A file from base64 or from a `data:` URL. The detected type counts for more than the declared one.
+
+    Raises `Unintelligible` for a file that is neither an image nor sound.
+    """
+    if not isinstance(text, str):
+        raise Unintelligible
+    if match := _DATA_URL.match(text):
+        content_type, text = match["type"], text[match.end() :]
+    data = _decode(text)
+    media_type = detect(data[:DETECTED_BYTES]) or media_type_of(content_type)
+    if media_type is None or not data:
+        raise Unintelligible
+    return InlineFile(data, media_type)
+
+
+def _decode(text: str) -> bytes:
+    """Either alphabet (RFC 4648, 4 and 5), with or without line breaks, with or without padding."""
+    text = "".join(text.split()).replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise Unintelligible from None
 
 
 def find_files(document: Any) -> list[InlineFile | str]:
-    """Those of a holder, else of the document itself, in their order; an address as a string.
+    """The files of a holder, or else of the document itself, in order; an address is a string.
 
     Raises `Unintelligible` where there is none.
     """
-    places = [] if document is None else list(_places(document))[:MAX_FILES]
-    if not places:
+    found = [] if document is None else list(_search(document))[:MAX_FILES]
+    if not found:
         raise Unintelligible
-    return [_file(place, content_type) for place, content_type in places]
+    return [_file(text, content_type) for text, content_type in found]
 
 
-def _places(document: Any) -> Iterator[tuple[str, str]]:
+def _search(document: Any) -> Iterator[tuple[str, str]]:
     if isinstance(document, dict):
         for holder in _HOLDERS:
             if document.get(holder):
@@ -34,7 +91,7 @@ def _places(document: Any) -> Iterator[tuple[str, str]]:
 
 
 def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """What stands deeper than any provider puts it is not looked for."""
+    """Entries to the depth that providers use."""
     if depth > _MAX_DEPTH:
         return
     for entry in value if isinstance(value, list) else [value]:
@@ -42,7 +99,7 @@ def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
             yield entry, ""
         elif isinstance(entry, dict):
             content_type = entry.get("content_type") or entry.get("content-type")
-            inner = next((entry[name] for name in _NAMES if entry.get(name)), None)
+            inner = next((entry[name] for name in _FILE_FIELDS if entry.get(name)), None)
             if isinstance(inner, str):
                 yield inner, content_type if isinstance(content_type, str) else ""
             elif inner is not None:
@@ -51,7 +108,7 @@ def _entries(value: Any, *, depth: int = 0) -> Iterator[tuple[str, str]]:
                 yield from _entries(entry["outputs"] or [], depth=depth + 1)
 
 
-def _file(place: str, content_type: str) -> InlineFile | str:
-    if place.startswith(("https://", "http://")):
-        return place
-    return read_base64(place, content_type=content_type)
+def _file(text: str, content_type: str) -> InlineFile | str:
+    if text.startswith(("https://", "http://")):
+        return text
+    return read_base64(text, content_type=content_type)

@@ -1,4 +1,4 @@
-"""Reads what the Hub says of a model, and goes on to the provider with the id that it has there."""
+"""Reads the Hub's answer about a model, and continues at the provider with the provider's id of it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ MAX_REDIRECTS = 2
 MAX_DOCUMENT_BYTES = 1024 * 1024
 _REDIRECTS = range(300, 400)
 _NOT_THERE = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-"""The Hub tells who has no token that there is no such model by 401."""
+"""Without a token the Hub answers 401 for a missing model."""
 
 
 def open_lookup(exchange: Exchange, provider: str, *, redirects: int = MAX_REDIRECTS) -> OpenReader:
@@ -29,7 +29,7 @@ def open_lookup(exchange: Exchange, provider: str, *, redirects: int = MAX_REDIR
 
 
 class NativeIdReader:
-    """Implements `AnswerReader`; nothing of what it reads is for the user."""
+    """Implements `AnswerReader`. It yields no events for the user."""
 
     def __init__(
         self, exchange: Exchange, provider: str, status: int, headers: Mapping[str, str], *, redirects: int

@@ -1,4 +1,4 @@
-"""What a provider calls a model: the Hub knows, and is asked before the provider is.
+"""The id of a model at a provider: the Hub is asked before the provider.
 
 `GET https://huggingface.co/api/models/{id}?expand=inferenceProviderMapping`, as both official clients do. The mapping
 is an object by provider, or an array; a model that was renamed is found by a redirect.
@@ -17,9 +17,9 @@ _USABLE = frozenset({"live", "staging"})
 
 
 class NativeModel(NamedTuple):
-    """A model as its provider has it.
+    """A model at its provider.
 
-    `adapter_url` is where the weights are that make it of another one (LoRA): the provider has only the other.
+    `adapter_url` is the address of weights (LoRA) that change the provider's base model into this model.
     """
 
     id: str
@@ -61,5 +61,5 @@ def _text(entry: Any, name: str) -> str:
 
 
 def _get(url: str) -> WireRequest:
-    """Without the token: it is for the router."""
+    """A request without the token, which is for the router."""
     return WireRequest("GET", url, {"Accept": "application/json"}, is_foreign=True)

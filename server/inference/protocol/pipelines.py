@@ -1,4 +1,4 @@
-"""Calls of hf-inference's pipelines, and of a server of one's own that runs one: `{inputs, parameters}`, or raw bytes.
+"""Calls of hf-inference's pipelines, and of self-hosted ones: `{inputs, parameters}`, or raw bytes.
 
 Shapes: huggingface.js `packages/tasks`, and the providers of huggingface_hub (`hf_inference.py`).
 """
@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, provider_of, server_root, split_id
-from server.inference.protocol.chat import named
-from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode
+from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode, named
 
 IMAGE_INPUT = frozenset(
     {
@@ -23,14 +22,14 @@ IMAGE_INPUT = frozenset(
 )
 AUDIO_INPUT = frozenset({Task.AUTOMATIC_SPEECH_RECOGNITION, Task.AUDIO_CLASSIFICATION})
 _UNDER_PIPELINE = frozenset({Task.FEATURE_EXTRACTION, Task.SENTENCE_SIMILARITY})
-"""A model of these has several pipelines, and its own default may be the other one."""
+"""Models of these tasks have several pipelines, and the default may be another one."""
 _ACCEPT = {
     Task.TEXT_TO_IMAGE: "image/png, application/json",
     Task.IMAGE_TO_IMAGE: "image/png, application/json",
     Task.TEXT_TO_SPEECH: "audio/*, application/json",
 }
 _OF_OPENAI = frozenset({"dimensions"})
-"""Parameters of embeddings that the OpenAI-compatible path takes; TEI's own has the others."""
+"""Parameters of embeddings on the OpenAI-compatible path; TEI's own path has the others."""
 NOT_SERVED = {
     Task.AUDIO_CLASSIFICATION: "No provider behind Hugging Face's router serves audio classification today. "
     "Where one does, name it with the model (organisation/name:provider), or set HF_BASE_URL to a server of your own.",
@@ -40,7 +39,7 @@ NOT_SERVED = {
 
 
 def build_pipeline(call: Call, model: str, base_url: str) -> WireRequest:
-    """What hf-inference is asked, behind the router."""
+    """The request to hf-inference, behind the router."""
     name, _ = provider_of(model)
     if call.task in NOT_SERVED and split_id(model)[1] != HF_INFERENCE:
         raise BadModel(NOT_SERVED[call.task])
@@ -49,7 +48,7 @@ def build_pipeline(call: Call, model: str, base_url: str) -> WireRequest:
 
 
 def build_own(call: Call, model: str | None, base_url: str) -> WireRequest:
-    """What a server of one's own is asked: an Inference Endpoint, TEI, or anything with OpenAI's embeddings."""
+    """The request to a self-hosted server: an Inference Endpoint, TEI, or any server with OpenAI's embeddings."""
     if call.task is Task.SENTENCE_SIMILARITY:
         return _ask(call, f"{server_root(base_url)}/similarity")
     if call.task is not Task.FEATURE_EXTRACTION:
@@ -75,7 +74,7 @@ def post_json(
 
 
 def accepted(task: Task) -> str:
-    """Without JSON among it a refused token is answered with a page of HTML."""
+    """The `Accept` header. Without JSON in it, a refused token is answered with an HTML page."""
     return _ACCEPT.get(task, "application/json")
 
 
@@ -85,7 +84,7 @@ def file_of(call: Call) -> str:
 
 
 def parameters_of(call: Call) -> dict[str, Any]:
-    """Those of the call; the prompt of an image is one of them upstream."""
+    """The parameters of the call; for image-to-image the prompt is one of them."""
     prompt = call.input_data.get("prompt") if call.task is Task.IMAGE_TO_IMAGE else None
     return {**call.parameters, **({} if prompt is None else {"prompt": prompt})}
 
@@ -114,7 +113,7 @@ def _inputs_of(call: Call) -> Any:
             return {"question": data["question"], "context": data["context"]}
         case Task.TABLE_QUESTION_ANSWERING:
             table = data["table"]
-            # The specification says `question`; the calls that were recorded working say `query`.
+            # The specification says `question`; recorded successful calls say `query`.
             return {"query": data["question"], "table": {name: table[name] for name in data.get("columns", table)}}
         case Task.SENTENCE_SIMILARITY:
             return {"source_sentence": data["source_sentence"], "sentences": data["sentences"]}

@@ -1,4 +1,4 @@
-"""Reads the answers of the tasks beside text: a document, a file, or word of where and when to get either."""
+"""Reads the answers of tasks other than text: a document, a file, or a reference to a later answer."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,9 +9,8 @@ from typing import Any
 from server.inference.events import Call, Delta, FileChunk, Started, Task
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
-from server.inference.protocol.inline import MAX_CHUNK_BYTES, SNIFFED_BYTES, media_type_of, sniff
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
-from server.inference.protocol.media import find_files
+from server.inference.protocol.media import DETECTED_BYTES, MAX_CHUNK_BYTES, detect, find_files, media_type_of
 from server.inference.protocol.results import Result, read_result
 from server.inference.protocol.text_response_reader import (
     BLANK,
@@ -27,18 +26,18 @@ from server.inference.protocol.wire import WireRequest
 from server.model_request import Completed, Usage
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Of one file that a model makes."""
+"""Limit of one generated file."""
 MAX_MISSES = 3
-"""Failed questions for the state of a job, or for a file, before it is given up: what the job makes is paid for."""
+"""Failed polls of a job, or downloads of a file, before it is given up: the result is paid for."""
 
 FILE_TASKS = {Task.TEXT_TO_IMAGE: "image/", Task.IMAGE_TO_IMAGE: "image/", Task.TEXT_TO_SPEECH: "audio/"}
-"""The tasks whose answers are files, and of which kind."""
+"""The tasks whose answers are files, and their kind."""
 
 EMPTY = UpstreamError("The model provider sent an empty answer.", is_transient=True)
 WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a result.", is_transient=True)
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any result may be.")
 UNKNOWN_SHAPE = replace(GARBLED, is_transient=False)
-"""Whole, and still not what the task asks for: it would be so again, and it was paid for."""
+"""A complete answer in an unknown shape. It is final: a retry would cost again and give the same."""
 
 NO_USAGE = Usage()
 Last = Progress | Completed | Failure | FollowUp
@@ -46,11 +45,10 @@ Last = Progress | Completed | Failure | FollowUp
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What all readers of one call share, and how far it has come.
+    """The state that all readers of one call share.
 
-    `asked` is the request that is answered now, if it can be made again for nothing: for the state of a job, or for a
-    file. `misses`: how often that failed in a row. `first_file` and `more_files`: the number of the file that is
-    fetched now, and the addresses of those after it.
+    `asked` is the current request if a repetition is free: a poll or a download. `misses` is the number of its failures
+    in a row. `first_file` and `more_files`: the number of the current file, and the addresses of the next ones.
     """
 
     call: Call
@@ -80,7 +78,7 @@ def open_with(exchange: Exchange) -> OpenReader:
 
 
 class ResultReader:
-    """Implements `AnswerReader`. A file is handed on as it comes; a document is read when it is whole."""
+    """Implements `AnswerReader`. A file is passed on in chunks; a document is read when it is complete."""
 
     def __init__(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> None:
         self._headers = {name.lower(): value for name, value in headers.items()}
@@ -96,11 +94,11 @@ class ResultReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether further bytes would change nothing."""
+        """Whether further bytes have no effect."""
         return self._error is not None or (not self._is_success and self._size >= MAX_ERROR_BYTES)
 
     def feed(self, chunk: bytes) -> list[Progress]:
-        """What `chunk` adds to the answer."""
+        """The events that `chunk` completes."""
         if self.is_over or not chunk:
             return []
         self._size += len(chunk)
@@ -113,13 +111,13 @@ class ResultReader:
             self._error = TOO_LARGE
             return []
         self._body += chunk
-        news = self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
+        progress = self._recognise(is_whole=False) if self._form is _Form.UNKNOWN else []
         if self._form is _Form.DOCUMENT and self._size > MAX_BODY_BYTES:
             self._error = TOO_LARGE
-        return news
+        return progress
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Last]:
-        """What is left, and how it ended: the last item is a `Completed`, a `Failure` or a `FollowUp`."""
+        """The remaining events. The last item is a `Completed`, a `Failure` or a `FollowUp`."""
         if not self._is_success:
             now = datetime.now(UTC)
             return [self._give_up(self._exchange.judge(self._status, self._headers, bytes(self._body), now=now))]
@@ -135,12 +133,12 @@ class ResultReader:
         return [*events, *self._read_document(cut)]
 
     def _recognise(self, *, is_whole: bool) -> list[Progress]:
-        """Tell a file from a document by the first bytes; whoever sends it may call it anything."""
-        if len(self._body) < SNIFFED_BYTES and not is_whole:
+        """Decide between file and document by the first bytes, since the declared type may be wrong."""
+        if len(self._body) < DETECTED_BYTES and not is_whole:
             return []
         wanted = FILE_TASKS.get(self._exchange.call.task)
-        head = bytes(self._body[:SNIFFED_BYTES])
-        found = sniff(head)
+        head = bytes(self._body[:DETECTED_BYTES])
+        found = detect(head)
         if found is None and head.lstrip(BLANK)[:1] not in (b"", b"{", b"[", b"<", b'"'):
             found = media_type_of(self._headers.get("content-type", ""))
         if wanted is None or found is None or not found.startswith(wanted):
@@ -182,7 +180,7 @@ class ResultReader:
             return [self._give_up(failed.error)]
 
     def _interpret(self, document: Any) -> Iterator[Last]:
-        """All that can be wrong with the document is found before anything of it is handed on."""
+        """All errors of the document are found before its first event."""
         first = document[0] if isinstance(document, list) and document else document
         if self._exchange.is_download:
             raise Unintelligible  # a document in place of a file
@@ -209,7 +207,7 @@ class ResultReader:
         yield from self._complete(data, read_usage(usage))
 
     def _take_files(self, document: Any) -> Iterator[Last]:
-        """Those in the document first; then the addresses, one after the other."""
+        """The files in the document first, then those at addresses, one by one."""
         files = find_files(document)
         inline = [file for file in files if not isinstance(file, str)]
         wanted = FILE_TASKS[self._exchange.call.task]
@@ -232,13 +230,13 @@ class ResultReader:
         return FollowUp(wire, open_with(exchange))
 
     def _ask_again(self, poll: WireRequest) -> FollowUp:
-        """A job that is not done is asked for at growing intervals, for as long as the try lasts."""
+        """Poll a job at growing intervals, as long as the try lasts."""
         is_new = poll != self._exchange.asked
         pause_s = FIRST_PAUSE_S if is_new else min(MAX_PAUSE_S, self._exchange.pause_s * PAUSE_GROWTH)
         return FollowUp(poll, open_with(replace(self._exchange, asked=poll, pause_s=pause_s, misses=0)), pause_s)
 
     def _give_up(self, error: UpstreamError) -> Failure | FollowUp:
-        """What costs nothing is asked again. What a provider has begun is not begun anew within this try."""
+        """Repeat free requests. A job that a provider has begun is not started again within this try."""
         exchange = self._exchange
         if exchange.asked is not None and self._can_ask_again(error):
             again = replace(exchange, misses=exchange.misses + 1)
@@ -248,7 +246,7 @@ class ResultReader:
         return Failure(error, model=exchange.model)
 
     def _can_ask_again(self, error: UpstreamError) -> bool:
-        """Not once bytes of a file were handed on."""
+        """Not after the first bytes of a file."""
         return error.is_transient and self._form is not _Form.FILE and self._exchange.misses < MAX_MISSES
 
     def _complete(self, data: dict[str, Any], usage: Usage = NO_USAGE) -> Iterator[Last]:

@@ -1,4 +1,4 @@
-"""What the documents of the other tasks say, in the one form of `output_data` that each task has.
+"""Reads the documents of the tasks other than text into the task's form of `output_data`.
 
 Providers and versions differ in wrapping, names and depth; each reader takes all that were recorded or specified.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from server.inference.events import Call, Task
-from server.inference.protocol.inline import InlineFile, read_base64
+from server.inference.protocol.media import InlineFile, read_base64
 from server.inference.protocol.texts import Unintelligible
 from server.inference.protocol.vectors import read_scores, read_vectors
 
@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
 
 def read_result(call: Call, document: Any) -> Result:
-    """Raises `Unintelligible` for a document that does not say what the task asks for."""
+    """The result of a document. Raises `Unintelligible` for a document without one."""
     read = _READERS.get(call.task)
     if read is None:
         raise Unintelligible
@@ -31,7 +31,7 @@ def read_result(call: Call, document: Any) -> Result:
 
 
 def _text(_: Call, document: Any) -> Result:
-    """`[{"summary_text"}]`, with the name by the task or by the model's make; replicate's `output` is one as well."""
+    """`[{"summary_text"}]`, with a name that depends on task and model; also replicate's `output`."""
     document = _unwrapped(document)
     if isinstance(document, dict) and document.get("output") is not None:
         document = _unwrapped(document["output"])
@@ -63,7 +63,7 @@ def _spoken(chunk: Any) -> dict[str, Any]:
 
 
 def _labels(_: Call, document: Any) -> Result:
-    """`[{label, score}]`, once more in a list, or `{labels, scores}` and that in a list: zero-shot's older form."""
+    """`[{label, score}]`, also nested in a list, or `{labels, scores}`, also in a list: zero-shot's older form."""
     pairs = list(_pairs(document))
     if not pairs:
         raise Unintelligible
@@ -86,7 +86,7 @@ def _pairs(document: Any) -> Iterator[tuple[str, float]]:
 
 
 def _candidates(_: Call, document: Any) -> Result:
-    """`[{score, token, token_str, sequence}]`; a list of such lists where the text has several masks."""
+    """`[{score, token, token_str, sequence}]`; a list of these for a text with several masks."""
     masks = _list(document)
     if not all(isinstance(mask, list) for mask in masks):
         masks = [masks]
@@ -108,7 +108,7 @@ def _candidate(item: Any, mask: int) -> dict[str, Any]:
 
 
 def _entities(_: Call, document: Any) -> Result:
-    """`[{entity_group | entity, score, word, start, end}]`, empty where nothing was found."""
+    """`[{entity_group | entity, score, word, start, end}]`, may be empty."""
     return Result({"entities": [_entity(_dict(item)) for item in _list(_first_of_batch(document))]})
 
 
@@ -164,7 +164,7 @@ def _embeddings(call: Call, document: Any) -> Result:
 
 
 def _objects(_: Call, document: Any) -> Result:
-    """`[{score, label, box}]`, empty where nothing was found."""
+    """`[{score, label, box}]`, may be empty."""
     objects = [_object(_dict(item)) for item in _list(_first_of_batch(document))]
     return Result({"objects": sorted(objects, key=_by_score)})
 

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 MAX_LINE_BYTES = 1024 * 1024
-"""A chunk of a completion has a few hundred bytes, one with log probabilities some ten thousand."""
+"""A chunk of a completion has some hundred bytes, with log probabilities some ten thousand."""
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -17,7 +17,7 @@ class ServerEvent(NamedTuple):
 
 
 class SseSplitter:
-    """Comments, `id:` and `retry:` are skipped, as are events without data. After too long a line nothing follows."""
+    """Ignores comments, `id:`, `retry:` and events without data. A line that is too long ends the stream."""
 
     def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.has_overflowed = False
@@ -58,7 +58,7 @@ class SseSplitter:
         return events
 
     def flush(self, *, with_rest: bool) -> list[ServerEvent]:
-        """The event that lacks its blank line; the line that lacks its end is part of it only `with_rest`."""
+        """The event without its blank line; an unfinished line is part of it only `with_rest`."""
         if with_rest and self._rest:
             self._take_line(bytes(self._rest))
         self._rest.clear()

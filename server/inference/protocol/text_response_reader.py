@@ -16,9 +16,9 @@ from server.inference.protocol.texts import Unintelligible, parse_json
 from server.model_request import Completed
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Of a success, decoded: 32,768 tokens in events of 512 bytes each. Nothing longer is an answer."""
+"""Limit of a successful answer: 32,768 tokens in events of 512 bytes each."""
 MAX_ERROR_BYTES = 64 * 1024
-"""Of an error; the longest recorded is a page of 22 KB."""
+"""Limit of an error; the longest recorded one is a page of 22 KB."""
 
 EMPTY = UpstreamError("The model provider sent an empty completion.", is_transient=True)
 BROKEN_OFF = UpstreamError("The model's answer broke off before its end.", is_transient=True)
@@ -27,7 +27,7 @@ WEB_PAGE = UpstreamError("The model provider answered with a web page instead of
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any completion.")
 
 BLANK = b"\xef\xbb\xbf \t\r\n"
-"""What may stand before the first sign of an answer, a byte order mark included."""
+"""Bytes that may precede an answer, a byte order mark included."""
 _FIRST_OF_JSON = b'{["-0123456789tfn'
 _FIRST_OF_EVENTS = b":deir"
 """Comments, and the fields data, event, id and retry."""
@@ -35,13 +35,13 @@ _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 
 
 class Judge(Protocol):
-    """Finds the error in an answer that is not a success; `headers` are in lower case."""
+    """Reads the error of an unsuccessful answer; `headers` are in lower case."""
 
     def __call__(self, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError: ...
 
 
 def read_provider(headers: Mapping[str, str]) -> str | None:
-    """Who answered, as the router says; `headers` are in lower case."""
+    """The provider that answered, as the router reports it; `headers` are in lower case."""
     provider = headers.get("x-inference-provider", "")
     return provider if _PROVIDER.fullmatch(provider) else None
 
@@ -53,11 +53,11 @@ class _Form(Enum):
 
 
 class TextResponseReader:
-    """Fed with the status, the headers and then the bytes of one answer, in any chunks.
+    """Reads the status, the headers and then the bytes of one answer, in any chunks.
 
-    What it hands out is free of NUL and lone surrogates; thoughts that a chat has at the beginning of its text are told
-    apart from the answer, if it `splits_thoughts`. `Started` comes just before the first delta, or before a
-    `Completed` without any: not earlier, because errors come under status 200 too.
+    Its events are free of NUL and lone surrogates. With `splits_thoughts` it separates reasoning at the beginning of
+    the text from the answer. `Started` precedes the first delta, or a `Completed` without deltas: not earlier, since
+    errors may have status 200.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class TextResponseReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether further bytes would change nothing."""
+        """Whether further bytes have no effect."""
         return self._is_over
 
     def feed(self, chunk: bytes) -> list[Progress]:
-        """What `chunk` adds to the answer."""
+        """The events that `chunk` completes."""
         if self._is_over:
             return []
         self._size += len(chunk)
@@ -106,10 +106,10 @@ class TextResponseReader:
             self._break(TOO_LARGE)
         else:
             self._read(chunk)
-        return self._take_news()
+        return self._take_progress()
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
-        """What is left, and how it ended. `cut` is why the body could not be read to its end, if so.
+        """The remaining events. `cut` is the reason why the body could not be read to its end, if so.
 
         The last item is a `Completed` or a `Failure`; after deltas a failure is never transient.
         """
@@ -120,10 +120,10 @@ class TextResponseReader:
         if not self._is_complete and self._error is None:
             self._error = cut or self._name_what_is_missing()
         self._answer.flush()
-        news = self._take_news()
+        progress = self._take_progress()
         if self._error is None or self._is_complete:
-            return [*news, *self._complete()]
-        return [*news, self._fail(self._error)]
+            return [*progress, *self._complete()]
+        return [*progress, self._fail(self._error)]
 
     def _read(self, chunk: bytes) -> None:
         if self._form is _Form.UNKNOWN:
@@ -139,7 +139,7 @@ class TextResponseReader:
             self._break(TOO_LARGE)
 
     def _recognise(self, first: bytes) -> _Form:
-        """By the first byte: providers answer a streaming call with a document, and the other way round."""
+        """The form by the first byte: providers answer a streaming call with a document, and vice versa."""
         if first in _FIRST_OF_EVENTS:
             return _Form.EVENTS
         says_events = self._headers.get("content-type", "").lower().startswith("text/event-stream")
@@ -192,7 +192,7 @@ class TextResponseReader:
                 return
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text beside its deltas.
+        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text next to its deltas.
 
         Reasoning has two names; where both are given they are the same.
         """
@@ -220,8 +220,8 @@ class TextResponseReader:
         return {"content": choice.get("text")}
 
     def _take_generated(self, document: Mapping[str, Any]) -> None:
-        """TGI's own shapes. The last event has the full text, and that can differ from the tokens joined (flan-t5: a
-        token " ", the text ""), so tokens are held back until it comes; only then are they handed out without it.
+        """TGI's own shapes. The last event has the full text, which can differ from the joined tokens (flan-t5: a token
+        " ", the text ""). So tokens are held back until it arrives, and released only if it does not.
         """
         text, token, details = (document.get(name) for name in ("generated_text", "token", "details"))
         if isinstance(details, dict):
@@ -257,7 +257,7 @@ class TextResponseReader:
             self._break(cut or GARBLED)
 
     def _name_what_is_missing(self) -> UpstreamError:
-        """A whole document, an empty body and `[DONE]` alone had their end, only nothing before it."""
+        """A document, an empty body and a lone `[DONE]` are complete but empty; other answers broke off."""
         return EMPTY if self._is_over or self._form is not _Form.EVENTS else BROKEN_OFF
 
     def _break(self, error: UpstreamError) -> None:
@@ -266,13 +266,13 @@ class TextResponseReader:
         self._release()
 
     def _release(self) -> None:
-        """Hand out the tokens that were held back."""
+        """Release the tokens that were held back."""
         text = "".join(self._held)
         self._held.clear()
         self._answer.add(text)
 
-    def _take_news(self) -> list[Progress]:
-        """What the answer has grown by, after the `Started` that comes before the first of it."""
+    def _take_progress(self) -> list[Progress]:
+        """The new deltas, with a `Started` before the first one."""
         deltas: list[Progress] = [*self._answer.take()]
         if not deltas or self._has_started:
             return deltas
@@ -293,7 +293,7 @@ class TextResponseReader:
 
 
 def _content_of(content: Any) -> str:
-    """Text, or the text parts of a list of parts."""
+    """The text of a string or of a list of parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):

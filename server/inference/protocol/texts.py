@@ -1,4 +1,4 @@
-"""Text and JSON of strangers, made fit to keep: what Postgres cannot store, and what a user should not see, goes."""
+"""Cleans text and JSON of upstream: removes values that Postgres cannot store and users must not see."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 MAX_WORDS = 500
-"""Characters of upstream's own words in an error message."""
+"""Maximum length of upstream's message in an error message."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -28,11 +28,11 @@ _lenient = json.JSONDecoder(strict=False)
 
 
 class Unintelligible(Exception):
-    """Not JSON, or JSON that nothing could be done with."""
+    """Not JSON, or JSON of an unknown shape."""
 
 
 def parse_json(data: bytes) -> Any:
-    """Any JSON, that with lone surrogates, NaN, raw control characters and broken UTF-8 included.
+    """Parse JSON leniently: lone surrogates, NaN, raw control characters and invalid UTF-8 are accepted.
 
     Raises `Unintelligible`.
     """
@@ -54,7 +54,7 @@ def clean(text: str) -> str:
 
 
 class Cleaner:
-    """`clean` for a text that comes in pieces, between which a pair of surrogates may be split."""
+    """`clean` for a text in pieces, which may split a pair of surrogates."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -70,11 +70,11 @@ class Cleaner:
         return self._clean(piece)
 
     def whole(self, text: str) -> str:
-        """A text that comes in one piece."""
+        """A text in one piece."""
         return self.feed(text) + self.flush()
 
     def flush(self) -> str:
-        """What was held back for its other half."""
+        """The half pair that was held back."""
         piece, self._held = self._held, ""
         return self._clean(piece)
 
@@ -98,7 +98,7 @@ def _clean_inside(value: Any, cleaner: Cleaner) -> Any:
             return {cleaner.whole(name): _clean_inside(item, cleaner) for name, item in value.items()}
         case [str() | dict() | list(), *_]:
             return [_clean_inside(item, cleaner) for item in value]
-    return value  # numbers, and lists of them: nothing to look for in a vector
+    return value  # numbers and vectors contain no text
 
 
 def is_html(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Thoughts that stand in the text itself: `<think>…</think>` at its beginning, wherever a stream may cut it."""
+"""Reasoning inside the text: `<think>…</think>` at its beginning, in any chunks."""
 
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -19,7 +19,7 @@ class _Place(Enum):
 
 
 class ThoughtSplitter:
-    """Tells the thoughts at the beginning of a text from the answer after them; a tag elsewhere is only text.
+    """Separates reasoning at the beginning of a text from the answer; a later tag is text.
 
     Blanks around the thoughts belong to neither. What could be half a tag is held back until it is known what it is.
     """
@@ -30,7 +30,7 @@ class ThoughtSplitter:
 
     @property
     def is_past(self) -> bool:
-        """Whether all that comes is the answer, and nothing is held back."""
+        """Whether all further text is the answer, and nothing is held back."""
         return self._place is _Place.ANSWER
 
     def feed(self, text: str) -> list[Piece]:
@@ -38,7 +38,7 @@ class ThoughtSplitter:
         return [piece for piece in self._split(text) if piece[0]]
 
     def flush(self) -> list[Piece]:
-        """What was held back; nothing is fed afterwards."""
+        """The text that was held back; nothing is fed afterwards."""
         text, self._held = self._held, ""
         match self._place:
             case _Place.BEGINNING if text:
@@ -61,7 +61,7 @@ class ThoughtSplitter:
             yield text, Segment.OUTPUT
 
     def _begin(self, text: str) -> str:
-        """What follows the opening tag, or all of it where there is none; nothing while that is not known."""
+        """The text after the opening tag, or all text if there is no tag; nothing until that is known."""
         start = text.lstrip()
         if start.startswith(_OPEN):
             self._place = _Place.OPENED
@@ -73,7 +73,7 @@ class ThoughtSplitter:
         return text
 
     def _take_thought(self, text: str) -> tuple[str, str]:
-        """What of `text` is surely thought, and what follows the tag that ends it."""
+        """The part of `text` that is certainly reasoning, and the text after the closing tag."""
         thought, tag, rest = text.partition(_CLOSE)
         if tag:
             self._place = _Place.CLOSED

@@ -1,4 +1,4 @@
-"""The functions that a model wants to have called, put together from pieces and handed on as they come."""
+"""Tool calls, assembled from pieces and passed on as deltas."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from server.inference.protocol.usage import MAX_COUNT
 
 MAX_TOOL_CALLS = 128
 MAX_NAME = 200
-"""Characters. No function that can be offered has a longer name than 64; this one is told with every delta."""
+"""Characters of a name, which every delta repeats. Offered functions have names of 64 at most."""
 
 
 @dataclass(slots=True)
 class _ToolCall:
-    """`name` and `arguments` are clean. Arguments wait in `early` for the name, which goes with their first delta."""
+    """`name` and `arguments` are clean. `early` holds arguments that arrive before the name."""
 
     number: int
     id: str = ""
@@ -41,11 +41,11 @@ class ToolCalls:
 
     @property
     def did_replace(self) -> bool:
-        """Whether anything was not fit to be stored."""
+        """Whether any text had to be cleaned."""
         return any(cleaner.did_replace for cleaner in (self._cleaner, *self._cleaners))
 
     def add(self, pieces: Any) -> Iterator[Delta]:
-        """Take the `tool_calls` of a message or of a delta. Raises `Unintelligible` for more than anyone makes."""
+        """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
         for position, piece in enumerate(_listed(pieces)):
             if not isinstance(piece, dict):
                 continue
@@ -58,7 +58,7 @@ class ToolCalls:
                 yield from self._tell(call, self._cleaners[call.number].feed(arguments))
 
     def flush(self) -> Iterator[Delta]:
-        """What was held back; nothing is added afterwards."""
+        """The text that was held back; nothing is added afterwards."""
         for call, cleaner in zip(self._calls, self._cleaners, strict=True):
             yield from self._tell(call, cleaner.flush(), is_last=True)
 
@@ -85,7 +85,7 @@ class ToolCalls:
         return call
 
     def _tell(self, call: _ToolCall, text: str, *, is_last: bool = False) -> Iterator[Delta]:
-        """The delta that hands `text` on, if it is time for it."""
+        """The delta for `text`, once the name is known."""
         if not call.is_told and not call.name and not is_last:
             call.early.append(text)
             return

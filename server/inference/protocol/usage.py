@@ -1,4 +1,4 @@
-"""Token counts of strangers: as upstream counted them, or unknown."""
+"""Token counts as upstream reports them; unknown if missing."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ MAX_COUNT = 2**31 - 1
 
 
 def read_usage(usage: Any) -> Usage:
-    """From the shape of OpenAI; what is missing or absurd is None."""
+    """Usage in OpenAI's shape; missing and absurd counts are None."""
     if not isinstance(usage, dict):
         return Usage()
     generated = read_count(usage.get("completion_tokens"))

@@ -7,7 +7,7 @@ from server.inference.protocol.texts import Unintelligible
 
 
 def read_scores(document: Any) -> list[float]:
-    """`[float]`, also wrapped once more, or under a name."""
+    """`[float]`, also nested once, or in a field."""
     if isinstance(document, dict):
         document = document.get("similarities") or document.get("scores")
     if isinstance(document, list) and len(document) == 1 and isinstance(document[0], list):

@@ -1,4 +1,4 @@
-"""Requests as values: where they go, what they say, and bodies in parts, so that no file is ever in memory whole."""
+"""HTTP requests as values. Their bodies may have parts, so that no file is in memory as a whole."""
 
 import base64
 import re
@@ -14,12 +14,12 @@ from server.inference.events import Call, InputFile, Task
 Body = bytes | tuple["bytes | FilePart", ...]
 
 _PLACE = re.compile(rb"\xff(\d+)\xff")
-"""Where a file goes: a byte that JSON in UTF-8 never has, so that no text can look like it."""
+"""Marks the place of a file. JSON in UTF-8 never contains this byte."""
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]+);base64,(?P<data>.*)", re.DOTALL)
 
 
 class BadModel(ValueError):
-    """A model id that the router could not have, or a task that nobody serves; the words are for the user."""
+    """An impossible model id, or a task that no provider serves; the message is for the user."""
 
 
 def unknown_way(provider: str, task: Task) -> BadModel:
@@ -41,10 +41,10 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One HTTP request, complete but for the credentials.
+    """One HTTP request without its credentials.
 
-    A body in parts is sent as a stream, one part after the other. `is_foreign`: upstream named this address in its
-    answer, so it gets no credentials and must be a public one.
+    A body in parts is sent as a stream, part by part. `is_foreign`: the address comes from an answer of upstream, so it
+    gets no credentials and must be public.
     """
 
     method: str
@@ -55,7 +55,7 @@ class WireRequest:
 
 
 class Attachment(NamedTuple):
-    """A file of the input: a stored one, or the base64 that stands in the input itself."""
+    """A file of the input: a stored file, or base64 in the input itself."""
 
     content_type: str
     content: InputFile | str
@@ -69,7 +69,7 @@ class Attachment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Base64:
-    """A file as a string of a JSON body: base64, after a `prefix`. No tuple, which the encoder takes for a list."""
+    """A file as a string of a JSON body: a `prefix`, then base64. Not a tuple, which orjson encodes as a list."""
 
     attachment: Attachment
     prefix: str = ""
@@ -90,8 +90,13 @@ def as_data_url(attachment: Attachment) -> Base64:
     return Base64(attachment, f"data:{attachment.content_type};base64,")
 
 
+def named(model: str | None) -> dict[str, Any]:
+    """The first field of a body, as in both official clients: the router reads only the beginning of a body."""
+    return {} if model is None else {"model": model}
+
+
 def encode(document: Mapping[str, Any]) -> Body:
-    """JSON, in parts where `Base64` of a stored file stands in it."""
+    """JSON; in parts if it contains a stored file as `Base64`."""
     stored: list[tuple[str, InputFile]] = []
 
     def place(value: Any) -> Any:

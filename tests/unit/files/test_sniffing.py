@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import UnsupportedMedia
-from server.files.sniffing import HEAD_BYTES, correct, judge, sniff
+from server.files.sniffing import correct, judge
+from server.inference.protocol.file_types import HEAD_BYTES, sniff
 from tests.fakes.media import OTHERS, PNG, SAMPLES
 
 

@@ -10,7 +10,7 @@ import pytest
 from server.inference.events import LiveModel, LiveProvider
 from server.inference.listings import FAILED_S, FRESH_S, LiveListing
 from server.inference.protocol import Unintelligible, UpstreamError
-from server.inference.protocol.live_models import MAX_MODELS, MAX_PROVIDERS, read_live_models
+from server.inference.protocol.listing import MAX_MODELS, MAX_PROVIDERS, read_live_models
 from server.inference.short_calls import Reply
 from tests.fakes.clock import Clock
 

@@ -8,8 +8,11 @@ import pytest
 
 from server.encoding import dumps
 from server.errors import Conflict, Invalid, ModelFailed, ModelTooSlow, Problem, Unavailable
+from server.inference.events import Segment
+from server.model_request import RequestId, Status
 from server.openai.chunks import Chunks
 from server.openai.outcome import problem_of
+from server.transcript import START, Final, Part, Reset, StatusChange
 
 ID = UUID("019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60")
 COMPLETED: dict[str, Any] = {
@@ -39,8 +42,12 @@ def read(data: bytes) -> list[Any]:
     return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
 
-def delta(text: str, segment: str = "output", **more: Any) -> bytes:
-    return dumps({"segment": segment, **more, "text": text})
+def delta(text: str, segment: Segment = Segment.OUTPUT, number: int = 0, name: str = "") -> Part:
+    return Part(segment, number, name, text, START)
+
+
+def final(outcome: dict[str, Any]) -> Final:
+    return Final(Status(outcome["status"]), dumps(outcome))
 
 
 def deltas_of(events: list[Any]) -> list[Any]:
@@ -49,31 +56,31 @@ def deltas_of(events: list[Any]) -> list[Any]:
 
 def test_the_role_comes_once_and_first() -> None:
     chunks = make()
-    events = read(chunks.take("delta", delta("h")) + chunks.take("delta", delta("i")))
+    events = read(chunks.encode(delta("h")) + chunks.encode(delta("i")))
     assert deltas_of(events) == [{"role": "assistant", "content": ""}, {"content": "h"}, {"content": "i"}]
 
 
 def test_an_answer_without_text_has_a_role_and_an_end() -> None:
-    first, last, done = read(make().take("completed", dumps(COMPLETED)))
+    first, last, done = read(make().encode(final(COMPLETED)))
     assert deltas_of([first, last]) == [{"role": "assistant", "content": ""}, {}]
     assert (last["choices"][0]["finish_reason"], done) == ("stop", "[DONE]")
 
 
 def test_states_are_not_told() -> None:
     chunks = make()
-    assert chunks.take("status", dumps({"status": "processing"})) == b""
+    assert chunks.encode(StatusChange(RequestId(ID), Status.PROCESSING)) == b""
     assert not chunks.has_begun
 
 
 def test_thoughts_stand_beside_the_answer() -> None:
-    events = read(make().take("delta", delta("hm", "reasoning")))
+    events = read(make().encode(delta("hm", Segment.REASONING)))
     assert deltas_of(events)[1] == {"reasoning_content": "hm"}
 
 
 def test_a_call_is_introduced_once_and_its_arguments_follow() -> None:
     chunks = make()
     given = [("", 0, "weather"), ('{"a', 0, "weather"), ('":1}', 0, "weather"), ("{}", 1, "now")]
-    data = b"".join(chunks.take("delta", delta(t, "tool_call", index=i, name=n)) for t, i, n in given)
+    data = b"".join(chunks.encode(delta(t, Segment.TOOL_CALL, i, n)) for t, i, n in given)
     calls = [item["tool_calls"][0] for item in deltas_of(read(data))[1:]]
     assert calls == [
         {
@@ -90,7 +97,7 @@ def test_a_call_is_introduced_once_and_its_arguments_follow() -> None:
 
 def test_usage_is_null_until_its_own_chunk() -> None:
     chunks = make(wants_usage=True)
-    *others, usage, done = read(chunks.take("delta", delta("hi")) + chunks.take("completed", dumps(COMPLETED)))
+    *others, usage, done = read(chunks.encode(delta("hi")) + chunks.encode(final(COMPLETED)))
     assert [event["usage"] for event in others] == [None] * 3
     assert usage["choices"] == []
     assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
@@ -99,29 +106,29 @@ def test_usage_is_null_until_its_own_chunk() -> None:
 
 def test_the_last_chunk_names_the_model_that_answered() -> None:
     chunks = make()
-    first, *_ = read(chunks.take("delta", delta("hi")))
-    last, _ = read(chunks.take("completed", dumps(COMPLETED)))
+    first, *_ = read(chunks.encode(delta("hi")))
+    last, _ = read(chunks.encode(final(COMPLETED)))
     assert (first["model"], last["model"]) == ("asked/first", "org/model")
 
 
 def test_a_failure_before_anything_was_said_is_raised() -> None:
     with pytest.raises(ModelFailed, match=r"No\."):
-        make().take("failed", dumps(FAILED))
+        make().encode(final(FAILED))
 
 
 @pytest.mark.parametrize("begin", ["text", "a comment"])
 def test_a_failure_after_the_beginning_is_an_event_and_the_end(begin: str) -> None:
     chunks = make()
-    assert chunks.take("delta", delta("hi")) if begin == "text" else chunks.keep_alive()
-    [event] = read(chunks.take("failed", dumps(FAILED)))
+    assert chunks.encode(delta("hi")) if begin == "text" else chunks.keep_alive()
+    [event] = read(chunks.encode(final(FAILED)))
     assert (event["error"]["message"], event["error"]["code"]) == ("No.", "model_error")
     assert chunks.is_over
 
 
 def test_text_that_starts_anew_ends_the_stream() -> None:
     chunks = make()
-    chunks.take("delta", delta("hi"))
-    [event] = read(chunks.take("reset", b"{}"))
+    chunks.encode(delta("hi"))
+    [event] = read(chunks.encode(Reset(RequestId(ID))))
     assert "cannot be taken back" in event["error"]["message"]
     assert chunks.is_over
 

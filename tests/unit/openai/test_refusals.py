@@ -5,7 +5,7 @@ import json
 import pytest
 
 from server.errors import FieldError, Invalid, NotFound, Problem, RateLimited, Unauthenticated, Unavailable
-from server.openai.refusals import error_event, limit_headers, problem_wording
+from server.openai.refusals import error_event, error_response, limit_headers
 from server.openapi.document import problem_classes
 
 
@@ -17,7 +17,7 @@ def made(kind: type[Problem]) -> Problem:
 
 @pytest.mark.parametrize("kind", list(problem_classes()), ids=lambda kind: kind.__name__)
 def test_every_error_has_the_four_fields(kind: type[Problem]) -> None:
-    wording = problem_wording(made(kind))
+    wording = error_response(made(kind))
     error = wording.body["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"] == "words"
@@ -27,24 +27,24 @@ def test_every_error_has_the_four_fields(kind: type[Problem]) -> None:
 
 def test_the_first_field_that_is_wrong_is_named() -> None:
     errors = [FieldError("temperature", "is wrong"), FieldError("n", "is wrong")]
-    assert problem_wording(Invalid("words", errors=errors)).body["error"]["param"] == "temperature"
-    assert problem_wording(Invalid("words", errors=[FieldError("(body)", "x")])).body["error"]["param"] is None
+    assert error_response(Invalid("words", errors=errors)).body["error"]["param"] == "temperature"
+    assert error_response(Invalid("words", errors=[FieldError("(body)", "x")])).body["error"]["param"] is None
 
 
 def test_a_model_that_is_not_there_has_its_own_code() -> None:
-    missing = problem_wording(NotFound("words", errors=[FieldError("model", "x")]))
+    missing = error_response(NotFound("words", errors=[FieldError("model", "x")]))
     assert (missing.body["error"]["code"], missing.status) == ("model_not_found", 404)
-    assert problem_wording(NotFound("words")).body["error"]["code"] == "not_found"
+    assert error_response(NotFound("words")).body["error"]["code"] == "not_found"
 
 
 def test_headers_that_tell_what_to_do_are_kept() -> None:
-    assert problem_wording(RateLimited("words", retry_after_s=3)).headers == {"Retry-After": "3"}
-    assert "WWW-Authenticate" in problem_wording(Unauthenticated()).headers
+    assert error_response(RateLimited("words", retry_after_s=3)).headers == {"Retry-After": "3"}
+    assert "WWW-Authenticate" in error_response(Unauthenticated()).headers
 
 
 @pytest.mark.parametrize("kind", list(problem_classes()), ids=lambda kind: kind.__name__)
 def test_clients_repeat_by_themselves_only_what_may_help(kind: type[Problem]) -> None:
-    is_in_vain = "x-should-retry" in problem_wording(made(kind)).headers
+    is_in_vain = "x-should-retry" in error_response(made(kind)).headers
     assert is_in_vain == (kind.status in {409, 502, 504})
 
 

@@ -12,7 +12,7 @@ from server.model_request import InstanceId, RequestId, Status, mint_id
 from server.requests import service as service_module
 from server.requests.history import Filters
 from server.requests.service import CANCEL_WAIT_S
-from server.transcript import Transcript
+from server.transcript import Final, Part, StatusChange, Transcript
 from tests.fakes.clock import Clock
 from tests.unit.requests.services import ALICE, BOB, Desk
 
@@ -94,8 +94,11 @@ async def test_a_stream_tells_what_runs_and_what_was_stored(desk: Desk) -> None:
         stream = desk.service.stream(ALICE, follower)
         assert await stream.open()
         events = [event async for batch in stream.batches() for event in batch]
-    assert [event.name for event in events] == ["delta", "completed"]
-    assert orjson.loads(events[0].data)["text"] == "Hi there"
+    text, end = [event.value for event in events]
+    assert isinstance(text, Part)
+    assert text.text == "Hi there"
+    assert isinstance(end, Final)
+    assert end.status is Status.COMPLETED
 
 
 async def test_a_stream_finds_the_text_of_a_run(desk: Desk) -> None:
@@ -108,7 +111,7 @@ async def test_a_stream_finds_the_text_of_a_run(desk: Desk) -> None:
         batches = stream.batches()
         first = await anext(batches)
         await batches.aclose()
-    assert [event.name for event in first] == ["status", "delta"]
+    assert [type(event.value) for event in first] == [StatusChange, Part]
 
 
 async def test_cancelling_what_waits_ends_it_and_tells_everyone(desk: Desk) -> None:

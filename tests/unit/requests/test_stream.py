@@ -11,12 +11,13 @@ from server.actors import subscriptions
 from server.actors.subscription import View
 from server.actors.subscriptions import Subscriptions
 from server.errors import NotFound, Unavailable
+from server.http.request_events import encode_event
 from server.inference.events import Delta, Segment
 from server.model_request import RequestId, Status, mint_id
 from server.requests import stream as streams
 from server.requests.stream import Cursor, RequestStream, StreamEvent
 from server.storage.database import DedicatedConnection
-from server.transcript import Transcript
+from server.transcript import Final, Part, Reset, StatusChange, Transcript
 from tests.signals import until
 
 PENDING, RUNNING = Status.PENDING, Status.PROCESSING
@@ -99,13 +100,36 @@ class Reader:
         """Everything that follows from what was done, in short."""
         for _ in range(20):
             await asyncio.sleep(0)
-        return [f"{event.name} {event.cursor}" for event in self.events]
+        return [_summary(event) for event in self.events]
 
     async def end(self) -> list[str]:
         assert self._task is not None
         async with asyncio.timeout(5):
             await self._task
-        return [f"{event.name} {event.cursor}" for event in self.events]
+        return [_summary(event) for event in self.events]
+
+
+def _summary(event: StreamEvent) -> str:
+    match event.value:
+        case Part():
+            name = "delta"
+        case Final(status):
+            name = status.value
+        case StatusChange():
+            name = "status"
+        case Reset():
+            name = "reset"
+    return f"{name} {event.cursor}"
+
+
+def _text(event: StreamEvent) -> str:
+    assert isinstance(event.value, Part)
+    return event.value.text
+
+
+def _body(event: StreamEvent) -> bytes:
+    assert isinstance(event.value, Final)
+    return event.value.body
 
 
 @pytest.fixture
@@ -139,7 +163,7 @@ async def test_a_rescued_request_begins_anew(world: World) -> None:
         world.end(2, "kept")
         names = await reader.end()
     assert names[2:] == ["status 1.1-4", "reset 2.1-0", "status 2.1-0", "delta 2.1-4", "completed 2.1-5"]
-    assert b'"kept"' in reader.events[-2].data
+    assert _text(reader.events[-2]) == "kept"
     assert not text.readers
 
 
@@ -161,7 +185,7 @@ async def test_a_run_that_another_process_has_is_waited_for(world: World) -> Non
         assert await reader.settle() == ["status 1.1-2"]
         world.end(1, "Hello")
         assert await reader.end() == ["status 1.1-2", "delta 1.1-5", "completed 1.1-6"]
-    assert b'"llo"' in reader.events[1].data
+    assert _text(reader.events[1]) == "llo"
 
 
 async def test_a_mirror_that_stayed_behind_is_completed_from_what_was_stored(world: World) -> None:
@@ -209,7 +233,9 @@ async def test_a_mirror_that_is_behind_its_reader_repeats_nothing(world: World) 
         for delta in (Delta("abc"), Delta("", Segment.TOOL_CALL, 0, "now"), Delta("def"), Delta("ghi")):
             mirror.append(delta)
             await reader.settle()
-    assert [event.data for event in reader.events if event.name == "delta"] == [b'{"segment":"output","text":"ghi"}']
+    assert [event.value[:4] for event in reader.events if isinstance(event.value, Part)] == [
+        (Segment.OUTPUT, 0, "", "ghi")
+    ]
 
 
 async def test_who_has_a_call_without_arguments_of_another_run_is_told_to_begin_anew(world: World) -> None:
@@ -232,13 +258,13 @@ async def test_a_final_event_has_its_object_however_much_others_keep(
     world.end(1, "Hello")
     async with Reader(world) as reader:
         await reader.end()
-    assert reader.events[-1].data == b'{"end":true}'
+    assert _body(reader.events[-1]) == b'{"end":true}'
 
 
 async def test_an_end_whose_text_cannot_be_read_yet_is_told_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(streams, "_RETRY_S", 0.0)
     world.tell(RUNNING, 1)
     async with Reader(world) as reader:
         await reader.settle()
@@ -277,7 +303,7 @@ async def test_an_end_that_was_deleted_before_its_text_was_read_does_not_speak_o
         world.stored = None
         world.tell(Status.CANCELLED, 1, b'{"output_data":{"output":"Hello"}}')
         assert (await reader.end())[-2:] == ["reset 1.1-0", "cancelled 1.1-1"]
-    assert b"output" not in reader.events[-1].data
+    assert b"output" not in _body(reader.events[-1])
 
 
 async def test_old_news_change_nothing(world: World) -> None:
@@ -296,7 +322,7 @@ async def test_who_stands_elsewhere_or_nowhere(world: World) -> None:
 
 
 async def test_a_database_that_is_away_ends_no_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(streams, "_RETRY_S", 0.0)
     world.run(1)
     async with Reader(world) as reader:
         await reader.settle()
@@ -340,7 +366,7 @@ async def test_a_stream_is_kept_alive_while_the_row_cannot_be_read(
     world: World, monkeypatch: pytest.MonkeyPatch, *, has_ended: bool
 ) -> None:
     """It is tried again and again, more often than a heartbeat comes."""
-    monkeypatch.setattr(streams, "_LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr(streams, "_RETRY_S", 0.001)
     monkeypatch.setattr(streams, "HEARTBEAT_S", 0.02)
     world.run(1)
     async with Reader(world) as reader:
@@ -356,8 +382,8 @@ async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World)
     text.append(Delta("é" * 100_000, Segment.REASONING))
     async with Reader(world) as reader:
         await reader.settle()
-    deltas = [event for event in reader.events if event.name == "delta"]
-    assert max(len(event.data) for event in deltas) < 3 * streams.DELTA_CHARS
+    deltas = [event for event in reader.events if isinstance(event.value, Part)]
+    assert max(len(encode_event(event)) for event in deltas) < 3 * streams.DELTA_CHARS
     assert deltas[-1].cursor.offset == 100_000
 
 
@@ -375,7 +401,7 @@ async def test_batches_are_bounded_however_far_a_reader_is_behind(world: World) 
         sizes = []
         batches: AsyncIterator[list[StreamEvent]] = stream.batches()
         async for batch in batches:
-            sizes.append(sum(len(event.data) for event in batch))
+            sizes.append(sum(len(encode_event(event)) for event in batch))
             if sum(sizes) > 1_000_000:
                 break
     assert max(sizes) < 2 * streams.BATCH_CHARS

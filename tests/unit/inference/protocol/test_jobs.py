@@ -8,8 +8,8 @@ import pytest
 
 from server.inference.events import Call, FileChunk, Started, Task
 from server.inference.protocol import BROKEN_OFF, Failure, FollowUp, OpenReader, reader_for
-from server.inference.protocol.inline import MAX_CHUNK_BYTES
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S
+from server.inference.protocol.media import MAX_CHUNK_BYTES
 from server.inference.protocol.result_reader import MAX_MISSES
 from server.model_request import Completed, Usage
 from tests.fixtures.results import FLAC, JPEG, PNG, PNG_BASE64

@@ -310,7 +310,9 @@ def test_a_file_in_a_document_is_found_however_its_base64_is_written(place: str,
         assert FileChunk(data, 0, "image/png") in read_in(record, [orjson.dumps(document)])
 
 
-@pytest.mark.parametrize("start", [b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xe3", b"ID3"])
+@pytest.mark.parametrize(
+    "start", [b"\xff\xfb\x90\x64", b"\xff\xfa\x90\x64", b"\xff\xf3\x40\xc0", b"\xff\xe3\x40\xc0", b"ID3"]
+)
 def test_an_mp3_is_known_by_its_first_frame_whatever_it_is_called(start: bytes) -> None:
     body = start + bytes(30)
     record = {"task": "text-to-speech", "response": {"status": 200, "headers": {"Content-Type": "text/plain"}}}

@@ -1,4 +1,4 @@
-"""A form with one file, for the transcriptions of OpenAI's interface (RFC 7578)."""
+"""DeepInfra: OpenAI's shapes, below `/v1/openai`. Transcriptions are sent as a form (RFC 7578)."""
 
 import hashlib
 import mimetypes
@@ -7,11 +7,19 @@ from typing import Any
 
 import orjson
 
-from server.inference.protocol.wire import Attachment, WireRequest
+from server.inference.events import Call, Task
+from server.inference.protocol.pipelines import file_of
+from server.inference.protocol.providers.provider import Provider, openai_call, parameters
+from server.inference.protocol.wire import Attachment, WireRequest, attachment_of
 
 
-def build_form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> WireRequest:
-    """The file goes last; its name has the ending of its type, which the server reads the format from."""
+def _transcription(call: Call, native_id: str, url: str) -> WireRequest:
+    fields = {**parameters(call), "model": native_id}
+    return _form(f"{url}/v1/openai/audio/transcriptions", attachment_of(call, file_of(call)), fields)
+
+
+def _form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> WireRequest:
+    """A form with the file as its last part. Servers read the format from the extension of the file's name."""
     texts = {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
     boundary = "part-" + hashlib.sha256(orjson.dumps([*texts.items()])).hexdigest()[:32]
     head = "".join(_part(boundary, f'name="{name}"', text + "\r\n") for name, text in texts.items())
@@ -27,3 +35,14 @@ def build_form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> W
 def _part(boundary: str, disposition: str, text: str, *, content_type: str | None = None) -> str:
     kind = "" if content_type is None else f"Content-Type: {content_type}\r\n"
     return f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n{text}"
+
+
+PROVIDER = Provider(
+    name="deepinfra",
+    builders={
+        Task.FEATURE_EXTRACTION: openai_call("/v1/openai/embeddings"),
+        Task.TEXT_TO_SPEECH: openai_call("/v1/openai/audio/speech"),
+        Task.AUTOMATIC_SPEECH_RECOGNITION: _transcription,
+    },
+    completions="/v1/openai/completions",
+)
