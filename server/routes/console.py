@@ -1,11 +1,15 @@
 """The console: a web page for people at `/`, an index of the API for machines."""
 
+import functools
+
 from aiohttp import hdrs, web
 
 from server import __version__
 from server.http.middlewares import Handler, always_up
 from server.http.pages import Page, read_page, respond, serve
 from server.http.responses import json_response
+from server.openapi.objects import IndexObject
+from server.openapi.operation import Operation, Route, empty_answer, json_answer
 
 _INDEX = {
     "name": "ai-sdk-server",
@@ -16,10 +20,18 @@ _INDEX = {
 }
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_get("/", _index(read_page("index.html")))
-    for name in ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css"):
-        app.router.add_get(f"/console/{name}", serve(read_page(name)))
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Operation")
+    answers = {
+        "200": json_answer("JSON where `Accept` asks for it and not for HTML, else the page.", IndexObject, "Vary"),
+        "304": empty_answer("The page is unchanged.", "ETag", "Vary"),
+    }
+    operation = Operation("index", "The console for people, an index for machines", answers)
+    files = ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css")
+    return (
+        route("GET", "/", _index(read_page("index.html")), operation),
+        *(route("GET", f"/console/{name}", serve(read_page(name))) for name in files),
+    )
 
 
 def _index(page: Page) -> Handler:

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
+from pydantic import BaseModel
 
 from server import __version__
 from server.auth.gotrue.refusals import API_VERSION, GoTrueRefusal, word
@@ -19,6 +20,8 @@ from server.http import keys
 from server.http.bodies import read_json
 from server.http.middlewares import limited_by_address, public
 from server.http.responses import json_response
+from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser
+from server.openapi.operation import Operation, Route, Schema, empty_answer, json_answer, query
 
 MAX_BODY_BYTES = 16 * 1024
 _KEY = "sb_"
@@ -29,16 +32,52 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_post("/auth/v1/signup", sign_up)
-    app.router.add_post("/auth/v1/token", token)
-    app.router.add_post("/auth/v1/logout", sign_out)
-    app.router.add_post("/auth/v1/recover", recover)
-    app.router.add_get("/auth/v1/user", get_user)
-    app.router.add_put("/auth/v1/user", update_user)
-    app.router.add_get("/auth/v1/settings", settings)
-    app.router.add_get("/auth/v1/health", health)
-    app.router.add_get("/auth/v1/.well-known/jwks.json", public_keys)
+_ABOUT = (
+    "For clients of Supabase Auth (supabase-js and its like) in development, with its shapes and error codes. "
+    "Not there where accounts are in Supabase."
+)
+
+
+def routes() -> tuple[Route, ...]:
+    grants = {"type": "string", "enum": ["password", "refresh_token"]}
+    grant = query("grant_type", "What the body holds: e-mail and password, or a refresh token.", grants)
+    scope = query("scope", "Which sessions.", {"type": "string", "enum": ["global", "local", "others"]})
+    return (
+        _route("POST", "/signup", sign_up, "Sign up", GoTrueSession, body=GoTrueForm),
+        _route("POST", "/token", token, "A session", GoTrueSession, body=GoTrueForm, query=grant | {"required": True}),
+        _route("GET", "/user", get_user, "The current user", GoTrueUser, needs_token=True),
+        _route("PUT", "/user", update_user, "Change the user", GoTrueUser, body=GoTrueForm, needs_token=True),
+        _route("POST", "/logout", sign_out, "End sessions, by `scope`", query=scope, needs_token=True),
+        _route("POST", "/recover", recover, "Nothing: no e-mail is sent here", {}, body=GoTrueForm),
+        _route("GET", "/settings", settings, "What can be done here", {"mailer_autoconfirm": True}),
+        _route("GET", "/health", health, "Who answers", {"name": "ai-sdk-server"}),
+        _route("GET", "/.well-known/jwks.json", public_keys, "Public keys: none", {"keys": []}),
+    )
+
+
+def _route(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    answer: type[BaseModel] | Schema | None = None,
+    *,
+    body: type[BaseModel] | None = None,
+    query: Schema | None = None,
+    needs_token: bool = False,
+) -> Route:
+    """`answer` is its model, or an example of what has none; without one there is nothing to say."""
+    if answer is None:
+        answers = {"204": empty_answer("Done.")}
+    elif isinstance(answer, type):
+        answers = {"200": json_answer("Done.", answer)}
+    else:
+        answers = {"200": json_answer("Done.", {"type": "object"}, examples={"example": answer})}
+    name = "jwks" if handler is public_keys else handler.__name__
+    operation = Operation(
+        f"gotrue_{name}", summary, answers, _ABOUT, () if query is None else (query,), body, needs_token=needs_token
+    )
+    return Route("Supabase Auth", method, f"/auth/v1{path}", handler, operation)
 
 
 def _worded(handler: Handler) -> Handler:

@@ -31,6 +31,16 @@ from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list
 from server.openai.outcome import RETRY_AFTER_S, problem_of
+from server.openapi.compatible_objects import (
+    CHAT_BODY,
+    CHAT_STREAM,
+    EMBEDDINGS_BODY,
+    ChatCompletion,
+    EmbeddingList,
+    OpenAIModel,
+    OpenAIModelList,
+)
+from server.openapi.operation import EVENTS, TEXT, Operation, Route, header, json_answer, path, text_answer
 from server.requests.service import Created
 from server.requests.stream import RequestStream
 
@@ -47,11 +57,37 @@ AnyAsk = TypeVar("AnyAsk", bound=Ask)
 Render = Callable[[RequestId, Mapping[str, Any]], dict[str, Any]]
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_post("/v1/chat/completions", chat)
-    app.router.add_post("/v1/embeddings", embed)
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{id:.+}", get_model)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "OpenAI-compatible")
+    named = ("Location", _REPLAYED)
+    completed = json_answer("The answer, whole or as server-sent events.", ChatCompletion, *named)
+    streamed = text_answer("", EVENTS, example=CHAT_STREAM).content
+    key = header(
+        "Idempotency-Key",
+        "The same key with the same body gives the same request, for 24 hours. "
+        "A call that has one is not cancelled when its client leaves.",
+        TEXT | {"minLength": 1, "maxLength": 255},
+    )
+    return (
+        route("POST", "/v1/chat/completions", chat, Operation(
+            "create_chat_completion", "The next turn of a conversation, in OpenAI's protocol",
+            {"200": replace(completed, content={**completed.content, **streamed})},
+            "A model request like any other, named by `Location`. It is cancelled when its client leaves.",
+            parameters=(key,), body=CHAT_BODY,
+        )),
+        route("POST", "/v1/embeddings", embed, Operation(
+            "create_embeddings", "The vectors of texts, in OpenAI's protocol",
+            {"200": json_answer("The vectors.", EmbeddingList, *named)}, parameters=(key,), body=EMBEDDINGS_BODY,
+        )),
+        route("GET", "/v1/models", list_models, Operation(
+            "list_openai_models", "The models that can be named on /v1",
+            {"200": json_answer("What this server offers.", OpenAIModelList)},
+        )),
+        route("GET", "/v1/models/{id:.+}", get_model, Operation(
+            "get_openai_model", "One model", {"200": json_answer("It is offered.", OpenAIModel)},
+            parameters=(path("id", "Its name, slashes and all.", TEXT),),
+        )),
+    )  # fmt: skip
 
 
 @refused_under_overload
