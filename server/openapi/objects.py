@@ -91,7 +91,7 @@ class ProblemObject(BaseModel):
     )
 
 
-class FileObject(BaseModel):
+class UploadedFileObject(BaseModel):
     id: UUID = shown("01a213da-a37a-77e3-816c-29f69867836f")
     content_type: str = shown("image/png", "The type that the first bytes of the file show.")
     size: int = shown(48_213, "In bytes.", ge=1)

@@ -124,7 +124,7 @@ def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     resources: dict[str, web.Resource] = {}
     for route in routes:
         for place in (route.path, *route.aliases):
-            resource = resources.get(place) or resources.setdefault(place, app.router.add_resource(place))
-            if route.method == hdrs.METH_GET:
-                resource.add_route(hdrs.METH_HEAD, route.handler)
-            resource.add_route(route.method, route.handler)
+            if place not in resources:
+                resources[place] = app.router.add_resource(place)
+            for method in (hdrs.METH_HEAD, hdrs.METH_GET) if route.method == hdrs.METH_GET else (route.method,):
+                resources[place].add_route(method, route.handler)

@@ -87,4 +87,5 @@ def _shown(base: Schema, row: ModelType) -> Schema:
 
 
 def _variant(base: Schema, row: ModelType, fields: dict[str, Schema]) -> Schema:
-    return base | {"properties": base["properties"] | fields | {"model_type": {"type": "string", "enum": [*row.names]}}}
+    name: Schema = {"enum": [*row.names]} if row.aliases else {"const": row.name}
+    return base | {"properties": base["properties"] | fields | {"model_type": {"type": "string"} | name}}

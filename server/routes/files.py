@@ -14,7 +14,7 @@ from server.http.parameters import read_uuid
 from server.http.responses import json_response
 from server.http.uploads import open_body
 from server.model_request import RequestId
-from server.openapi.objects import FileObject
+from server.openapi.objects import UploadedFileObject
 from server.openapi.operation import (
     BINARY,
     TEXT,
@@ -57,7 +57,7 @@ def routes() -> tuple[Route, ...]:
     return (
         route("POST", "/api/files", upload, Operation(
             "upload_file", "Upload an image or audio, to be the input of requests",
-            {"201": json_answer(stored, FileObject, "Location")},
+            {"201": json_answer(stored, UploadedFileObject, "Location")},
             "The body is the file itself, or a form with the file as its only part, named `file`. Its first bytes "
             "decide what it is. What no request uses within a day is deleted; what one uses goes with that request.",
             parameters=(trace,), body={**dict.fromkeys(media_types, BINARY), "multipart/form-data": form},
