@@ -62,10 +62,10 @@ function table(caption, heads, rows) {
   return node("div", { className: "wide" }, node("h3", {}, caption), node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
 }
 
-// Of a union, the fields of the first form.
+// A union is shown by its first form.
 function fieldsTable(doc, schema, caption) {
-  const union = resolve(doc, schema);
-  const found = union.oneOf ? resolve(doc, union.oneOf[0]) : union;
+  const found = resolve(doc, schema);
+  if (found.oneOf) return fieldsTable(doc, found.oneOf[0], `${caption}, for example ${nameOf(found.oneOf[0])}`);
   const required = new Set(found.required || []);
   const rows = Object.entries(found.properties || {}).map(([name, property]) => [
     code(name + (required.has(name) ? "" : "?")),

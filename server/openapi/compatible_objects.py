@@ -9,7 +9,7 @@ from server.catalog.chat import ChatParameters, TextInput
 from server.catalog.texts import EmbeddingInput, EmbeddingParameters
 from server.openai.chat import NOT_SUPPORTED, ONLY, PASSED_ON, WITHOUT_EFFECT, ChatBody
 from server.openai.embeddings import EmbeddingsBody
-from server.openapi.objects import REQUEST_ID, USER_ID, example_of, shown
+from server.openapi.objects import REQUEST_ID, USER_ID, Described, example_of, shown
 
 CHAT_STREAM = (
     f'data: {{"id":"chatcmpl-{REQUEST_ID}","object":"chat.completion.chunk","created":1795420800,'
@@ -55,12 +55,14 @@ _CHAT_FIELDS: dict[str, Any] = {
 CHAT_BODY = create_model(
     "ChatCompletionBody",
     __base__=ChatBody,
+    __cls_kwargs__={"defer_build": True},
     __doc__=f"As at OpenAI. Not supported, and refused by name: {', '.join(NOT_SUPPORTED)}.",
     **_CHAT_FIELDS,
 )
 EMBEDDINGS_BODY = create_model(
     "EmbeddingsBody",
     __base__=EmbeddingsBody,
+    __cls_kwargs__={"defer_build": True},
     model=(str, _MODEL),
     input=(EmbeddingInput.model_fields["text"].rebuild_annotation(), shown("That is a happy person")),
     dimensions=_field_of(EmbeddingParameters, "dimensions"),
@@ -68,29 +70,29 @@ EMBEDDINGS_BODY = create_model(
 )
 
 
-class CompletionMessage(BaseModel):
+class CompletionMessage(Described):
     """The next turn, with what the model thought before it and the tools it wants to have called, if there are any."""
 
     role: Literal["assistant"] = shown("assistant")
     content: str | None = shown("Rain taps on the roof\n…")
     reasoning_content: str = ""
-    tool_calls: list[dict[str, Any]] = []
+    tool_calls: list[dict[str, Any]] = Field(default=[])
 
 
-class CompletionChoice(BaseModel):
+class CompletionChoice(Described):
     index: int = shown(0)
     message: CompletionMessage = shown(example_of(CompletionMessage))
     logprobs: None = shown(None)
     finish_reason: str | None = shown("stop")
 
 
-class CompletionUsage(BaseModel):
+class CompletionUsage(Described):
     prompt_tokens: int = shown(72)
     completion_tokens: int = shown(21)
     total_tokens: int = shown(93)
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Described):
     """The answer of a chat completion."""
 
     id: str = shown(f"chatcmpl-{REQUEST_ID}")
@@ -101,18 +103,18 @@ class ChatCompletion(BaseModel):
     usage: CompletionUsage | None = shown(example_of(CompletionUsage), "Null where upstream did not say all of it.")
 
 
-class OpenAIEmbedding(BaseModel):
+class OpenAIEmbedding(Described):
     object: Literal["embedding"] = shown("embedding")
     index: int = shown(0)
     embedding: list[float] | str = shown([0.2482, 0.4879, -0.2243], "In base64 where that was asked for.")
 
 
-class EmbeddingUsage(BaseModel):
+class EmbeddingUsage(Described):
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingList(BaseModel):
+class EmbeddingList(Described):
     """A vector for each text, in their order."""
 
     object: Literal["list"] = shown("list")
@@ -121,7 +123,7 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage | None = shown(None)
 
 
-class OpenAIModel(BaseModel):
+class OpenAIModel(Described):
     """A model that can be named."""
 
     id: str = shown("openai/gpt-oss-20b:fastest")
@@ -130,27 +132,27 @@ class OpenAIModel(BaseModel):
     owned_by: str = shown("openai")
 
 
-class OpenAIModelList(BaseModel):
+class OpenAIModelList(Described):
     """`default` first."""
 
     object: Literal["list"] = shown("list")
     data: list[OpenAIModel] = shown([example_of(OpenAIModel)])
 
 
-class OpenAIErrorDetail(BaseModel):
+class OpenAIErrorDetail(Described):
     message: str = shown("temperature: must be less than or equal to 2.")
     type: str = shown("invalid_request_error")
     param: str | None = shown("temperature")
     code: str | None = shown(None)
 
 
-class OpenAIError(BaseModel):
+class OpenAIError(Described):
     """Any error below `/v1`."""
 
     error: OpenAIErrorDetail = shown(example_of(OpenAIErrorDetail))
 
 
-class GoTrueForm(BaseModel):
+class GoTrueForm(Described):
     """What Supabase Auth is sent; an operation takes what it needs of it, and leaves the rest alone."""
 
     email: str = Field(default="", description="Of the account.")
@@ -160,17 +162,17 @@ class GoTrueForm(BaseModel):
     data: dict[str, Any] = Field(default={}, description="The user's metadata, at most 2 KB; merged on a change.")
 
 
-class GoTrueUser(BaseModel):
+class GoTrueUser(Described):
     """A user as Supabase Auth shows it."""
 
     id: UUID = shown(USER_ID)
     aud: str = shown("authenticated")
     role: str = shown("authenticated")
     email: str = shown("alice@example.com")
-    user_metadata: dict[str, Any] = {}
+    user_metadata: dict[str, Any] = Field(default={})
 
 
-class GoTrueSession(BaseModel):
+class GoTrueSession(Described):
     """A session as Supabase Auth gives it."""
 
     access_token: str = shown("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiI2ZjFj.c2lnbmF0dXJl")
@@ -181,7 +183,7 @@ class GoTrueSession(BaseModel):
     user: GoTrueUser = shown(example_of(GoTrueUser))
 
 
-class GoTrueError(BaseModel):
+class GoTrueError(Described):
     """A refusal as Supabase Auth words it: `code` is a word with `message`, or a number with `msg`."""
 
     code: str | int = shown("invalid_credentials")

@@ -11,7 +11,8 @@ from server.http.middlewares import GOTRUE_PREFIX, is_always_up, is_limited_by_a
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.compatible_objects import GoTrueError, OpenAIError
 from server.openapi.objects import ProblemObject
-from server.openapi.operation import JSON, Answer, Operation, Route, Schema, header_refs, json_answer, ref
+from server.openapi.operation import Operation, Route
+from server.openapi.parts import JSON, Answer, Schema, header_refs, json_answer, ref
 from server.openapi.problems import component_responses, error_answers, problem_classes
 from server.openapi.schemas import component_schemas
 

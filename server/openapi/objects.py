@@ -29,7 +29,11 @@ def example_of(model: type[BaseModel]) -> dict[str, Any]:
     return {name: field.examples[0] for name, field in model.model_fields.items() if field.examples}
 
 
-class ModelRequestObject(BaseModel):
+class Described(BaseModel, defer_build=True):
+    """A model that is built when the document asks for it, not at the start of the server."""
+
+
+class ModelRequestObject(Described):
     """One accepted request and, once it is final, its result."""
 
     id: UUID = shown(REQUEST_ID, "UUIDv7: later requests have greater ids.")
@@ -74,12 +78,12 @@ FAILED = _FINAL | {
 CANCELLED = _FINAL | {"status": "cancelled", "output_data": {"output": "Rain taps", "partial": True}}
 
 
-class FieldProblemObject(BaseModel):
+class FieldProblemObject(Described):
     field: str = shown("input_data.prompt")
     message: str = shown("is required")
 
 
-class ProblemObject(BaseModel):
+class ProblemObject(Described):
     """The shape of every error. A request that ran and failed is no error: it is a ModelRequest with status failed."""
 
     error: str = Field(description="Short, and always the same for the same kind of error.")
@@ -91,14 +95,14 @@ class ProblemObject(BaseModel):
     )
 
 
-class UploadedFileObject(BaseModel):
+class UploadedFileObject(Described):
     id: UUID = shown("01a213da-a37a-77e3-816c-29f69867836f")
     content_type: str = shown("image/png", "The type that the first bytes of the file show.")
     size: int = shown(48_213, "In bytes.", ge=1)
     created_at: datetime = shown("2026-11-25T08:00:00.123456Z")
 
 
-class UserObject(BaseModel):
+class UserObject(Described):
     """An account."""
 
     id: UUID = shown(USER_ID)
@@ -107,7 +111,7 @@ class UserObject(BaseModel):
     last_sign_in_at: datetime | None = shown("2026-11-23T07:59:30.000000Z")
 
 
-class SessionObject(BaseModel):
+class SessionObject(Described):
     """A signed-in user's tokens."""
 
     message: str = Field(default="", description="Only in the answer to a sign-up.")
@@ -121,29 +125,29 @@ class SessionObject(BaseModel):
     user: UserObject = shown(example_of(UserObject))
 
 
-class AddressObject(BaseModel):
+class AddressObject(Described):
     email: EmailStr
 
 
-class UnconfirmedObject(BaseModel):
+class UnconfirmedObject(Described):
     """An account whose address has to be confirmed; nothing more is said of it."""
 
     message: str = shown(CHECK_YOUR_EMAIL)
     user: AddressObject = shown({"email": "alice@example.com"})
 
 
-class NoticeObject(BaseModel):
+class NoticeObject(Described):
     """Words for the user."""
 
     message: str = shown("This server sends no e-mail: ask its operator to set a new password.")
 
 
-class UpstreamObject(BaseModel):
+class UpstreamObject(Described):
     ok: bool
     detail: str = Field(description="What to do, for the operator.")
 
 
-class HealthObject(BaseModel):
+class HealthObject(Described):
     """How the server is."""
 
     status: Literal["ok", "degraded", "starting", "draining", "stopped"] = shown("ok")
@@ -161,20 +165,20 @@ class HealthObject(BaseModel):
     files_shared: bool = shown(True, "Whether all of them keep files in one place.")  # noqa: FBT003 - an example
 
 
-class LivenessObject(BaseModel):
+class LivenessObject(Described):
     """The event loop answers."""
 
     status: Literal["ok"] = shown("ok")
 
 
-class ReadinessObject(BaseModel):
+class ReadinessObject(Described):
     """Fit to take work now, or what is failing."""
 
     status: Literal["ok", "unavailable"] = shown("ok")
     failing: list[str] = shown([])
 
 
-class IndexObject(BaseModel):
+class IndexObject(Described):
     """Where things are."""
 
     name: str = shown("ai-sdk-server")
@@ -184,7 +188,7 @@ class IndexObject(BaseModel):
     health: str = shown("/health")
 
 
-class ModelTypeObject(BaseModel):
+class ModelTypeObject(Described):
     """One thing that can be asked for."""
 
     model_type: str = shown("chat-completion", "The `model_type` of a create.")
@@ -217,14 +221,14 @@ class ModelTypeObject(BaseModel):
     )
 
 
-class PricingObject(BaseModel):
+class PricingObject(Described):
     """Dollars per million tokens."""
 
     input: float | None = None
     output: float | None = None
 
 
-class ProviderObject(BaseModel):
+class ProviderObject(Described):
     provider: str = shown("novita")
     status: str | None = shown("live")
     context_length: int | None = shown(204800)
@@ -232,18 +236,18 @@ class ProviderObject(BaseModel):
     supports_tools: bool | None = shown(True)  # noqa: FBT003 - an example
 
 
-class LiveModelObject(BaseModel):
+class LiveModelObject(Described):
     id: str = shown("zai-org/GLM-4.7")
     providers: list[ProviderObject] = shown([example_of(ProviderObject)])
 
 
-class ListingObject(BaseModel):
+class ListingObject(Described):
     fetched_at: datetime = shown(MOMENT)
     is_stale: bool = shown(False, "It is older than ten minutes.")  # noqa: FBT003 - an example
     models: list[LiveModelObject] = shown([example_of(LiveModelObject)])
 
 
-class ModelsObject(BaseModel):
+class ModelsObject(Described):
     """The model types that this server offers, and the models that upstream lists."""
 
     model_types: list[ModelTypeObject] = shown([example_of(ModelTypeObject)])

@@ -5,7 +5,7 @@ from typing import Any
 
 from server import errors
 from server.errors import Problem
-from server.openapi.operation import JSON, Schema, header_refs, ref
+from server.openapi.parts import JSON, Schema, header_refs, ref
 
 _HEADERS = {
     401: ("WWW-Authenticate",),

@@ -9,7 +9,7 @@ from pydantic_core import core_schema
 
 from server.catalog import MODEL_TYPES, ModelType
 from server.openapi.objects import ModelRequestObject
-from server.openapi.operation import REF, Schema, ref
+from server.openapi.parts import REF, Schema, ref
 from server.schemas import CreateRequest
 
 

@@ -16,8 +16,9 @@ from server.http.middlewares import limited_by_address
 from server.http.responses import json_response
 from server.limits.rates import true_address
 from server.model_request import RequestId, UserId
+from server.openapi import parts
 from server.openapi.objects import NoticeObject, SessionObject, UnconfirmedObject, UserObject
-from server.openapi.operation import Operation, Route, empty_answer, json_answer
+from server.openapi.operation import Operation, Route
 from server.schemas import parse
 from server.storage.reader import PooledQueries
 
@@ -28,15 +29,15 @@ _OK, _CREATED, _NO_CONTENT = 200, 201, 204
 
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Accounts")
-    signed_in = json_answer("Signed in.", SessionObject)
+    signed_in = parts.json_answer("Signed in.", SessionObject)
     taken = {
-        "200": json_answer(
+        "200": parts.json_answer(
             "The address has to be confirmed first (accounts in Supabase); the same for one that is taken.",
             UnconfirmedObject,
         ),
-        "201": json_answer("The account, signed in.", SessionObject),
+        "201": parts.json_answer("The account, signed in.", SessionObject),
     }
-    signed_out = empty_answer("Refresh tokens are void at once; the access token lives until it expires.")
+    signed_out = parts.empty_answer("Refresh tokens are void at once; the access token lives until it expires.")
     return (
         route("POST", "/api/auth/signup", sign_up, Operation(
             "sign_up", "Create an account", taken,
@@ -56,14 +57,14 @@ def routes() -> tuple[Route, ...]:
         route("POST", "/api/auth/signout", sign_out, Operation("sign_out", "End the session", {"204": signed_out})),
         route("POST", "/api/auth/recover", recover, Operation(
             "recover", "Ask for help with a forgotten password",
-            {"200": json_answer("The same whether the account exists or not.", NoticeObject)}, body=Recovery,
+            {"200": parts.json_answer("The same whether the account exists or not.", NoticeObject)}, body=Recovery,
         )),
         route("GET", "/api/auth/user", get_user, Operation(
-            "get_user", "The current user", {"200": json_answer("The account.", UserObject)},
+            "get_user", "The current user", {"200": parts.json_answer("The account.", UserObject)},
         )),
         route("DELETE", "/api/auth/user", delete_user, Operation(
             "delete_user", "Delete the account with all its requests",
-            {"204": empty_answer("Gone. What was running for it is stopped.")}, problems=(Forbidden,),
+            {"204": parts.empty_answer("Gone. What was running for it is stopped.")}, problems=(Forbidden,),
         )),
     )  # fmt: skip
 

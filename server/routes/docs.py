@@ -7,15 +7,16 @@ from aiohttp import web
 from server.encoding import dumps
 from server.http.middlewares import Handler, always_up
 from server.http.pages import Page, make_page, read_page, respond, serve
+from server.openapi import parts
 from server.openapi.document import build_document
-from server.openapi.operation import ROUTES, Operation, Route, empty_answer, json_answer, text_answer
+from server.openapi.operation import ROUTES, Operation, Route
 
 
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Operation")
-    unchanged = empty_answer("Unchanged.", "ETag")
-    document = {"200": json_answer("OpenAPI 3.1.", {"type": "object"}), "304": unchanged}
-    page = {"200": text_answer("A web page.", "text/html"), "304": unchanged}
+    unchanged = parts.empty_answer("Unchanged.", "ETag")
+    document = {"200": parts.json_answer("OpenAPI 3.1.", {"type": "object"}), "304": unchanged}
+    page = {"200": parts.text_answer("A web page.", "text/html"), "304": unchanged}
     return (
         route("GET", "/openapi.json", _openapi(), Operation("openapi", "This document", document)),
         route("GET", "/docs", serve(read_page("docs.html")), Operation("docs", "This document as a page", page)),

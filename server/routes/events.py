@@ -14,25 +14,14 @@ from server.http.disconnects import may_be_left
 from server.http.parameters import read_id, single
 from server.http.request_events import send_events, send_request
 from server.http.sse import FAREWELL, HEARTBEAT, encode
-from server.openapi.objects import REQUEST_ID
-from server.openapi.operation import (
-    EVENTS,
-    TEXT,
-    UUID,
-    Operation,
-    Route,
-    empty_answer,
-    header,
-    path,
-    query,
-    text_answer,
-)
+from server.openapi import objects, parts
+from server.openapi.operation import Operation, Route
 from server.requests.stream import HEARTBEAT_S, UNKNOWN, Cursor, parse_cursor
 from server.schemas import invalid
 
 _STREAM = f"""id: 1.1-0
 event: status
-data: {{"id":"{REQUEST_ID}","status":"processing"}}
+data: {{"id":"{objects.REQUEST_ID}","status":"processing"}}
 
 id: 1.1-9
 event: delta
@@ -42,34 +31,35 @@ data: {{"segment":"output","text":"Rain taps"}}
 
 """
 _FEED = f"""event: snapshot
-data: {{"requests":[{{"id":"{REQUEST_ID}","status":"processing"}}]}}
+data: {{"requests":[{{"id":"{objects.REQUEST_ID}","status":"processing"}}]}}
 
 event: status
-data: {{"id":"{REQUEST_ID}","status":"completed"}}
+data: {{"id":"{objects.REQUEST_ID}","status":"completed"}}
 
 """
 
 
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Model requests")
-    stream = text_answer(
+    stream = parts.text_answer(
         "Server-sent events: `status`, `delta` (segment and text), `reset` (the text starts again), then exactly one "
         "of `completed`, `failed` or `cancelled` with the object. A server that stops first says `retry:` instead.",
-        EVENTS, example=_STREAM,
+        parts.EVENTS, example=_STREAM,
     )  # fmt: skip
-    feed = text_answer(
+    feed = parts.text_answer(
         "Server-sent events: `snapshot` with those that are not final, then `status` for every change.",
-        EVENTS, example=_FEED,
+        parts.EVENTS, example=_FEED,
     )  # fmt: skip
+    event_id = parts.TEXT | {"examples": ["1.1-14"]}
     return (
         route("GET", "/api/requests/{id}/events", stream_request, Operation(
             "stream_request", "Follow one model request to its end",
-            {"200": stream, "204": empty_answer("The client has had all of it.")},
+            {"200": stream, "204": parts.empty_answer("The client has had all of it.")},
             "Resumes after any event, while the request runs and after its end, on any instance.",
             parameters=(
-                path("id", "The request's id.", UUID),
-                query("after", "The id of the last event that was received.", TEXT | {"examples": ["1.1-14"]}),
-                header("Last-Event-ID", "The same, as an EventSource sends it by itself."),
+                parts.REQUEST_ID,
+                parts.query("after", "The id of the last event that was received.", event_id),
+                parts.header("Last-Event-ID", "The same, as an EventSource sends it by itself."),
             ),
             problems=(NotFound, Invalid),
         )),

@@ -14,19 +14,9 @@ from server.http.parameters import read_uuid
 from server.http.responses import json_response
 from server.http.uploads import open_body
 from server.model_request import RequestId
+from server.openapi import parts
 from server.openapi.objects import UploadedFileObject
-from server.openapi.operation import (
-    BINARY,
-    TEXT,
-    UUID,
-    Operation,
-    Route,
-    binary_answer,
-    empty_answer,
-    header,
-    json_answer,
-    path,
-)
+from server.openapi.operation import Operation, Route
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0
@@ -38,45 +28,42 @@ in between."""
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Files")
     media_types = ("image/*", "audio/*", "video/mp4", "video/webm", "application/octet-stream")
-    form = {"type": "object", "required": ["file"], "properties": {"file": BINARY}}
-    file_id, common = path("id", "The file's id.", UUID), ("ETag", "Accept-Ranges", "Content-Length")
+    form = {"type": "object", "required": ["file"], "properties": {"file": parts.BINARY}}
+    file_id, common = parts.path("id", "The file's id.", parts.UUID), ("ETag", "Accept-Ranges", "Content-Length")
+    number = parts.path("number", "Which of its files, from 0.", {"type": "integer", "minimum": 0})
     shown = {
-        "200": binary_answer("All of it.", *common, "Content-Disposition", "Content-Security-Policy"),
-        "206": binary_answer("The part that `Range` asks for.", *common, "Content-Range"),
-        "304": empty_answer("The client has it already: `If-None-Match` names it.", "ETag"),
+        "200": parts.binary_answer("All of it.", *common, "Content-Disposition", "Content-Security-Policy"),
+        "206": parts.binary_answer("The part that `Range` asks for.", *common, "Content-Range"),
+        "304": parts.empty_answer("The client has it already: `If-None-Match` names it.", "ETag"),
     }
-    ranges = TEXT | {"examples": ["bytes=0-1023", "bytes=-500"]}
+    ranges = parts.TEXT | {"examples": ["bytes=0-1023", "bytes=-500"]}
     conditions = (
-        header("Range", "One range of bytes; several are answered by the whole file.", ranges),
-        header("If-Range", "An ETag: the range counts only if it is still this file."),
-        header("If-None-Match", "An ETag: 304 if it is still this file."),
+        parts.header("Range", "One range of bytes; several are answered by the whole file.", ranges),
+        parts.header("If-Range", "An ETag: the range counts only if it is still this file."),
+        parts.header("If-None-Match", "An ETag: 304 if it is still this file."),
     )
     # openapi-python-client 0.29 makes code that does not import of two kinds of body without an optional parameter.
-    trace = header("X-Request-Id", "Names the upload in the server's logs.")
+    trace = parts.header("X-Request-Id", "Names the upload in the server's logs.")
     stored = "It is stored. Refer to it as `file:<id>` in the input of a request."
     return (
         route("POST", "/api/files", upload, Operation(
             "upload_file", "Upload an image or audio, to be the input of requests",
-            {"201": json_answer(stored, UploadedFileObject, "Location")},
+            {"201": parts.json_answer(stored, UploadedFileObject, "Location")},
             "The body is the file itself, or a form with the file as its only part, named `file`. Its first bytes "
             "decide what it is. What no request uses within a day is deleted; what one uses goes with that request.",
-            parameters=(trace,), body={**dict.fromkeys(media_types, BINARY), "multipart/form-data": form},
+            parameters=(trace,), body={**dict.fromkeys(media_types, parts.BINARY), "multipart/form-data": form},
         )),
         route("GET", "/api/files/{id}", get_upload, Operation(
             "get_file", "An uploaded file", shown, parameters=(file_id, *conditions),
             problems=(NotFound, RangeNotSatisfiable),
         )),
         route("DELETE", "/api/files/{id}", delete_upload, Operation(
-            "delete_file", "Delete an uploaded file", {"204": empty_answer("It is gone.")}, parameters=(file_id,),
+            "delete_file", "Delete an uploaded file", {"204": parts.empty_answer("It is gone.")}, parameters=(file_id,),
             problems=(NotFound, Conflict),
         )),
         route("GET", "/api/requests/{id}/files/{number}", get_output, Operation(
             "get_request_file", "A file that a completed request made", shown,
-            parameters=(
-                path("id", "The request's id.", UUID),
-                path("number", "Which of its files, from 0.", {"type": "integer", "minimum": 0}),
-                *conditions,
-            ),
+            parameters=(parts.REQUEST_ID, number, *conditions),
             problems=(NotFound, RangeNotSatisfiable),
         )),
     )  # fmt: skip

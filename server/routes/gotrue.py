@@ -20,8 +20,9 @@ from server.http import keys
 from server.http.bodies import read_json
 from server.http.middlewares import limited_by_address, public
 from server.http.responses import json_response
+from server.openapi import parts
 from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser
-from server.openapi.operation import Operation, Route, Schema, empty_answer, json_answer, query
+from server.openapi.operation import Operation, Route
 
 MAX_BODY_BYTES = 16 * 1024
 _KEY = "sb_"
@@ -40,8 +41,8 @@ _ABOUT = (
 
 def routes() -> tuple[Route, ...]:
     grants = {"type": "string", "enum": ["password", "refresh_token"]}
-    grant = query("grant_type", "What the body holds: e-mail and password, or a refresh token.", grants)
-    scope = query("scope", "Which sessions.", {"type": "string", "enum": ["global", "local", "others"]})
+    grant = parts.query("grant_type", "What the body holds: e-mail and password, or a refresh token.", grants)
+    scope = parts.query("scope", "Which sessions.", {"type": "string", "enum": ["global", "local", "others"]})
     return (
         _route("POST", "/signup", sign_up, "Sign up", GoTrueSession, body=GoTrueForm),
         _route("POST", "/token", token, "A session", GoTrueSession, body=GoTrueForm, query=grant | {"required": True}),
@@ -60,19 +61,19 @@ def _route(
     path: str,
     handler: Handler,
     summary: str,
-    answer: type[BaseModel] | Schema | None = None,
+    answer: type[BaseModel] | parts.Schema | None = None,
     *,
     body: type[BaseModel] | None = None,
-    query: Schema | None = None,
+    query: parts.Schema | None = None,
     needs_token: bool = False,
 ) -> Route:
     """`answer` is its model, or an example of what has none; without one there is nothing to say."""
     if answer is None:
-        answers = {"204": empty_answer("Done.")}
+        answers = {"204": parts.empty_answer("Done.")}
     elif isinstance(answer, type):
-        answers = {"200": json_answer("Done.", answer)}
+        answers = {"200": parts.json_answer("Done.", answer)}
     else:
-        answers = {"200": json_answer("Done.", {"type": "object"}, examples={"example": answer})}
+        answers = {"200": parts.json_answer("Done.", {"type": "object"}, examples={"example": answer})}
     name = "jwks" if handler is public_keys else handler.__name__
     operation = Operation(
         f"gotrue_{name}", summary, answers, _ABOUT, () if query is None else (query,), body, needs_token=needs_token

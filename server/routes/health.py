@@ -10,8 +10,9 @@ from server.http import keys
 from server.http.middlewares import always_up
 from server.http.responses import json_response
 from server.lifecycle import Phase
+from server.openapi import parts
 from server.openapi.objects import HealthObject, LivenessObject, ReadinessObject, example_of
-from server.openapi.operation import Operation, Route, json_answer
+from server.openapi.operation import Operation, Route
 
 
 def routes() -> tuple[Route, ...]:
@@ -19,18 +20,20 @@ def routes() -> tuple[Route, ...]:
     starting = example_of(HealthObject) | {"status": "starting", "upstream": None}
     failing = {"status": "unavailable", "failing": ["database"]}
     shown = {
-        "200": json_answer(
+        "200": parts.json_answer(
             "Up. A database that is away only degrades: a restart would not bring it back.", HealthObject
         ),
-        "503": json_answer(
+        "503": parts.json_answer(
             "Not ready for the first time yet, or stopping.", HealthObject, examples={"starting": starting}
         ),
     }
     is_ready = {
-        "200": json_answer("It can.", ReadinessObject),
-        "503": json_answer("It cannot, because of what is failing.", ReadinessObject, examples={"database": failing}),
+        "200": parts.json_answer("It can.", ReadinessObject),
+        "503": parts.json_answer(
+            "It cannot, because of what is failing.", ReadinessObject, examples={"database": failing}
+        ),
     }
-    is_live = {"200": json_answer("It does.", LivenessObject)}
+    is_live = {"200": parts.json_answer("It does.", LivenessObject)}
     return (
         route("GET", "/health", health, Operation("health", "How the server is, for the platform's probe", shown)),
         route("GET", "/health/live", live, Operation("live", "Whether the process answers", is_live)),

@@ -12,16 +12,17 @@ from server.encoding import dumps
 from server.http import keys
 from server.http.responses import raw_json_response
 from server.inference.events import Listing
+from server.openapi import parts
 from server.openapi.objects import ModelsObject
-from server.openapi.operation import Operation, Route, empty_answer, json_answer
+from server.openapi.operation import Operation, Route
 
 
 def routes() -> tuple[Route, ...]:
     answers = {
-        "200": json_answer(
+        "200": parts.json_answer(
             "The model types that this server offers, and the models of upstream.", ModelsObject, "ETag"
         ),
-        "304": empty_answer("Unchanged.", "ETag"),
+        "304": parts.empty_answer("Unchanged.", "ETag"),
     }
     about = "The listing is kept for ten minutes, and shown as stale while no newer one can be had."
     operation = Operation("list_models", "What can be asked for", answers, about)

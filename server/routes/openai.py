@@ -31,16 +31,9 @@ from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list
 from server.openai.outcome import RETRY_AFTER_S, problem_of
-from server.openapi.compatible_objects import (
-    CHAT_BODY,
-    CHAT_STREAM,
-    EMBEDDINGS_BODY,
-    ChatCompletion,
-    EmbeddingList,
-    OpenAIModel,
-    OpenAIModelList,
-)
-from server.openapi.operation import EVENTS, TEXT, Operation, Route, header, json_answer, path, text_answer
+from server.openapi import compatible_objects as objects
+from server.openapi import parts
+from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.requests.stream import RequestStream
 
@@ -60,32 +53,27 @@ Render = Callable[[RequestId, Mapping[str, Any]], dict[str, Any]]
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "OpenAI-compatible")
     named = ("Location", _REPLAYED)
-    completed = json_answer("The answer, whole or as server-sent events.", ChatCompletion, *named)
-    streamed = text_answer("", EVENTS, example=CHAT_STREAM).content
-    key = header(
-        "Idempotency-Key",
-        "The same key with the same body gives the same request, for 24 hours. "
-        "A call that has one is not cancelled when its client leaves.",
-        TEXT | {"minLength": 1, "maxLength": 255},
-    )
+    completed = parts.json_answer("The answer, whole or as server-sent events.", objects.ChatCompletion, *named)
+    streamed = parts.text_answer("", parts.EVENTS, example=objects.CHAT_STREAM).content
     return (
         route("POST", "/v1/chat/completions", chat, Operation(
             "create_chat_completion", "The next turn of a conversation, in OpenAI's protocol",
             {"200": replace(completed, content={**completed.content, **streamed})},
-            "A model request like any other, named by `Location`. It is cancelled when its client leaves.",
-            parameters=(key,), body=CHAT_BODY,
+            "A model request like any other, named by `Location`. Without a key it ends when its client leaves.",
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.CHAT_BODY,
         )),
         route("POST", "/v1/embeddings", embed, Operation(
             "create_embeddings", "The vectors of texts, in OpenAI's protocol",
-            {"200": json_answer("The vectors.", EmbeddingList, *named)}, parameters=(key,), body=EMBEDDINGS_BODY,
+            {"200": parts.json_answer("The vectors.", objects.EmbeddingList, *named)},
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.EMBEDDINGS_BODY,
         )),
         route("GET", "/v1/models", list_models, Operation(
             "list_openai_models", "The models that can be named on /v1",
-            {"200": json_answer("What this server offers.", OpenAIModelList)},
+            {"200": parts.json_answer("What this server offers.", objects.OpenAIModelList)},
         )),
         route("GET", "/v1/models/{id:.+}", get_model, Operation(
-            "get_openai_model", "One model", {"200": json_answer("It is offered.", OpenAIModel)},
-            parameters=(path("id", "Its name, slashes and all.", TEXT),),
+            "get_openai_model", "One model", {"200": parts.json_answer("It is offered.", objects.OpenAIModel)},
+            parameters=(parts.path("id", "Its name, slashes and all.", parts.TEXT),),
         )),
     )  # fmt: skip
 

@@ -21,19 +21,9 @@ from server.http.preferences import Waiting, read_preferences, read_wait_paramet
 from server.http.request_events import send_request
 from server.http.responses import raw_json_response
 from server.model_request import RequestId, Status
+from server.openapi import parts
 from server.openapi.objects import CANCELLED, COMPLETED, FAILED, RUNNING, ModelRequestObject
-from server.openapi.operation import (
-    TEXT,
-    UUID,
-    Operation,
-    Route,
-    empty_answer,
-    header,
-    json_answer,
-    path,
-    query,
-    ref,
-)
+from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.schemas import CreateRequest
 
@@ -44,89 +34,80 @@ AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Model requests")
-    prefer = header(
+    prefer = parts.header(
         "Prefer",
         "`wait=N` holds the answer up to N seconds, `respond-async` answers at once (RFC 7240). "
         "Without it a create waits for DEFAULT_WAIT_S.",
-        TEXT | {"examples": ["respond-async", "wait=30"]},
+        parts.TEXT | {"examples": ["respond-async", "wait=30"]},
     )
-    key = header(
-        "Idempotency-Key",
-        "Makes a repeated call safe: the same key with the same body gives the same request, for 24 hours.",
-        TEXT | {"minLength": 1, "maxLength": 255},
-    )
-    known = header(
-        "If-None-Match",
-        "An ETag: with a wait, any change from that state ends it.",
-        TEXT | {"examples": ['"1-processing"']},
-    )
-    request_id, running = path("id", "The request's id.", UUID), {"running": RUNNING}
-    moment = TEXT | {"format": "date-time", "examples": ["2026-11-23T08:00:00Z"]}
+    etag = parts.TEXT | {"examples": ['"1-processing"']}
+    known = parts.header("If-None-Match", "An ETag: with a wait, any change from that state ends it.", etag)
+    moment = parts.TEXT | {"format": "date-time", "examples": ["2026-11-23T08:00:00Z"]}
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
     seconds = {"type": "number", "minimum": 0, "examples": [30]}
     return (
         route("POST", "/api/requests", create, Operation(
             "create_request", "Create a model request and wait for its answer",
             {
-                "200": json_answer(
+                "200": parts.json_answer(
                     "Final: completed, or failed with error_code and error_msg.", ModelRequestObject,
                     "ETag", "Preference-Applied", _REPLAYED, examples={"completed": COMPLETED, "failed": FAILED},
                 ),
-                "202": json_answer(
+                "202": parts.json_answer(
                     "Accepted, stored, and not final yet. Never an error: the work goes on.", ModelRequestObject,
-                    "Location", "Retry-After", "ETag", "Preference-Applied", _REPLAYED, examples=running,
+                    "Location", "Retry-After", "ETag", "Preference-Applied", _REPLAYED, examples={"running": RUNNING},
                 ),
             },
             "With `Accept: text/event-stream` the answer is the stream of `GET /api/requests/{id}/events`. "
             "Answered only after the request is stored: from then on it is never lost and ends exactly once.",
-            parameters=(prefer, key), body=CreateRequest, problems=(KeyReused,),
+            parameters=(prefer, parts.IDEMPOTENCY_KEY), body=CreateRequest, problems=(KeyReused,),
         )),
         route("GET", "/api/requests", list_requests, Operation(
             "list_requests", "The user's history, newest first",
-            {"200": json_answer(
-                "A page, as a bare array.", {"type": "array", "items": ref("ModelRequest")}, "Link",
+            {"200": parts.json_answer(
+                "A page, as a bare array.", {"type": "array", "items": parts.ref("ModelRequest")}, "Link",
                 examples={"page": [COMPLETED]},
             )},
             "The next page is the one that the Link header names; a page ends early at 4 MiB.",
             parameters=(
-                query("limit", "How many at most.", limit),
-                query("cursor", "Taken from the Link header.", UUID),
-                query("status", "Only those in this status.", ref("Status")),
-                query("model_type", "Only those of this model type.", TEXT | {"maxLength": 64}),
-                query("created_after", "Only later ones.", moment),
-                query("created_before", "Only earlier ones.", moment),
+                parts.query("limit", "How many at most.", limit),
+                parts.query("cursor", "Taken from the Link header.", parts.UUID),
+                parts.query("status", "Only those in this status.", parts.ref("Status")),
+                parts.query("model_type", "Only those of this model type.", parts.TEXT | {"maxLength": 64}),
+                parts.query("created_after", "Only later ones.", moment),
+                parts.query("created_before", "Only earlier ones.", moment),
             ),
             problems=(Invalid,),
         )),
         route("GET", "/api/requests/{id}", get, Operation(
             "get_request", "One model request, now or as soon as it is final",
             {
-                "200": json_answer(
+                "200": parts.json_answer(
                     "As it stands.", ModelRequestObject, "ETag", "Preference-Applied",
-                    examples={"completed": COMPLETED, "failed": FAILED} | running,
+                    examples={"completed": COMPLETED, "running": RUNNING, "failed": FAILED},
                 ),
-                "304": empty_answer("Still in the state that If-None-Match names.", "ETag", "Preference-Applied"),
+                "304": parts.empty_answer("Still in the state that If-None-Match names.", "ETag", "Preference-Applied"),
             },
-            parameters=(request_id, query("wait", "Seconds to wait for the end.", seconds), prefer, known),
+            parameters=(parts.REQUEST_ID, parts.query("wait", "Seconds to wait for the end.", seconds), prefer, known),
             problems=(NotFound, Invalid),
         )),
         route("DELETE", "/api/requests/{id}", delete, Operation(
-            "delete_request", "Forget a model request", {"204": empty_answer("It is gone, with its files.")},
-            "One that runs is cancelled first.", parameters=(request_id,), problems=(NotFound,),
+            "delete_request", "Forget a model request", {"204": parts.empty_answer("It is gone, with its files.")},
+            "One that runs is cancelled first.", parameters=(parts.REQUEST_ID,), problems=(NotFound,),
         )),
         route("POST", "/api/requests/{id}/cancel", cancel, Operation(
             "cancel_request", "Cancel a model request",
             {
-                "200": json_answer(
+                "200": parts.json_answer(
                     "Cancelled, now or before; text that had come is kept, marked as partial.", ModelRequestObject,
                     "ETag", examples={"cancelled": CANCELLED},
                 ),
-                "202": json_answer(
+                "202": parts.json_answer(
                     "Asked for; the instance that runs it has not answered yet.", ModelRequestObject,
-                    "Location", "Retry-After", "ETag", examples=running,
+                    "Location", "Retry-After", "ETag", examples={"running": RUNNING},
                 ),
             },
-            "The call to the model is stopped, wherever it runs.", parameters=(request_id,),
+            "The call to the model is stopped, wherever it runs.", parameters=(parts.REQUEST_ID,),
             problems=(NotFound, Conflict),
         )),
     )  # fmt: skip
