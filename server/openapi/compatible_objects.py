@@ -153,7 +153,7 @@ class OpenAIError(Described):
 
 
 class GoTrueForm(Described):
-    """What Supabase Auth is sent; an operation takes what it needs of it, and leaves the rest alone."""
+    """The body of a call to Supabase Auth. An operation takes the fields that it needs and ignores the others."""
 
     email: str = Field(default="", description="Of the account.")
     password: str = Field(default="", description="At least 8 characters where it is a new one.")

@@ -18,13 +18,13 @@ from server.openapi.schemas import component_schemas
 
 HEADERS = {
     "X-Request-Id": "Names this exchange in the server's logs; taken over from the call where it sent one.",
-    "RateLimit": "What is left of the limit that was applied, and the seconds until it is whole again.",
+    "RateLimit": "The rest of the limit that was applied, and the seconds until it is whole again.",
     "RateLimit-Policy": "The limit that was applied, and its window in seconds.",
     "Retry-After": "Seconds to wait before trying again.",
     "Location": "Where the request, or the file, can be read from now on.",
     "ETag": "Changes with what the answer shows.",
     "Link": 'The next page, as `<…>; rel="next"`; missing on the last page.',
-    "Preference-Applied": "What of the Prefer header was followed.",
+    "Preference-Applied": "The preferences of the Prefer header that were followed.",
     "Accept-Ranges": "bytes: parts of the file can be asked for.",
     "Content-Length": "How many bytes the body has.",
     "Content-Range": "Which bytes of how many these are.",
@@ -90,7 +90,7 @@ def _describe(route: Route, operation: Operation) -> Schema:
         "operationId": operation.id,
         "tags": [route.tag],
         "summary": operation.summary,
-        # What the server answers by design comes before what an error of the same status would say.
+        # An answer by design replaces an error of the same status.
         "responses": error_answers(_problems(route, operation))
         | {status: _answer(answer, shows_limit) for status, answer in {**answers, **operation.answers}.items()},
     }

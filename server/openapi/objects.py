@@ -87,7 +87,7 @@ class ProblemObject(Described):
     """The shape of every error. A request that ran and failed is no error: it is a ModelRequest with status failed."""
 
     error: str = Field(description="Short, and always the same for the same kind of error.")
-    detail: str = Field(description="What to do about it.")
+    detail: str = Field(description="The remedy, for the caller.")
     code: Code
     request_id: str = Field(description="Finds the server's log lines; the same as the header X-Request-Id.")
     errors: list[FieldProblemObject] = Field(
@@ -144,7 +144,7 @@ class NoticeObject(Described):
 
 class UpstreamObject(Described):
     ok: bool
-    detail: str = Field(description="What to do, for the operator.")
+    detail: str = Field(description="The state and the remedy, for the operator.")
 
 
 class HealthObject(Described):

@@ -1,4 +1,4 @@
-"""What describes a route: its operation."""
+"""Routes with their operations: the description of a route stands where its handler is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from server.openapi.parts import Answer, Model, Schema
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What the document says about a route.
+    """The description of a route in the document.
 
     `body` is the model of a JSON body, or a schema for each media type. `problems` are errors of its own: those that
     follow from its body and from who may call it are added. `needs_token` is for handlers that check it themselves.

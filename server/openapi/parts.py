@@ -1,4 +1,4 @@
-"""What operations are made of: answers, parameters, and references to components."""
+"""The parts of operations: answers, parameters, and references to components."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ def component_schemas(models: Iterable[type[BaseModel]]) -> dict[str, Schema]:
     requests = {f"{_spoken(row)}ModelRequest": _shown(shown, row) for row in MODEL_TYPES}
     for row in MODEL_TYPES:
         schemas[row.output.__name__].setdefault("examples", []).append(row.example.output_data)
-    about = "What input_data and parameters may hold depends on model_type. Unknown fields are refused."
+    about = "The fields of input_data and parameters depend on model_type. Unknown fields are refused."
     bodies = [schema["examples"][0] for schema in creates.values()]
     return {
         **schemas,

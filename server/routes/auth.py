@@ -64,7 +64,7 @@ def routes() -> tuple[Route, ...]:
         )),
         route("DELETE", "/api/auth/user", delete_user, Operation(
             "delete_user", "Delete the account with all its requests",
-            {"204": parts.empty_answer("Gone. What was running for it is stopped.")}, problems=(Forbidden,),
+            {"204": parts.empty_answer("It is deleted, and its running requests are stopped.")}, problems=(Forbidden,),
         )),
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ def routes() -> tuple[Route, ...]:
             "upload_file", "Upload an image or audio, to be the input of requests",
             {"201": parts.json_answer(stored, UploadedFileObject, "Location")},
             "The body is the file itself, or a form with the file as its only part, named `file`. Its first bytes "
-            "decide what it is. What no request uses within a day is deleted; what one uses goes with that request.",
+            "decide its type. A file that no request uses within a day is deleted; a used one goes with its request.",
             parameters=(trace,), body={**dict.fromkeys(media_types, parts.BINARY), "multipart/form-data": form},
         )),
         route("GET", "/api/files/{id}", get_upload, Operation(

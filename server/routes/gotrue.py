@@ -41,8 +41,9 @@ _ABOUT = (
 
 def routes() -> tuple[Route, ...]:
     grants = {"type": "string", "enum": ["password", "refresh_token"]}
-    grant = parts.query("grant_type", "What the body holds: e-mail and password, or a refresh token.", grants)
-    scope = parts.query("scope", "Which sessions.", {"type": "string", "enum": ["global", "local", "others"]})
+    grant = parts.query("grant_type", "The content of the body: e-mail and password, or a refresh token.", grants)
+    scopes = {"type": "string", "enum": ["global", "local", "others"], "default": "global"}
+    scope = parts.query("scope", "Which sessions.", scopes)
     return (
         _route("POST", "/signup", sign_up, "Sign up", GoTrueSession, body=GoTrueForm),
         _route("POST", "/token", token, "A session", GoTrueSession, body=GoTrueForm, query=grant | {"required": True}),
@@ -50,8 +51,8 @@ def routes() -> tuple[Route, ...]:
         _route("PUT", "/user", update_user, "Change the user", GoTrueUser, body=GoTrueForm, needs_token=True),
         _route("POST", "/logout", sign_out, "End sessions, by `scope`", query=scope, needs_token=True),
         _route("POST", "/recover", recover, "Nothing: no e-mail is sent here", {}, body=GoTrueForm),
-        _route("GET", "/settings", settings, "What can be done here", {"mailer_autoconfirm": True}),
-        _route("GET", "/health", health, "Who answers", {"name": "ai-sdk-server"}),
+        _route("GET", "/settings", settings, "The settings of this server", {"mailer_autoconfirm": True}),
+        _route("GET", "/health", health, "The name of this server", {"name": "ai-sdk-server"}),
         _route("GET", "/.well-known/jwks.json", public_keys, "Public keys: none", {"keys": []}),
     )
 

@@ -25,7 +25,7 @@ def routes() -> tuple[Route, ...]:
         "304": parts.empty_answer("Unchanged.", "ETag"),
     }
     about = "The listing is kept for ten minutes, and shown as stale while no newer one can be had."
-    operation = Operation("list_models", "What can be asked for", answers, about)
+    operation = Operation("list_models", "The model types and the models on offer", answers, about)
     return (Route("Models", "GET", "/api/models", list_models, operation),)
 
 

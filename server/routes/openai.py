@@ -69,7 +69,7 @@ def routes() -> tuple[Route, ...]:
         )),
         route("GET", "/v1/models", list_models, Operation(
             "list_openai_models", "The models that can be named on /v1",
-            {"200": parts.json_answer("What this server offers.", objects.OpenAIModelList)},
+            {"200": parts.json_answer("The models that this server offers.", objects.OpenAIModelList)},
         )),
         route("GET", "/v1/models/{id:.+}", get_model, Operation(
             "get_openai_model", "One model", {"200": parts.json_answer("It is offered.", objects.OpenAIModel)},
