@@ -44,7 +44,7 @@ check: $(DEV) ## check format, lint, types, layers and pins, as CI does
 	$(PY) -m mypy
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) scripts/check_requirements.py
-	$(DENO) fmt --check --config $(FUNCTION)/deno.json $(FUNCTION) tests/clients/accounts.ts
+	$(DENO) fmt --check --config $(FUNCTION)/deno.json $(FUNCTION) tests/clients/*.ts
 	$(DENO) lint --config $(FUNCTION)/deno.json $(FUNCTION)
 	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 

@@ -24,6 +24,7 @@ from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter
 from server.model_request import InstanceId
+from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
 from server.requests.service import ModelRequests
@@ -109,11 +110,11 @@ def create_app(
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for routes in (auth, events, requests, files, models, openai, health, docs, console):
-        routes.add_routes(app)
+    for resource in (requests, events, files, models, auth, openai, health, docs, console):
+        add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
-        gotrue.add_routes(app)
+        add_routes(app, gotrue.routes())
     for route in app.router.routes():
         # By default aiohttp says "100 Continue" before any middleware has seen the request; bodies.py says it in time.
         route._expect_handler = _say_nothing_yet  # noqa: SLF001 - else every single route would have to name it

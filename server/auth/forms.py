@@ -22,7 +22,11 @@ def _email(text: str) -> str:
 Email = Annotated[
     str,
     AfterValidator(_email),
-    Field(json_schema_extra={"format": "email", "maxLength": MAX_EMAIL_LENGTH}, examples=["alice@example.com"]),
+    Field(
+        json_schema_extra={"format": "email", "maxLength": MAX_EMAIL_LENGTH},
+        examples=["alice@example.com"],
+        description="The address of the account. It is kept in lower case.",
+    ),
 ]
 
 
@@ -31,7 +35,10 @@ class Credentials(Body):
 
     email: Email
     password: str = Field(
-        min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH, examples=["correct horse battery"]
+        min_length=MIN_PASSWORD_LENGTH,
+        max_length=MAX_PASSWORD_LENGTH,
+        examples=["correct horse battery"],
+        description=f"{MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, whichever they are.",
     )
 
 
@@ -44,12 +51,18 @@ class SupabaseCredentials(Credentials):
 class SignIn(Body):
     """Less strict than a sign-up: an impossible value is answered as a wrong e-mail or password."""
 
-    email: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["alice@example.com"])
-    password: str = Field(max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"])
+    email: str = Field(
+        max_length=_MAX_GUESS_LENGTH, examples=["alice@example.com"], description="In upper or lower case."
+    )
+    password: str = Field(
+        max_length=_MAX_GUESS_LENGTH, examples=["correct horse battery"], description="The password of the account."
+    )
 
 
 class Refresh(Body):
-    refresh_token: str = Field(min_length=1, max_length=_MAX_GUESS_LENGTH)
+    refresh_token: str = Field(
+        min_length=1, max_length=_MAX_GUESS_LENGTH, description="The one that came with the last access token."
+    )
 
 
 class Recovery(Body):

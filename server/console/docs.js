@@ -31,6 +31,7 @@ function typeText(doc, schema, depth = 0) {
   const found = resolve(doc, schema);
   if (found.const !== undefined) return JSON.stringify(found.const);
   if (found.enum) return found.enum.map((value) => JSON.stringify(value)).join(" | ");
+  if (found.discriminator) return `${nameOf(schema)} by ${found.discriminator.propertyName}`;
   const choices = found.anyOf || found.oneOf;
   if (choices) return choices.map((choice) => typeText(doc, choice, depth + 1)).join(" or ");
   if (found.type === "array") return `array of ${typeText(doc, found.items, depth + 1)}`;
@@ -61,8 +62,10 @@ function table(caption, heads, rows) {
   return node("div", { className: "wide" }, node("h3", {}, caption), node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
 }
 
+// A union is shown by its first form.
 function fieldsTable(doc, schema, caption) {
   const found = resolve(doc, schema);
+  if (found.oneOf) return fieldsTable(doc, found.oneOf[0], `${caption}, for example ${nameOf(found.oneOf[0])}`);
   const required = new Set(found.required || []);
   const rows = Object.entries(found.properties || {}).map(([name, property]) => [
     code(name + (required.has(name) ? "" : "?")),
@@ -108,14 +111,14 @@ function answerPart(doc, status, reference) {
   return node("details", {}, node("summary", {}, code(status), " ", prose(answer.description)), node("p", { className: "about" }, schema, headers && ` · headers: ${headers}`), ...shown);
 }
 
-function operationPart(doc, path, method, operation, aliases) {
+function operationPart(doc, path, method, operation) {
   const parameters = (operation.parameters || []).map((parameter) => [code(parameter.name), parameter.in, typeText(doc, parameter.schema), parameter.description]);
   const access = operation.security && !operation.security.length ? "public" : "needs a token";
   return node(
     "details",
     { id: operation.operationId },
     node("summary", {}, node("span", { className: "method" }, method.toUpperCase()), code(path), " ", prose(operation.summary)),
-    node("p", { className: "about" }, [access, ...aliases.map((alias) => `also at ${alias}`)].join(" · ")),
+    node("p", { className: "about" }, [access, ...(operation["x-aliases"] || []).map((alias) => `also at ${alias}`)].join(" · ")),
     operation.description ? node("p", {}, prose(operation.description)) : "",
     table("Parameters", ["name", "in", "type", "meaning"], parameters),
     bodyPart(doc, operation),
@@ -126,10 +129,9 @@ function operationPart(doc, path, method, operation, aliases) {
 
 function show(doc) {
   const all = Object.entries(doc.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, operation]) => ({ path, method, operation })));
-  const aliasesOf = ({ path, method }) => all.filter((other) => other.method === method && other.operation["x-alias-of"] === path).map((other) => other.path);
   const sections = doc.tags.map(({ name }) => {
-    const own = all.filter(({ operation }) => operation.tags.includes(name) && !operation["x-alias-of"]);
-    return node("section", { className: "card" }, node("h2", {}, name), ...own.map((entry) => operationPart(doc, entry.path, entry.method, entry.operation, aliasesOf(entry))));
+    const own = all.filter(({ operation }) => operation.tags.includes(name));
+    return node("section", { className: "card" }, node("h2", {}, name), ...own.map((entry) => operationPart(doc, entry.path, entry.method, entry.operation)));
   });
   const objects = ["ModelRequest", "Message", "Problem", "Session"].map((name) => fieldsTable(doc, doc.components.schemas[name], name));
   document.getElementById("content").replaceChildren(

@@ -57,6 +57,18 @@ def limited_by_address(handler: AnyHandler) -> AnyHandler:
     return public(handler)
 
 
+def is_public(handler: Handler) -> bool:
+    return hasattr(handler, _PUBLIC)
+
+
+def is_always_up(handler: Handler) -> bool:
+    return hasattr(handler, _ALWAYS_UP)
+
+
+def is_limited_by_address(handler: Handler) -> bool:
+    return hasattr(handler, _BY_ADDRESS)
+
+
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and log one line about it: no query string, no headers, no body."""

@@ -1,5 +1,1 @@
-"""The OpenAPI 3.1 description of the HTTP interface, built from the models and errors that the server itself uses."""
-
-from server.openapi.document import build_document
-
-__all__ = ["build_document"]
+"""The OpenAPI 3.1 description of the HTTP interface, made from the routes and from the models of bodies."""

@@ -1,48 +1,68 @@
 """Puts the parts together to one OpenAPI 3.1 document."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from server import __version__, errors
+from server.auth.gotrue.error_form import PREFIX as GOTRUE_PREFIX
 from server.errors import Problem
-from server.openapi.accounts import ACCOUNTS
-from server.openapi.files import FILES
-from server.openapi.gotrue import GOTRUE
-from server.openapi.models import MODELS
-from server.openapi.openai import OPENAI, openai_schemas
-from server.openapi.operation import Operation
-from server.openapi.parts import JSON, component_headers, component_responses, error_answers
-from server.openapi.requests import REQUESTS
-from server.openapi.schemas import Schema, component_schemas, ref
-from server.openapi.service import SERVICE
-from server.openapi.streams import STREAMS
+from server.http.middlewares import is_always_up, is_limited_by_address, is_public
+from server.openai import PREFIX as OPENAI_PREFIX
+from server.openapi.compatible_objects import GoTrueError, OpenAIError
+from server.openapi.objects import ProblemObject
+from server.openapi.operation import Operation, Route
+from server.openapi.parts import JSON, Answer, Schema, header_refs, json_answer, ref
+from server.openapi.problems import component_responses, error_answers, problem_classes
+from server.openapi.schemas import component_schemas
 
-OPERATIONS: tuple[Operation, ...] = (
-    *REQUESTS,
-    *STREAMS,
-    *FILES,
-    *MODELS,
-    *ACCOUNTS,
-    *OPENAI,
-    *SERVICE,
-    *GOTRUE,
-)
-"""In the order in which a newcomer meets them."""
-
+HEADERS = {
+    "X-Request-Id": "Names this exchange in the server's logs; taken over from the call where it sent one.",
+    "RateLimit": "The rest of the limit that was applied, and the seconds until it is whole again.",
+    "RateLimit-Policy": "The limit that was applied, and its window in seconds.",
+    "Retry-After": "Seconds to wait before trying again.",
+    "Location": "Where the request, or the file, can be read from now on.",
+    "ETag": "Changes with what the answer shows.",
+    "Link": 'The next page, as `<…>; rel="next"`; missing on the last page.',
+    "Preference-Applied": "The preferences of the Prefer header that were followed.",
+    "Accept-Ranges": "bytes: parts of the file can be asked for.",
+    "Content-Length": "How many bytes the body has.",
+    "Content-Range": "Which bytes of how many these are.",
+    "Content-Disposition": "A name for the file.",
+    "Content-Security-Policy": "Nothing in the file may run in a browser.",
+    "Idempotent-Replayed": "true where an earlier call with this Idempotency-Key had created the request.",
+    "WWW-Authenticate": "How to authenticate.",
+    "Allow": "The methods that this path answers to.",
+    "Vary": "The answer depends on these headers.",
+}
 _DESCRIPTION = (
     "Model requests that are never lost: what was accepted is stored first, and ends exactly once. "
-    "Sign up, send the token as `Authorization: Bearer …`, create a request, wait for the answer or come back for it."
+    "Sign up, send the token as `Authorization: Bearer …`, create a request, wait for the answer or come back for it. "
+    "Every path below `/api` is there without that prefix, too (`x-aliases`)."
 )
+_BODY = (errors.BadSyntax, errors.BodyTimeout, errors.BodyTooLarge, errors.UnsupportedMedia)
+_OTHER_SHAPES = {
+    OPENAI_PREFIX: {
+        "4XX": json_answer("Refused.", OpenAIError, "Retry-After"),
+        "5XX": json_answer(
+            "500 a bug of ours, 502 the model failed, 503 come back later, 504 the model was too slow.",
+            OpenAIError,
+            "Retry-After",
+        ),
+    },
+    GOTRUE_PREFIX: {"4XX": json_answer("Refused; the older form without `X-Supabase-Api-Version`.", GoTrueError)},
+}
+"""Errors below these prefixes have a shape of their own, and are not told apart by status."""
 
 
-def build_document() -> dict[str, Any]:
-    """The description of everything this server answers to."""
+def build_document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The description of these routes."""
+    described = [(route, route.operation) for route in routes if route.operation is not None]
     paths: dict[str, Schema] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
-    for operation in OPERATIONS:
-        if operation.alias is not None:
-            paths.setdefault(operation.alias, {})[operation.method] = _describe_alias(operation)
+    for route, operation in described:
+        paths.setdefault(_template(route.path), {})[route.method.lower()] = _describe(route, operation)
+    problem_sets = [*((kind,) for kind in problem_classes()), *(_problems(*one) for one in described)]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -53,33 +73,27 @@ def build_document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
-        "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)],
+        "tags": [{"name": name} for name in dict.fromkeys(route.tag for route, _ in described)],
         "paths": paths,
         "components": {
-            "schemas": component_schemas() | openai_schemas(),
-            "headers": component_headers(),
-            "responses": component_responses(
-                [*((problem,) for problem in problem_classes()), *(operation.problems for operation in OPERATIONS)]
-            ),
+            "schemas": component_schemas((ProblemObject, *_models(described))),
+            "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
+            "responses": component_responses(problem_sets),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
 
 
-def problem_classes() -> Iterator[type[Problem]]:
-    """Every error that a caller can meet."""
-    for name, value in vars(errors).items():
-        if isinstance(value, type) and issubclass(value, Problem) and value is not Problem and name[0] != "_":
-            yield value
-
-
-def _describe(operation: Operation) -> Schema:
+def _describe(route: Route, operation: Operation) -> Schema:
+    shows_limit = is_limited_by_address(route.handler) or not is_public(route.handler)
+    answers = next((shape for prefix, shape in _OTHER_SHAPES.items() if route.path.startswith(prefix)), {})
     described: Schema = {
         "operationId": operation.id,
-        "tags": [operation.tag],
+        "tags": [route.tag],
         "summary": operation.summary,
-        # What the server answers by design comes before what an error of the same status would say.
-        "responses": error_answers(operation.problems) | dict(operation.answers),
+        # An answer by design replaces an error of the same status.
+        "responses": error_answers(_problems(route, operation))
+        | {status: _answer(answer, shows_limit) for status, answer in {**answers, **operation.answers}.items()},
     }
     described["responses"] = dict(sorted(described["responses"].items()))
     if operation.description:
@@ -87,14 +101,57 @@ def _describe(operation: Operation) -> Schema:
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(operation.body)}}}
-    if operation.content is not None:
-        content = {media: {"schema": schema} for media, schema in operation.content.items()}
+        bodies = operation.body if isinstance(operation.body, Mapping) else {JSON: operation.body}
+        content = {media: {"schema": _schema(schema)} for media, schema in bodies.items()}
         described["requestBody"] = {"required": True, "content": content}
-    if operation.is_public:
+    if is_public(route.handler):
         described["security"] = []
+    if route.aliases:
+        described["x-aliases"] = [_template(alias) for alias in route.aliases]
     return described
 
 
-def _describe_alias(operation: Operation) -> Schema:
-    return _describe(operation) | {"operationId": f"{operation.id}_alias", "x-alias-of": operation.path}
+def _problems(route: Route, operation: Operation) -> list[type[Problem]]:
+    """The errors of an operation: its own, and those that its body and the marks of its handler make possible."""
+    handler, problems = route.handler, list(operation.problems)
+    if route.path.startswith(tuple(_OTHER_SHAPES)):
+        return problems
+    if operation.body is not None:
+        problems = [*_BODY, *([] if isinstance(operation.body, Mapping) else [errors.Invalid]), *problems]
+    if not is_public(handler):
+        problems += [errors.Unauthenticated, errors.RateLimited]
+    if is_limited_by_address(handler):
+        problems += [errors.RateLimited]
+    return [*problems, errors.ServerFault, *([] if is_always_up(handler) else [errors.Unavailable])]
+
+
+def _answer(answer: Answer, shows_limit: bool) -> Schema:  # noqa: FBT001 - private
+    names = (*answer.headers, *(("RateLimit", "RateLimit-Policy") if shows_limit else ()))
+    described: Schema = {"description": answer.description, "headers": header_refs(*names)}
+    for media, content in answer.content.items():
+        shown: Schema = {"schema": _schema(content.schema)}
+        if content.examples:
+            shown["examples"] = {name: {"value": value} for name, value in content.examples.items()}
+        described.setdefault("content", {})[media] = shown
+    return described
+
+
+def _schema(schema: type[BaseModel] | Schema) -> Schema:
+    return ref(schema.__name__.removesuffix("Object")) if isinstance(schema, type) else schema
+
+
+def _models(described: Iterable[tuple[Route, Operation]]) -> Iterator[type[BaseModel]]:
+    """The models that bodies and answers name."""
+    for _, operation in described:
+        shapes = (
+            *operation.answers.values(),
+            *(answer for shape in _OTHER_SHAPES.values() for answer in shape.values()),
+        )
+        for schema in (operation.body, *(content.schema for answer in shapes for content in answer.content.values())):
+            if isinstance(schema, type):
+                yield schema
+
+
+def _template(path: str) -> str:
+    """A path without the patterns of its parameters."""
+    return path.replace(":.+}", "}")

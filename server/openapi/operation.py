@@ -1,47 +1,58 @@
-"""What describes one operation, and the errors that many have in common."""
+"""Routes with their operations: the description of a route stands where its handler is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from server.errors import (
-    BadSyntax,
-    BodyTimeout,
-    BodyTooLarge,
-    Invalid,
-    Problem,
-    RateLimited,
-    ServerFault,
-    Unauthenticated,
-    Unavailable,
-    UnsupportedMedia,
-)
-from server.openapi.schemas import Schema
+from aiohttp import hdrs, web
 
-Problems = tuple[type[Problem], ...]
-
-USUAL: Problems = (ServerFault, Unavailable)
-BODY: Problems = (BadSyntax, BodyTimeout, BodyTooLarge, UnsupportedMedia, Invalid)
-UPLOAD: Problems = (BadSyntax, BodyTimeout, BodyTooLarge, UnsupportedMedia)
-SIGNED_IN: Problems = (Unauthenticated, RateLimited)
+from server.errors import Problem
+from server.http.middlewares import Handler
+from server.openapi.parts import Answer, Model, Schema
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `alias` is a second path that answers in the same way.
+    """The description of a route in the document.
 
-    It takes a JSON `body`, of a schema of that name, or `content`: a schema for each media type.
+    `body` is the model of a JSON body, or a schema for each media type. `problems` are errors of its own: those that
+    follow from its body and from the marks of its handler are added.
     """
 
     id: str
+    summary: str
+    answers: Mapping[str, Answer]
+    description: str = ""
+    parameters: tuple[Schema, ...] = ()
+    body: Model | Mapping[str, Schema] | None = None
+    problems: tuple[type[Problem], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A handler at a path; without an operation it is no part of the interface. Paths below `/api` have an alias."""
+
+    tag: str
     method: str
     path: str
-    tag: str
-    summary: str
-    answers: Mapping[str, Schema]
-    description: str = ""
-    alias: str | None = None
-    body: str | None = None
-    content: Mapping[str, Schema] | None = None
-    parameters: tuple[Schema, ...] = ()
-    problems: Problems = field(default=USUAL)
-    is_public: bool = False
+    handler: Handler
+    operation: Operation | None = None
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        return (self.path.removeprefix("/api"),) if self.path.startswith("/api/") else ()
+
+
+ROUTES = web.AppKey("routes", list[Route])
+"""All that the application answers to, in the order of the document."""
+
+
+def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
+    """Add them at their paths and aliases; a GET answers HEAD too. The routes of one path become one resource."""
+    app[ROUTES] = [*app.get(ROUTES, ()), *routes]
+    resources: dict[str, web.Resource] = {}
+    for route in routes:
+        for place in (route.path, *route.aliases):
+            if place not in resources:
+                resources[place] = app.router.add_resource(place)
+            for method in (hdrs.METH_HEAD, hdrs.METH_GET) if route.method == hdrs.METH_GET else (route.method,):
+                resources[place].add_route(method, route.handler)

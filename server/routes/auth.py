@@ -1,5 +1,6 @@
 """Accounts over HTTP: sign up, sign in, refresh, sign out, the current user, and its end."""
 
+import functools
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -8,12 +9,16 @@ from server.actors.workload import StopReason
 from server.auth.accounts import Caller, Session, SignedUp, User
 from server.auth.forms import Credentials, Recovery, Refresh, SignIn, SupabaseCredentials
 from server.auth.tokens import bearer_token
+from server.errors import Conflict, Forbidden, Unauthenticated
 from server.http import keys
 from server.http.bodies import read_json
 from server.http.middlewares import limited_by_address
 from server.http.responses import json_response
 from server.limits.rates import find_client_ip
 from server.model_request import RequestId, UserId
+from server.openapi import parts
+from server.openapi.objects import NoticeObject, SessionObject, UnconfirmedObject, UserObject
+from server.openapi.operation import Operation, Route
 from server.schemas import parse
 from server.storage.reader import PooledQueries
 
@@ -22,15 +27,46 @@ _HISTORY_BATCH = 2000
 _OK, _CREATED, _NO_CONTENT = 200, 201, 204
 
 
-def add_routes(app: web.Application) -> None:
-    for prefix in ("/api", ""):
-        app.router.add_post(f"{prefix}/auth/signup", sign_up)
-        app.router.add_post(f"{prefix}/auth/signin", sign_in)
-        app.router.add_post(f"{prefix}/auth/refresh", refresh)
-        app.router.add_post(f"{prefix}/auth/signout", sign_out)
-        app.router.add_post(f"{prefix}/auth/recover", recover)
-        app.router.add_get(f"{prefix}/auth/user", get_user)
-        app.router.add_delete(f"{prefix}/auth/user", delete_user)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Accounts")
+    signed_in = parts.json_answer("Signed in.", SessionObject)
+    taken = {
+        "200": parts.json_answer(
+            "The address has to be confirmed first (accounts in Supabase); the same for one that is taken.",
+            UnconfirmedObject,
+        ),
+        "201": parts.json_answer("The account, signed in.", SessionObject),
+    }
+    signed_out = parts.empty_answer("Refresh tokens are void at once; the access token lives until it expires.")
+    return (
+        route("POST", "/api/auth/signup", sign_up, Operation(
+            "sign_up", "Create an account", taken,
+            "Accounts in Supabase may ask more of a password, and for the address to be confirmed by e-mail.",
+            body=Credentials, problems=(Forbidden, Conflict),
+        )),
+        route("POST", "/api/auth/signin", sign_in, Operation(
+            "sign_in", "Sign in", {"200": signed_in},
+            "An unknown address and a wrong password are answered alike, after the same time.",
+            body=SignIn, problems=(Unauthenticated, Forbidden),
+        )),
+        route("POST", "/api/auth/refresh", refresh, Operation(
+            "refresh", "Trade a refresh token for new tokens", {"200": signed_in},
+            "Each refresh token works once. One that is used a second time ends its session.",
+            body=Refresh, problems=(Unauthenticated,),
+        )),
+        route("POST", "/api/auth/signout", sign_out, Operation("sign_out", "End the session", {"204": signed_out})),
+        route("POST", "/api/auth/recover", recover, Operation(
+            "recover", "Ask for help with a forgotten password",
+            {"200": parts.json_answer("The same whether the account exists or not.", NoticeObject)}, body=Recovery,
+        )),
+        route("GET", "/api/auth/user", get_user, Operation(
+            "get_user", "The current user", {"200": parts.json_answer("The account.", UserObject)},
+        )),
+        route("DELETE", "/api/auth/user", delete_user, Operation(
+            "delete_user", "Delete the account with all its requests",
+            {"204": parts.empty_answer("It is deleted, and its running requests are stopped.")}, problems=(Forbidden,),
+        )),
+    )  # fmt: skip
 
 
 @limited_by_address

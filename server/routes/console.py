@@ -1,25 +1,33 @@
 """The console: a web page for people at `/`, an index of the API for machines."""
 
+import functools
+
 from aiohttp import hdrs, web
 
-from server import __version__
 from server.http.middlewares import Handler, always_up
 from server.http.pages import Page, read_page, respond, serve
 from server.http.responses import json_response
+from server.openapi import parts
+from server.openapi.objects import IndexObject, example_of
+from server.openapi.operation import Operation, Route
 
-_INDEX = {
-    "name": "ai-sdk-server",
-    "version": __version__,
-    "docs": "/docs",
-    "openapi": "/openapi.json",
-    "health": "/health",
-}
+_INDEX = example_of(IndexObject)
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_get("/", _index(read_page("index.html")))
-    for name in ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css"):
-        app.router.add_get(f"/console/{name}", serve(read_page(name)))
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Operation")
+    answers = {
+        "200": parts.json_answer(
+            "JSON where `Accept` asks for it and not for HTML, else the page.", IndexObject, "Vary"
+        ),
+        "304": parts.empty_answer("The page is unchanged.", "ETag", "Vary"),
+    }
+    operation = Operation("index", "The console for people, an index for machines", answers)
+    files = ("app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js", "style.css")
+    return (
+        route("GET", "/", _index(read_page("index.html")), operation),
+        *(route("GET", f"/console/{name}", serve(read_page(name))) for name in files),
+    )
 
 
 def _index(page: Page) -> Handler:

@@ -1,5 +1,6 @@
 """Streams over HTTP: the events of one model request, and the changes of all requests of a user."""
 
+import functools
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -7,20 +8,66 @@ from aiohttp import web
 
 from server.actors.feeds import Change, Feed, change_of, recent_id
 from server.encoding import dumps
-from server.errors import FieldError
+from server.errors import FieldError, Invalid, NotFound
 from server.http import keys
 from server.http.disconnects import may_be_left
 from server.http.parameters import read_id, single
 from server.http.request_events import send_events, send_request
 from server.http.sse import FAREWELL, HEARTBEAT, encode
+from server.openapi import objects, parts
+from server.openapi.operation import Operation, Route
 from server.requests.stream import HEARTBEAT_S, UNKNOWN, Cursor, parse_cursor
 from server.schemas import invalid
 
+_STREAM = f"""id: 1.1-0
+event: status
+data: {{"id":"{objects.REQUEST_ID}","status":"processing"}}
 
-def add_routes(app: web.Application) -> None:
-    for prefix in ("/api", ""):
-        app.router.add_get(f"{prefix}/requests/events", stream_changes)
-        app.router.add_get(f"{prefix}/requests/{{id}}/events", stream_request)
+id: 1.1-9
+event: delta
+data: {{"segment":"output","text":"Rain taps"}}
+
+: still here
+
+"""
+_FEED = f"""event: snapshot
+data: {{"requests":[{{"id":"{objects.REQUEST_ID}","status":"processing"}}]}}
+
+event: status
+data: {{"id":"{objects.REQUEST_ID}","status":"completed"}}
+
+"""
+
+
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Model requests")
+    stream = parts.text_answer(
+        "Server-sent events: `status`, `delta` (segment and text), `reset` (the text starts again), then exactly one "
+        "of `completed`, `failed` or `cancelled` with the object. A server that stops first says `retry:` instead.",
+        parts.EVENTS, example=_STREAM,
+    )  # fmt: skip
+    feed = parts.text_answer(
+        "Server-sent events: `snapshot` with those that are not final, then `status` for every change.",
+        parts.EVENTS, example=_FEED,
+    )  # fmt: skip
+    event_id = parts.TEXT | {"examples": ["1.1-14"]}
+    return (
+        route("GET", "/api/requests/{id}/events", stream_request, Operation(
+            "stream_request", "Follow one model request to its end",
+            {"200": stream, "204": parts.empty_answer("The client has had all of it.")},
+            "Resumes after any event, while the request runs and after its end, on any instance.",
+            parameters=(
+                parts.REQUEST_ID,
+                parts.query("after", "The id of the last event that was received.", event_id),
+                parts.header("Last-Event-ID", "The same, as an EventSource sends it by itself."),
+            ),
+            problems=(NotFound, Invalid),
+        )),
+        route("GET", "/api/requests/events", stream_changes, Operation(
+            "stream_changes", "Follow all requests of the user", {"200": feed},
+            "It does not resume: a client that comes back gets a new snapshot.",
+        )),
+    )  # fmt: skip
 
 
 @may_be_left

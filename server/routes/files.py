@@ -1,10 +1,11 @@
 """Files over HTTP: uploads are taken, shown and deleted; what a request made is shown."""
 
+import functools
 import re
 
 from aiohttp import hdrs, web
 
-from server.errors import NotFound, RateLimited, Unavailable
+from server.errors import Conflict, NotFound, RangeNotSatisfiable, RateLimited, Unavailable
 from server.files.stored import NO_OUTPUT, NO_UPLOAD
 from server.http import keys
 from server.http.file_responses import answer_file
@@ -13,6 +14,9 @@ from server.http.parameters import read_uuid
 from server.http.responses import json_response
 from server.http.uploads import open_body
 from server.model_request import RequestId
+from server.openapi import parts
+from server.openapi.objects import UploadedFileObject
+from server.openapi.operation import Operation, Route
 
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0
@@ -21,12 +25,48 @@ HELD_BYTES = 16 * 1024 * 1024
 in between."""
 
 
-def add_routes(app: web.Application) -> None:
-    for prefix in ("/api", ""):
-        app.router.add_post(f"{prefix}/files", upload)
-        app.router.add_get(f"{prefix}/files/{{id}}", get_upload)
-        app.router.add_delete(f"{prefix}/files/{{id}}", delete_upload)
-        app.router.add_get(f"{prefix}/requests/{{id}}/files/{{number}}", get_output)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Files")
+    media_types = ("image/*", "audio/*", "video/mp4", "video/webm", "application/octet-stream")
+    form = {"type": "object", "required": ["file"], "properties": {"file": parts.BINARY}}
+    file_id, common = parts.path("id", "The file's id.", parts.UUID), ("ETag", "Accept-Ranges", "Content-Length")
+    number = parts.path("number", "Which of its files, from 0.", {"type": "integer", "minimum": 0})
+    shown = {
+        "200": parts.binary_answer("All of it.", *common, "Content-Disposition", "Content-Security-Policy"),
+        "206": parts.binary_answer("The part that `Range` asks for.", *common, "Content-Range"),
+        "304": parts.empty_answer("The client has it already: `If-None-Match` names it.", "ETag"),
+    }
+    ranges = parts.TEXT | {"examples": ["bytes=0-1023", "bytes=-500"]}
+    conditions = (
+        parts.header("Range", "One range of bytes; several are answered by the whole file.", ranges),
+        parts.header("If-Range", "An ETag: the range counts only if it is still this file."),
+        parts.header("If-None-Match", "An ETag: 304 if it is still this file."),
+    )
+    # openapi-python-client 0.29 makes code that does not import of two kinds of body without an optional parameter.
+    trace = parts.header("X-Request-Id", "Names the upload in the server's logs.")
+    stored = "It is stored. Refer to it as `file:<id>` in the input of a request."
+    return (
+        route("POST", "/api/files", upload, Operation(
+            "upload_file", "Upload an image or audio, to be the input of requests",
+            {"201": parts.json_answer(stored, UploadedFileObject, "Location")},
+            "The body is the file itself, or a form with the file as its only part, named `file`. Its first bytes "
+            "decide its type. A file that no request uses within a day is deleted; a used one goes with its request.",
+            parameters=(trace,), body={**dict.fromkeys(media_types, parts.BINARY), "multipart/form-data": form},
+        )),
+        route("GET", "/api/files/{id}", get_upload, Operation(
+            "get_file", "An uploaded file", shown, parameters=(file_id, *conditions),
+            problems=(NotFound, RangeNotSatisfiable),
+        )),
+        route("DELETE", "/api/files/{id}", delete_upload, Operation(
+            "delete_file", "Delete an uploaded file", {"204": parts.empty_answer("It is gone.")}, parameters=(file_id,),
+            problems=(NotFound, Conflict),
+        )),
+        route("GET", "/api/requests/{id}/files/{number}", get_output, Operation(
+            "get_request_file", "A file that a completed request made", shown,
+            parameters=(parts.REQUEST_ID, number, *conditions),
+            problems=(NotFound, RangeNotSatisfiable),
+        )),
+    )  # fmt: skip
 
 
 @refused_under_overload

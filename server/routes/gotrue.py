@@ -7,13 +7,17 @@ from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
+from pydantic import BaseModel
 
 from server import __version__
 from server.auth.gotrue.error_form import GoTrueError
 from server.http import keys
 from server.http.bodies import read_json
-from server.http.middlewares import limited_by_address, public
+from server.http.middlewares import Handler, limited_by_address, public
 from server.http.responses import json_response
+from server.openapi import parts
+from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser
+from server.openapi.operation import Operation, Route
 
 MAX_BODY_BYTES = 16 * 1024
 _NO_CONTENT = 204
@@ -21,16 +25,50 @@ _NO_CONTENT = 204
 log = structlog.get_logger(__name__)
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_post("/auth/v1/signup", sign_up)
-    app.router.add_post("/auth/v1/token", token)
-    app.router.add_post("/auth/v1/logout", sign_out)
-    app.router.add_post("/auth/v1/recover", recover)
-    app.router.add_get("/auth/v1/user", get_user)
-    app.router.add_put("/auth/v1/user", update_user)
-    app.router.add_get("/auth/v1/settings", settings)
-    app.router.add_get("/auth/v1/health", health)
-    app.router.add_get("/auth/v1/.well-known/jwks.json", public_keys)
+_ABOUT = (
+    "For clients of Supabase Auth (supabase-js and its like) in development, with its shapes and error codes. "
+    "Not there where accounts are in Supabase."
+)
+
+
+def routes() -> tuple[Route, ...]:
+    grants = {"type": "string", "enum": ["password", "refresh_token"]}
+    grant = parts.query("grant_type", "The content of the body: e-mail and password, or a refresh token.", grants)
+    scopes = {"type": "string", "enum": ["global", "local", "others"], "default": "global"}
+    scope = parts.query("scope", "Which sessions.", scopes)
+    return (
+        _route("POST", "/signup", sign_up, "Sign up", GoTrueSession, body=GoTrueForm),
+        _route("POST", "/token", token, "A session", GoTrueSession, body=GoTrueForm, query=grant | {"required": True}),
+        _route("GET", "/user", get_user, "The current user", GoTrueUser),
+        _route("PUT", "/user", update_user, "Change the user", GoTrueUser, body=GoTrueForm),
+        _route("POST", "/logout", sign_out, "End sessions, by `scope`", query=scope),
+        _route("POST", "/recover", recover, "Nothing: no e-mail is sent here", {}, body=GoTrueForm),
+        _route("GET", "/settings", settings, "The settings of this server", {"mailer_autoconfirm": True}),
+        _route("GET", "/health", health, "The name of this server", {"name": "ai-sdk-server"}),
+        _route("GET", "/.well-known/jwks.json", public_keys, "Public keys: none", {"keys": []}),
+    )
+
+
+def _route(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    answer: type[BaseModel] | parts.Schema | None = None,
+    *,
+    body: type[BaseModel] | None = None,
+    query: parts.Schema | None = None,
+) -> Route:
+    """`answer` is its model, or an example of what has none; without one there is nothing to say."""
+    if answer is None:
+        answers = {"204": parts.empty_answer("Done.")}
+    elif isinstance(answer, type):
+        answers = {"200": parts.json_answer("Done.", answer)}
+    else:
+        answers = {"200": parts.json_answer("Done.", {"type": "object"}, examples={"example": answer})}
+    name = "jwks" if handler is public_keys else handler.__name__
+    operation = Operation(f"gotrue_{name}", summary, answers, _ABOUT, () if query is None else (query,), body)
+    return Route("Supabase Auth", method, f"/auth/v1{path}", handler, operation)
 
 
 @limited_by_address

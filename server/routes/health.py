@@ -1,5 +1,6 @@
 """Is it alive, is it ready, and how is it: for the platform, for operators, for the console. Never calls upstream."""
 
+import functools
 from typing import Any
 
 from aiohttp import web
@@ -9,12 +10,35 @@ from server.http import keys
 from server.http.middlewares import always_up
 from server.http.responses import json_response
 from server.lifecycle import Phase
+from server.openapi import parts
+from server.openapi.objects import HealthObject, LivenessObject, ReadinessObject, example_of
+from server.openapi.operation import Operation, Route
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_get("/health", health)
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Operation")
+    starting = example_of(HealthObject) | {"status": "starting", "upstream": None}
+    failing = {"status": "unavailable", "failing": ["database"]}
+    shown = {
+        "200": parts.json_answer(
+            "Up. A database that is away only degrades: a restart would not bring it back.", HealthObject
+        ),
+        "503": parts.json_answer(
+            "Not ready for the first time yet, or stopping.", HealthObject, examples={"starting": starting}
+        ),
+    }
+    is_ready = {
+        "200": parts.json_answer("It can.", ReadinessObject),
+        "503": parts.json_answer(
+            "It cannot, because of what is failing.", ReadinessObject, examples={"database": failing}
+        ),
+    }
+    is_live = {"200": parts.json_answer("It does.", LivenessObject)}
+    return (
+        route("GET", "/health", health, Operation("health", "How the server is, for the platform's probe", shown)),
+        route("GET", "/health/live", live, Operation("live", "Whether the process answers", is_live)),
+        route("GET", "/health/ready", ready, Operation("ready", "Whether it can take work now", is_ready)),
+    )
 
 
 @always_up

@@ -12,11 +12,21 @@ from server.encoding import dumps
 from server.http import keys
 from server.http.responses import raw_json_response
 from server.inference.events import Listing
+from server.openapi import parts
+from server.openapi.objects import ModelsObject
+from server.openapi.operation import Operation, Route
 
 
-def add_routes(app: web.Application) -> None:
-    for prefix in ("/api", ""):
-        app.router.add_get(f"{prefix}/models", list_models)
+def routes() -> tuple[Route, ...]:
+    answers = {
+        "200": parts.json_answer(
+            "The model types that this server offers, and the models of upstream.", ModelsObject, "ETag"
+        ),
+        "304": parts.empty_answer("Unchanged.", "ETag"),
+    }
+    about = "The listing is kept for ten minutes, and shown as stale while no newer one can be had."
+    operation = Operation("list_models", "The model types and the models on offer", answers, about)
+    return (Route("Models", "GET", "/api/models", list_models, operation),)
 
 
 async def list_models(request: web.Request) -> web.Response:

@@ -31,6 +31,9 @@ from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list
 from server.openai.outcome import RETRY_AFTER_S, problem_of
+from server.openapi import compatible_objects as objects
+from server.openapi import parts
+from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.requests.stream import RequestStream
 
@@ -47,11 +50,32 @@ AnyAsk = TypeVar("AnyAsk", bound=Ask)
 Render = Callable[[RequestId, Mapping[str, Any]], dict[str, Any]]
 
 
-def add_routes(app: web.Application) -> None:
-    app.router.add_post("/v1/chat/completions", chat)
-    app.router.add_post("/v1/embeddings", embed)
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{id:.+}", get_model)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "OpenAI-compatible")
+    named = ("Location", _REPLAYED)
+    completed = parts.json_answer("The answer, whole or as server-sent events.", objects.ChatCompletion, *named)
+    streamed = parts.text_answer("", parts.EVENTS, example=objects.CHAT_STREAM).content
+    return (
+        route("POST", "/v1/chat/completions", chat, Operation(
+            "create_chat_completion", "The next turn of a conversation, in OpenAI's protocol",
+            {"200": replace(completed, content={**completed.content, **streamed})},
+            "A model request like any other, named by `Location`. Without a key it ends when its client leaves.",
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.CHAT_BODY,
+        )),
+        route("POST", "/v1/embeddings", embed, Operation(
+            "create_embeddings", "The vectors of texts, in OpenAI's protocol",
+            {"200": parts.json_answer("The vectors.", objects.EmbeddingList, *named)},
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.EMBEDDINGS_BODY,
+        )),
+        route("GET", "/v1/models", list_models, Operation(
+            "list_openai_models", "The models that can be named on /v1",
+            {"200": parts.json_answer("The models that this server offers.", objects.OpenAIModelList)},
+        )),
+        route("GET", "/v1/models/{id:.+}", get_model, Operation(
+            "get_openai_model", "One model", {"200": parts.json_answer("It is offered.", objects.OpenAIModel)},
+            parameters=(parts.path("id", "Its name, slashes and all.", parts.TEXT),),
+        )),
+    )  # fmt: skip
 
 
 @refused_under_overload

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
 from server.actors.subscriptions import Subscriptions
-from server.errors import Conflict
+from server.errors import Conflict, Invalid, KeyReused, NotFound
 from server.http import keys
 from server.http.bodies import read_create_body
 from server.http.disconnects import may_be_left, wait_for
@@ -21,20 +21,96 @@ from server.http.preferences import Waiting, read_preferences, read_wait_paramet
 from server.http.request_events import send_request
 from server.http.responses import raw_json_response
 from server.model_request import RequestId, Status
+from server.openapi import parts
+from server.openapi.objects import CANCELLED, COMPLETED, FAILED, RUNNING, ModelRequestObject
+from server.openapi.operation import Operation, Route
 from server.requests.service import Created
+from server.schemas import CreateRequest
 
 _REPLAYED = "Idempotent-Replayed"
 
 AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 
-def add_routes(app: web.Application) -> None:
-    for prefix in ("/api", ""):
-        app.router.add_post(f"{prefix}/requests", create)
-        app.router.add_get(f"{prefix}/requests", list_requests)
-        app.router.add_get(f"{prefix}/requests/{{id}}", get)
-        app.router.add_delete(f"{prefix}/requests/{{id}}", delete)
-        app.router.add_post(f"{prefix}/requests/{{id}}/cancel", cancel)
+def routes() -> tuple[Route, ...]:
+    route = functools.partial(Route, "Model requests")
+    prefer = parts.header(
+        "Prefer",
+        "`wait=N` holds the answer up to N seconds, `respond-async` answers at once (RFC 7240). "
+        "Without it a create waits for DEFAULT_WAIT_S.",
+        parts.TEXT | {"examples": ["respond-async", "wait=30"]},
+    )
+    etag = parts.TEXT | {"examples": ['"1-processing"']}
+    known = parts.header("If-None-Match", "An ETag: with a wait, any change from that state ends it.", etag)
+    moment = parts.TEXT | {"format": "date-time", "examples": ["2026-11-23T08:00:00Z"]}
+    limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+    seconds = {"type": "number", "minimum": 0, "examples": [30]}
+    return (
+        route("POST", "/api/requests", create, Operation(
+            "create_request", "Create a model request and wait for its answer",
+            {
+                "200": parts.json_answer(
+                    "Final: completed, or failed with error_code and error_msg.", ModelRequestObject,
+                    "ETag", "Preference-Applied", _REPLAYED, examples={"completed": COMPLETED, "failed": FAILED},
+                ),
+                "202": parts.json_answer(
+                    "Accepted, stored, and not final yet. Never an error: the work goes on.", ModelRequestObject,
+                    "Location", "Retry-After", "ETag", "Preference-Applied", _REPLAYED, examples={"running": RUNNING},
+                ),
+            },
+            "With `Accept: text/event-stream` the answer is the stream of `GET /api/requests/{id}/events`. "
+            "Answered only after the request is stored: from then on it is never lost and ends exactly once.",
+            parameters=(prefer, parts.IDEMPOTENCY_KEY), body=CreateRequest, problems=(KeyReused,),
+        )),
+        route("GET", "/api/requests", list_requests, Operation(
+            "list_requests", "The user's history, newest first",
+            {"200": parts.json_answer(
+                "A page, as a bare array.", {"type": "array", "items": parts.ref("ModelRequest")}, "Link",
+                examples={"page": [COMPLETED]},
+            )},
+            "The next page is the one that the Link header names; a page ends early at 4 MiB.",
+            parameters=(
+                parts.query("limit", "How many at most.", limit),
+                parts.query("cursor", "Taken from the Link header.", parts.UUID),
+                parts.query("status", "Only those in this status.", parts.ref("Status")),
+                parts.query("model_type", "Only those of this model type.", parts.TEXT | {"maxLength": 64}),
+                parts.query("created_after", "Only later ones.", moment),
+                parts.query("created_before", "Only earlier ones.", moment),
+            ),
+            problems=(Invalid,),
+        )),
+        route("GET", "/api/requests/{id}", get, Operation(
+            "get_request", "One model request, now or as soon as it is final",
+            {
+                "200": parts.json_answer(
+                    "As it stands.", ModelRequestObject, "ETag", "Preference-Applied",
+                    examples={"completed": COMPLETED, "running": RUNNING, "failed": FAILED},
+                ),
+                "304": parts.empty_answer("Still in the state that If-None-Match names.", "ETag", "Preference-Applied"),
+            },
+            parameters=(parts.REQUEST_ID, parts.query("wait", "Seconds to wait for the end.", seconds), prefer, known),
+            problems=(NotFound, Invalid),
+        )),
+        route("DELETE", "/api/requests/{id}", delete, Operation(
+            "delete_request", "Forget a model request", {"204": parts.empty_answer("It is gone, with its files.")},
+            "One that runs is cancelled first.", parameters=(parts.REQUEST_ID,), problems=(NotFound,),
+        )),
+        route("POST", "/api/requests/{id}/cancel", cancel, Operation(
+            "cancel_request", "Cancel a model request",
+            {
+                "200": parts.json_answer(
+                    "Cancelled, now or before; text that had come is kept, marked as partial.", ModelRequestObject,
+                    "ETag", examples={"cancelled": CANCELLED},
+                ),
+                "202": parts.json_answer(
+                    "Asked for; the instance that runs it has not answered yet.", ModelRequestObject,
+                    "Location", "Retry-After", "ETag", examples={"running": RUNNING},
+                ),
+            },
+            "The call to the model is stopped, wherever it runs.", parameters=(parts.REQUEST_ID,),
+            problems=(NotFound, Conflict),
+        )),
+    )  # fmt: skip
 
 
 @refused_under_overload

@@ -7,11 +7,10 @@ import jsonschema  # type: ignore[import-untyped]  # comes with a validator, wit
 import pytest
 
 from server.catalog import MODEL_TYPES, ModelType
-from server.openapi import build_document
 from tests.acceptance.conftest import Api
+from tests.fixtures.document import DOCUMENT
 from tests.fixtures.results import FLAC, PNG
 
-DOCUMENT = build_document()
 FILES = {
     "image": f"data:image/png;base64,{base64.b64encode(PNG).decode()}",
     "audio": f"data:audio/flac;base64,{base64.b64encode(FLAC).decode()}",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import Code, Problem, RateLimited, Unauthenticated, Unavailable
-from server.openapi.document import problem_classes
+from server.openapi.problems import problem_classes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
 PROBLEMS = list(problem_classes())

@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import FieldError, Invalid, NotFound, Problem, RateLimited, Unauthenticated, Unavailable
 from server.openai.refusals import error_event, error_response, limit_headers
-from server.openapi.document import problem_classes
+from server.openapi.problems import problem_classes
 
 
 def made(kind: type[Problem]) -> Problem:

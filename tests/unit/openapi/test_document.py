@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # comes with the validator, without stubs
+import orjson
 import pytest
 from aiohttp import web
 from openapi_spec_validator import validate
@@ -12,11 +13,11 @@ from server.app import create_app
 from server.catalog import MODEL_TYPES, ModelType
 from server.errors import Code, Problem
 from server.model_request import Status
-from server.openapi import build_document, examples
-from server.openapi.document import OPERATIONS, problem_classes
+from server.openapi.objects import RUNNING, ModelRequestObject
+from server.openapi.problems import error_example, problem_classes
+from server.schemas import render_record
 from server.settings import Settings
-
-DOCUMENT = build_document()
+from tests.fixtures.document import DOCUMENT
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -50,7 +51,10 @@ def test_document_is_valid_openapi_3_1() -> None:
 
 
 async def test_every_route_is_described_and_nothing_else() -> None:
-    assert {(path, method) for path, method, _ in operations()} == await routes_of_the_app()
+    described = {(path, method) for path, method, _ in operations()}
+    aliases = {(alias, method) for _, method, operation in operations() for alias in operation.get("x-aliases", ())}
+    assert described.isdisjoint(aliases)
+    assert described | aliases == await routes_of_the_app()
 
 
 def test_operation_ids_are_unique() -> None:
@@ -60,7 +64,7 @@ def test_operation_ids_are_unique() -> None:
 
 @pytest.mark.parametrize("problem", list(problem_classes()), ids=lambda problem: problem.__name__)
 def test_every_error_has_an_example_that_keeps_the_error_shape(problem: type[Problem]) -> None:
-    example = examples.error_example(problem)
+    example = error_example(problem)
     check(example, {"$ref": "#/components/schemas/Problem"})
     shown = DOCUMENT["components"]["responses"][problem.__name__]["content"]["application/json"]["examples"]
     assert shown == {problem.__name__: {"value": example}}
@@ -73,7 +77,7 @@ def kinds_of(path: str, method: str, status: str) -> set[str]:
 
 
 def test_an_operation_shows_only_errors_of_its_own() -> None:
-    assert kinds_of("/auth/signin", "post", "422") == {"Invalid"}
+    assert kinds_of("/api/auth/signin", "post", "422") == {"Invalid"}
     assert kinds_of("/api/requests", "post", "422") == {"Invalid", "KeyReused"}
 
 
@@ -110,7 +114,7 @@ def test_every_example_of_an_answer_fits_its_schema() -> None:
                 for example in content.get("examples", {}).values():
                     check(example["value"], content["schema"])
                     checked += 1
-    assert checked > len(OPERATIONS)
+    assert checked > len(list(operations()))
 
 
 @pytest.mark.parametrize(
@@ -174,3 +178,36 @@ def test_only_what_needs_no_token_is_described_as_public() -> None:
     public = {operation["operationId"] for _, _, operation in operations() if operation.get("security") == []}
     assert {"sign_up", "sign_in", "refresh", "recover", "health"} <= public
     assert public.isdisjoint({"create_request", "list_requests", "get_request", "delete_user", "sign_out"})
+
+
+def test_the_public_object_is_described_in_the_order_in_which_it_is_rendered() -> None:
+    row = RUNNING | {"processing_time": None, "input_data": None}
+    rendered = orjson.loads(render_record(row))
+    assert list(rendered) == list(ModelRequestObject.model_fields)
+
+
+@pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
+def test_the_form_of_the_output_follows_from_the_model_type(row: ModelType) -> None:
+    schema = {"$ref": "#/components/schemas/ModelRequest"}
+    for name in row.names:
+        check(RUNNING | {"model_type": name, "output_data": row.example.output_data}, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            check(RUNNING | {"model_type": name, "output_data": {"of": "no model type"}}, schema)
+
+
+def schemas_inside(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a document that may be a schema."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from schemas_inside(inner)
+    if isinstance(value, list):
+        for inner in value:
+            yield from schemas_inside(inner)
+
+
+def test_generators_find_components_alone_and_no_defaults_in_objects() -> None:
+    references = [schema["$ref"] for schema in schemas_inside(DOCUMENT) if isinstance(schema.get("$ref"), str)]
+    assert {reference.count("/") for reference in references} == {3}, "a reference into a component is not understood"
+    defaults = [schema for schema in schemas_inside(DOCUMENT["components"]["schemas"]) if "default" in schema]
+    assert defaults == []

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from server import __version__
+from server.openapi.operation import add_routes
 from server.routes import console, docs
 
 MODULES = ["app.js", "answer.js", "api.js", "ask.js", "history.js", "page.js"]
@@ -21,8 +22,7 @@ Client = TestClient[web.Request, web.Application]
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     app = web.Application()
-    console.add_routes(app)
-    docs.add_routes(app)
+    add_routes(app, (*console.routes(), *docs.routes()))
     async with TestClient(TestServer(app)) as client:
         yield client
 
