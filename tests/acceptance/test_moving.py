@@ -38,7 +38,6 @@ INSERT INTO public.model_requests (
     id, user_id, status, completed_at, created_at, model_type, model, input_data, output_data, token_used, token_count,
     processing_time, attempt, epoch, owner, segments
 )
-from tests.signals import until
 SELECT
     (lpad(to_hex(1700000000000 + number), 12, '0') || '7000' || '8000' || lpad(to_hex(number), 12, '0'))::uuid,
     $1, CASE number % 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'completed' ELSE 'cancelled' END,
