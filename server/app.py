@@ -182,7 +182,7 @@ def _work(engine: Engine) -> Context:
 
 
 def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries) -> None:
-    """What routes need of the engine, each part under its own key."""
+    """Provide the parts of the engine that routes use, each under its own key."""
     settings = app[keys.SETTINGS]
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
@@ -218,7 +218,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
 
 
 def _provide_files(app: web.Application) -> None:
-    """What routes need of files; the parts that generators need are the engine's."""
+    """Provide the parts for files that routes use. The engine has those that generators use."""
     settings, engine, reader = app[keys.SETTINGS], app[keys.ENGINE], app[keys.READER]
     app[keys.FILES] = FileFinder(reader)
     app[keys.UPLOAD_MEMORY] = MemoryBudget("uploads", UPLOAD_ROOM_BYTES, retry_after_s=5)

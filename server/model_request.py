@@ -73,7 +73,7 @@ class ModelRequest(RequestSpec):
     created_at: datetime
     deadline_at: datetime
     deadline_left_s: float
-    """Seconds to the deadline by the database's clock, measured when the row was claimed."""
+    """Seconds to the deadline by the clock of the database, when the row was claimed."""
     last_error: "Failed | None" = None
     """Why the last run went back to the backlog. It is the outcome if the deadline passes first."""
     claimed_at: float = field(default_factory=time.monotonic)
@@ -173,3 +173,8 @@ def mint_id() -> RequestId:
         _last_stamp = stamp
     value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | secrets.randbits(62)
     return RequestId(UUID(int=value))
+
+
+def lowest_id_at(moment: datetime) -> UUID:
+    """A UUID below all ids that were minted at that time or later, and above all earlier ones."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -1,4 +1,4 @@
-"""Request bodies in, public objects out."""
+"""Parses request bodies and renders public objects."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _WORDS = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
 }
-"""What pydantic's kinds of error are called here, where its own words speak of Python."""
+"""Messages for kinds of errors whose own messages in pydantic use terms of Python."""
 _SUBJECT = re.compile(r"(?:Input|String|List|Dictionary) should ")
 _ASIDE = re.compile(r" after validation, not \d+")
 
@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Body(BaseModel):
-    """A JSON object whose unknown fields are refused by name and whose types are taken as they are sent."""
+    """A JSON object. Unknown fields are refused by name, and types are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -51,7 +51,7 @@ class CreateRequest(Body):
 
 
 def parse(model: type[Model], data: Any) -> Model:
-    """`data` as `model`; raises `Invalid` with everything that is wrong, each by its dotted path."""
+    """Validate `data` as `model`. Raises `Invalid` with all errors, each with its dotted path."""
     if not isinstance(data, dict):
         raise Invalid("The body must be a JSON object.", errors=[FieldError("(body)", "must be a JSON object")])
     try:
@@ -61,7 +61,7 @@ def parse(model: type[Model], data: Any) -> Model:
 
 
 def field_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
-    """Pydantic's findings in the words of the contract; a body that is wrong everywhere is told so in part."""
+    """The errors of pydantic in the words of the contract, at most `MAX_FIELD_ERRORS`."""
     return [
         FieldError(
             ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))[:200] or "(body)",
@@ -78,7 +78,7 @@ def invalid(errors: list[FieldError]) -> Invalid:
 
 
 def _words(kind: str, message: str) -> str:
-    """What follows the name of the field: `must …` or `is …`."""
+    """The message after the name of the field: `must …` or `is …`."""
     if kind in _WORDS:
         return _WORDS[kind]
     return _ASIDE.sub("", _SUBJECT.sub("must ", message.removeprefix("Value error, ")))

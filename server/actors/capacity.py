@@ -1,14 +1,14 @@
-"""What this instance can take: its slots, and whether older work is waiting for them."""
+"""The capacity of this instance: its slots, and whether older requests wait for them."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class Slots:
-    """A count of generations this instance may hold at once; a slot is held until the outcome is committed.
+    """Counts the generations that this instance holds. A slot is held until the outcome is committed.
 
-    Reserving never waits, so between the check and the reservation nothing can slip in: the in-process queue cannot
-    overfill, and the outcomes held in memory through a database outage are bounded.
+    Reserving never waits, so the check and the reservation are one step. The in-process queue cannot overfill, and the
+    outcomes in memory during a database outage are bounded.
     """
 
     def __init__(self, capacity: int, *, limit: Callable[[], int | None] = lambda: None) -> None:
@@ -16,13 +16,13 @@ class Slots:
         self._limit = limit
         self.used = 0
         self.is_closed = False
-        """Set while a request must run alone: what runs may end, nothing new starts."""
+        """Set while a quarantined group waits or runs: nothing else starts."""
         self._on_free: Callable[[], None] = lambda: None
         self._idle = asyncio.Event()
 
     @property
     def sensible(self) -> int:
-        """How many generations make sense at once: the capacity, or less while upstream is away."""
+        """The capacity, or less while upstream is away."""
         limit = self._limit()
         return self.capacity if limit is None else min(limit, self.capacity)
 
@@ -48,11 +48,11 @@ class Slots:
             self._on_free()
 
     def reserve_beyond(self) -> None:
-        """Take a slot although the slots are closed: for the one request for which they were."""
+        """Take a slot while the slots are closed, for a request of the group that closed them."""
         self.used += 1
 
     async def wait_idle(self) -> None:
-        """Return once no slot is held: nothing runs, and nothing is on its way in."""
+        """Return once no slot is held: no request runs, and none is being accepted."""
         while self.used:
             self._idle.clear()
             await self._idle.wait()
@@ -61,8 +61,8 @@ class Slots:
 class Backlog:
     """Whether pending rows wait, as far as this instance knows.
 
-    Empty means: the last claim returned nothing and no hint came since. Only then may a newcomer start at once; else it
-    would overtake those who wait.
+    It is empty when the last claim returned nothing and no hint came since. Only then may a new request start at once;
+    otherwise it would overtake the waiting ones.
     """
 
     def __init__(self) -> None:
@@ -71,19 +71,19 @@ class Backlog:
         self._on_hint: Callable[[], None] = lambda: None
 
     def watch(self, on_hint: Callable[[], None]) -> None:
-        """Call `on_hint` whenever a row was put there."""
+        """Call `on_hint` after each hint."""
         self._on_hint = on_hint
 
     def hint(self) -> None:
-        """A row was put there."""
+        """Note that a row went to the backlog."""
         self._hints += 1
         self.is_empty = False
         self._on_hint()
 
     def mark(self) -> int:
-        """To be taken before a claim, and handed to `found_empty` after it."""
+        """A mark to take before a claim and to pass to `found_empty` after it."""
         return self._hints
 
     def found_empty(self, mark: int) -> None:
-        """A claim found nothing more; that only counts if no hint came while it ran."""
+        """Note that a claim found nothing. It counts only if no hint came since `mark`."""
         self.is_empty = self._hints == mark

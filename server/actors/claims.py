@@ -1,4 +1,4 @@
-"""Rows that were claimed, as the model requests that generators run."""
+"""Turns claimed rows into the model requests that generators run."""
 
 import asyncpg
 
@@ -7,7 +7,7 @@ from server.model_request import Failed, ModelRequest
 
 
 def model_request_of(row: asyncpg.Record) -> ModelRequest:
-    """What a claiming statement returned."""
+    """The model request of a row that a claiming statement returned."""
     return ModelRequest(
         id=row["id"],
         user_id=row["user_id"],
@@ -26,7 +26,7 @@ def model_request_of(row: asyncpg.Record) -> ModelRequest:
 
 
 def _last_error_of(row: asyncpg.Record) -> Failed | None:
-    """Total: a code of a later version must not keep a row from being run."""
+    """Never fails: an unknown code, of a later version, becomes SERVER_ERROR, so that the row can run."""
     if row["error_msg"] is None:
         return None
     code = Code(row["error_code"]) if row["error_code"] in set(Code) else Code.SERVER_ERROR

@@ -1,11 +1,10 @@
-"""Who wants to hear of all requests of a user: told by this process at once, and once a second by the database."""
+"""Feeds of the changes of all requests of a user: from this process at once, from the database once a second."""
 
 import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import UUID
 
@@ -14,24 +13,24 @@ import structlog
 
 from server.actors.subscription import View
 from server.errors import RateLimited, Unavailable
-from server.model_request import RequestId, Status, UserId
+from server.model_request import RequestId, Status, UserId, lowest_id_at
 from server.storage.database import DatabaseAway, DedicatedConnection
 
 MAX_FEEDS = 5_000
 MAX_FEEDS_PER_USER = 100
-"""Each change of a request is told to all of them, on the event loop that everybody shares."""
+"""Each change of a request goes to all feeds of its user, on the event loop that all clients share."""
 MAX_ENDED = 2_000
-"""Ends that one feed remembers to have told."""
+"""Number of final requests that one feed remembers, so that it reports each end once."""
 LOOK_INTERVAL_S = 1.0
 MIN_PAUSE_S = 0.1
 _LOOK_BACK = timedelta(seconds=15)
-"""A request that lived and died between two looks is found by its id, which tells its time by another's clock."""
+"""A request that began and ended between two queries is found by the time in its id. Clocks of instances differ."""
 
 log = structlog.get_logger(__name__)
 
 
 class Change(NamedTuple):
-    """How a request stands now."""
+    """The current state of a request."""
 
     id: RequestId
     status: Status
@@ -39,7 +38,7 @@ class Change(NamedTuple):
 
 
 class Feed:
-    """The changes of one user's requests for one reader. Enter it, then take the snapshot, then read on."""
+    """The changes of one user's requests, for one reader. Enter it, then read the snapshot, then call `wait`."""
 
     def __init__(self, feeds: "Feeds", user_id: UserId) -> None:
         self._feeds = feeds
@@ -47,39 +46,37 @@ class Feed:
         self._live: dict[RequestId, Change] = {}
         self._ended: dict[RequestId, None] = {}
         self._changes: dict[RequestId, Change] = {}
-        self._stirred = asyncio.Event()
+        self._wake_up = asyncio.Event()
 
     def __enter__(self) -> Self:
         self._feeds.add(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._feeds.remove(self)
 
     @property
     def is_closed(self) -> bool:
-        """The server stops."""
+        """Whether the server stops."""
         return self._feeds.is_closed
 
     @property
     def live(self) -> list[RequestId]:
-        """Those whose end is still to be told."""
+        """The requests whose end was not reported yet."""
         return list(self._live)
 
     def begin(self, changes: Sequence[Change]) -> None:
-        """The snapshot that its reader has got; whatever is told from here on is news."""
+        """Note the snapshot that the reader got; later changes are reported."""
         for change in changes:
             if change.status.is_final:
                 self._ended[change.id] = None
-                if self._live.pop(change.id, None) is not None:  # told meanwhile, so its end is news
+                if self._live.pop(change.id, None) is not None:  # reported meanwhile as live, so its end is a change
                     self._changes[change.id] = change
             elif change.id not in self._ended:
                 self._live.setdefault(change.id, change)
 
     def tell(self, change: Change) -> None:
-        """Take a change in, if it is one. A reader that does not read gets the newest state of each request only."""
+        """Take a state in, if it is new. A slow reader gets only the newest state of each request."""
         known = self._live.get(change.id)
         if change.id in self._ended or (known is not None and (change.epoch < known.epoch or change == known)):
             return
@@ -91,36 +88,36 @@ class Feed:
         else:
             self._live[change.id] = change
         self._changes[change.id] = change
-        self._stirred.set()
+        self._wake_up.set()
 
     def forget(self, request_id: RequestId) -> None:
-        """The request was deleted."""
+        """Report the request as ended, because it was deleted."""
         if (known := self._live.get(request_id)) is not None:
             self.tell(known._replace(status=Status.CANCELLED))
 
     def close(self) -> None:
-        self._stirred.set()
+        self._wake_up.set()
 
     async def wait(self, timeout_s: float) -> list[Change]:
-        """What changed since the last call; empty when nothing did for so long, or the server stops."""
+        """The changes since the last call; empty after `timeout_s` without one, or when the server stops."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._stirred.wait()
+                await self._wake_up.wait()
         except TimeoutError:
             return []
-        self._stirred.clear()
+        self._wake_up.clear()
         changes, self._changes = list(self._changes.values()), {}
         return changes
 
 
 class Feeds:
-    """One query a second for all feeds together; what this process does itself is told without it."""
+    """All open feeds: one query a second for all of them. Changes made by this process need no query."""
 
     def __init__(self, connection: DedicatedConnection) -> None:
         self._connection = connection
         self._by_user: dict[UserId, set[Feed]] = {}
         self._count = 0
-        self._stirred = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self.is_closed = False
 
     def open(self, user_id: UserId) -> Feed:
@@ -144,35 +141,35 @@ class Feeds:
             del self._by_user[feed.user_id]
 
     def tell(self, user_id: UserId, request_id: RequestId, view: View) -> None:
-        """A request of this user changed; never blocks."""
+        """Report a change of a request of this user; never blocks."""
         for feed in self._by_user.get(user_id, ()):
             feed.tell(Change(request_id, view.status, view.epoch))
 
     def close(self) -> None:
-        """Send everyone home."""
+        """End all feeds, because the server stops."""
         self.is_closed = True
         for feeds in self._by_user.values():
             for feed in feeds:
                 feed.close()
 
     def wake(self) -> None:
-        """Something changed elsewhere: look soon."""
-        self._stirred.set()
+        """Query soon, because another instance changed something."""
+        self._wake_up.set()
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(MIN_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S * random.uniform(0.9, 1.1)):  # noqa: S311
-                    await self._stirred.wait()
-            self._stirred.clear()
+                    await self._wake_up.wait()
+            self._wake_up.clear()
             try:
                 await self.look()
             except DatabaseAway as error:
                 log.debug("feeds_skipped", reason=str(error))
 
     async def look(self) -> None:
-        """Tell what other processes did. A request that is there no more was deleted, which ends it."""
+        """Report the changes made by other processes. A request whose row is gone was deleted: it has ended."""
         if not self._by_user:
             return
         known = {
@@ -196,6 +193,5 @@ def change_of(row: asyncpg.Record) -> Change:
 
 
 def recent_id() -> UUID:
-    """Below the ids of all requests that can have been made since the last look."""
-    moment = datetime.now(UTC) - _LOOK_BACK
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    """An id below those of all requests that may have been created since the last query."""
+    return lowest_id_at(datetime.now(UTC) - _LOOK_BACK)

@@ -1,4 +1,4 @@
-"""What a generator needs of files: those that the input refers to, and a place for those that the model makes."""
+"""The files that a generator needs: those that its input names, and a place for those that the model makes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,22 +8,22 @@ from server.model_request import ModelRequest
 
 
 class FileGone(Exception):
-    """The input refers to a file that is not there any more; the words are for the user."""
+    """The input names a file that was deleted. The message is written for the user."""
 
 
 class OutputFiles(Protocol):
-    """The files of one generation on their way to the store. Unless `finish` returned, `discard` ends it."""
+    """The output files of one generation. Call `discard` unless `finish` returned."""
 
     async def take(self, chunk: FileChunk) -> None:
-        """Pass bytes on; returns when there is room for more. Raises a `Problem` when the store refuses."""
+        """Pass bytes to the store; returns when there is room for more. Raises a `Problem` when the store refuses."""
         ...
 
     async def finish(self) -> list[dict[str, Any]]:
-        """All of them are stored: each as it stands in `output_data.files`. Raises a `Problem` as `take` does."""
+        """Complete all files; returns the items of `output_data.files`. Raises a `Problem` as `take` does."""
         ...
 
     async def discard(self) -> None:
-        """Nothing of it is wanted; never raises for what the store says, nor waits for it for long."""
+        """Delete all of it. Never raises for an error of the store, and never waits long for it."""
         ...
 
 
@@ -38,5 +38,5 @@ class RequestFiles(Protocol):
         ...
 
     def outputs(self, model_request: ModelRequest) -> OutputFiles:
-        """Where the files of this run go. Costs nothing until the first chunk comes."""
+        """Where the files of this run go. It costs nothing before the first chunk."""
         ...

@@ -1,4 +1,4 @@
-"""Runs one model request at a time: off the queue, through the call upstream, to the outcome in the journal."""
+"""Runs one model request at a time: takes it from the queue, calls upstream, and records the outcome."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from server.transcript import START, Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0
 STORING_S = 2.0
-"""How long after its deadline the files of an answer may still be on their way to the store."""
+"""Time after the deadline in which the files of an answer may still be stored."""
 _OUTAGE_PAUSE_S = 4.0
 _MIN_OUTAGE_PAUSE_S = 1.0
 _CLOSE_TIMEOUT_S = 1.0
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 class Generator:
-    """One of N equal actors; together they are this instance's capacity."""
+    """One of N equal actors, which together make up the capacity of this instance."""
 
     def __init__(
         self,
@@ -74,25 +74,25 @@ class Generator:
             await self.process(await self._queue.get())
 
     async def process(self, model_request: ModelRequest) -> None:
-        """From the queue to the committed outcome. The slot is free again at the end, whatever happened."""
+        """Run a request until its outcome is committed. The slot is free at the end, also after an error."""
         running = self._workload.get(model_request.id)
         if running is None or running.model_request is not model_request:
             running = self._workload.add(model_request)
         try:
             if model_request.owner != self._lease.instance_id:
-                return  # claimed under an id that was declared dead since: it is rescued and run again
+                return  # claimed under an id that was declared dead since: another claim runs it
             self._tell(model_request, View(Status.PROCESSING, model_request.epoch))
             started = asyncio.get_running_loop().time()
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)
             if outcome is not None:
-                await self._finish(running, outcome, taken)
+                await self._save_outcome(running, outcome, taken)
         finally:
             self._workload.remove(running)
             self._slots.release()
 
     async def _reach_outcome(self, running: Running) -> Outcome | None:
-        """Generate in a task of its own, which can be stopped without stopping this actor. None: nothing to record."""
+        """Generate in a separate task, which can be stopped without this actor. None: there is nothing to record."""
         transcript = running.transcript
         generation = asyncio.create_task(self._generate(running), name=f"generation-{running.model_request.id}")
         running.generation = generation
@@ -130,7 +130,7 @@ class Generator:
             return outcome
         except FileGone as error:
             return Failed(Code.VALIDATION_ERROR, str(error))
-        except Unavailable as problem:  # of the files: that is an outage, too
+        except Unavailable as problem:  # the files are not available: an outage, too
             pause_s = min(problem.retry_after_s * self._jitter(1.0, 1.5), model_request.seconds_left())
             return Interrupted(max(0.0, pause_s), problem.code, problem.detail)
         except Problem as problem:
@@ -141,7 +141,7 @@ class Generator:
                 await outputs.discard()
 
     async def _call(self, running: Running, outputs: OutputFiles, timeout_s: float) -> Outcome:
-        """Drive the call to its end; what it hands over on the way goes to the readers and to the store."""
+        """Run the call to its end. Its text goes to the transcript, its files to the store."""
         model_request, transcript = running.model_request, running.transcript
         model_type = self._catalog.model_type(model_request.model_type)
         call = Call(
@@ -163,11 +163,11 @@ class Generator:
                     case Completed():
                         return await _with_files(_with_whole_text(event, transcript), outputs)
                     case GenerationFailed():
-                        return self._outcome_of(event, model_request)
+                        return self._outcome_of_failure(event, model_request)
         raise RuntimeError("the upstream ended without a final event")
 
-    def _outcome_of(self, failure: GenerationFailed, model_request: ModelRequest) -> Outcome:
-        """An outage is not an outcome: while there is time, the row goes back to the backlog."""
+    def _outcome_of_failure(self, failure: GenerationFailed, model_request: ModelRequest) -> Outcome:
+        """`Interrupted` for an outage while there is time: the row goes back to the backlog. Otherwise `Failed`."""
         left_s = model_request.seconds_left()
         if failure.transient and left_s > 0:
             wanted_s = max(_MIN_OUTAGE_PAUSE_S, failure.retry_after_s or _OUTAGE_PAUSE_S)
@@ -178,7 +178,7 @@ class Generator:
             failure.code, prefix + failure.message, failure.output_data, usage=failure.usage, model=failure.model
         )
 
-    async def _finish(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
+    async def _save_outcome(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
         model_request = running.model_request
         if isinstance(outcome, Interrupted):
             released = await self._journal.release(
@@ -229,7 +229,7 @@ class Generator:
 
 
 def _with_whole_text(completed: Completed, transcript: Transcript) -> Completed:
-    """As it is, once the transcript has its text: an answer may have one that never came in pieces."""
+    """Add the text of the answer to the transcript, if it did not come as deltas. Returns the outcome unchanged."""
     text = completed.output_data.get("output")
     if isinstance(text, str) and text and not transcript.has(Segment.OUTPUT):
         transcript.append(Delta(text))
@@ -242,7 +242,7 @@ async def _with_files(completed: Completed, outputs: OutputFiles) -> Completed:
 
 
 def _overdue(model_request: ModelRequest) -> Failed:
-    """Its deadline passed in the backlog: for the reason that sent it there, or for want of a free slot."""
+    """The deadline passed in the backlog. The error is the one that sent the row there, if there was one."""
     last = model_request.last_error
     if last is None:
         return Failed(Code.SERVER_ERROR, "Not finished by its deadline: it was still waiting for its turn.")

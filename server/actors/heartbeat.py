@@ -1,4 +1,4 @@
-"""This instance lives: one lease renewed for all of its rows, and what the database says of them meanwhile."""
+"""Renews the lease of this instance, which covers all its rows, and learns which of them were cancelled or lost."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ from server.storage.database import DatabaseAway, DedicatedConnection
 
 RENEW_INTERVAL_S = 5.0
 DEAF_INTERVAL_S = 1.0
-"""Where others live and their hints do not arrive: cancellations are learned from the renewal then."""
+"""While others live and their hints do not arrive: the renewal is then the way to learn of cancellations."""
 RENEW_TIMEOUT_S = 3.0
-"""One renewal that is not answered must leave time for the next before the lease runs out."""
+"""After one renewal without an answer there must be time for the next before the lease runs out."""
 LEASE_TTL_S = 15.0
 _MARGIN_S = 2.0
 _RETRY_INTERVAL_S = 1.0
@@ -39,7 +39,7 @@ class Lease:
         self.held_since: float | None = None
         self.live_instances = 1
         self.other_stores = 0
-        """How many instances live that keep files where this one cannot read them."""
+        """Number of live instances whose files this one cannot read."""
         self._trusted_until = 0.0
         self._renewal = asyncio.Event()
 
@@ -54,31 +54,31 @@ class Lease:
 
     @property
     def may_judge_others(self) -> bool:
-        """A rescuer must itself have held a lease for a full TTL, or after an outage everyone looks dead."""
+        """Whether this instance held a lease for a full TTL. Before that all others may look dead after an outage."""
         return self.is_trusted and self.held_since is not None and time.monotonic() - self.held_since >= LEASE_TTL_S
 
     def renewed(self, sent_at: float) -> None:
-        """A renewal succeeded that was sent at `sent_at`: a slow reply does not extend the trust."""
+        """Note a renewal that was sent at `sent_at`. The trust counts from then, so a slow reply does not extend it."""
         if not self.is_trusted:
             self.held_since = sent_at
         self._trusted_until = sent_at + LEASE_TTL_S - _MARGIN_S
         self._renewal.set()
 
     async def wait_trusted(self) -> None:
-        """Return once this instance may act; bounded by whoever owns the caller."""
+        """Return once this instance may act. The caller limits the wait."""
         while not self.is_trusted:
             self._renewal.clear()
             await self._renewal.wait()
 
     def replace(self) -> None:
-        """This id was declared dead: go on under a new one."""
+        """Take a new id, because the old one was declared dead."""
         self.instance_id = InstanceId(uuid4())
         self.held_since = None
         self._trusted_until = 0.0
 
 
 class Heartbeat:
-    """Renews the lease on a connection of its own, so that no other work can delay it."""
+    """Renews the lease on its own connection, so that no other work can delay it."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Heartbeat:
         self._store = ""
         self._is_heard = is_heard
         self.has_resigned = False
-        """Set at an orderly stop: a lease that was given up is not taken again."""
+        """Set at an orderly stop: the lease is not renewed any more."""
 
     async def register(self) -> None:
         """Take the first lease under the current id."""
@@ -129,7 +129,7 @@ class Heartbeat:
         await asyncio.Event().wait()  # until cancelled
 
     async def beat(self) -> None:
-        """Renew once; stop what was cancelled or taken over."""
+        """Renew once, and stop generations that were cancelled or lost."""
         sent_at = time.monotonic()
         claims = self._workload.claims()
         [news] = await self._connection.fetch(
@@ -152,7 +152,7 @@ class Heartbeat:
         self._stop(news["lost"], StopReason.LOST)
 
     def _compare_stores(self, others: int) -> None:
-        """Log when instances appear that keep files elsewhere, and when the last of them is gone."""
+        """Log when instances with other file stores appear, and when the last of them is gone."""
         if others and not self._lease.other_stores:
             log.warning("files_not_shared", instances=others, here=self._store, fix=_SHARE_FILES)
         elif self._lease.other_stores and not others:

@@ -1,10 +1,10 @@
-"""Group commit: accepted requests and the outcomes of running ones reach Postgres in batches, without a timer.
+"""Group commit: writes accepted requests, outcomes and releases to Postgres in batches, without a timer.
 
 While one flush is in flight the next batch collects; an idle journal writes at once. A write whose reply did not arrive
 is sent again with the same ids, so every statement here is safe to repeat.
 
-The connection is open before this instance is ready, and is opened again as soon as it is lost: `is_ready` follows the
-last write, be it of a row or of the check that a journal without work makes.
+The connection is open before this instance is ready, and is opened again as soon as it is lost. `is_ready` follows the
+last write: of a row, or of the check that an idle journal makes.
 """
 
 import asyncio
@@ -28,22 +28,17 @@ from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Accepts in memory while the database is slow; beyond that newcomers are told to come back."""
+"""Size of the accepts in memory while the database is slow. Beyond it new ones are refused."""
 ACCEPT_TIMEOUT_S = 10.0
 PATIENCE_S = 2.0
-"""A restart of the database is waited for; once it is away for longer, newcomers are told so at once."""
+"""New accepts wait this long for a restart of the database. Once it is away for longer, they are refused at once."""
 RETRY_PARKED_S = 5.0
 CHECK_INTERVAL_S = 30.0
-"""A journal without work writes this often, so that a way to the database that is silently gone is noticed."""
+"""An idle journal writes this often, to notice a connection that was lost silently."""
 _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
-
-_ACCEPTED, _RECORDED, _RELEASED = (
-    tuple(field.name for field in fields(row)) for row in (NewRequest, FinalRow, ReleasedRow)
-)
-"""The arrays that the three statements take, in their order."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +49,7 @@ class _Next(Enum):
     REPEAT = auto()
     HALVE = auto()
     SET_ASIDE = auto()
-    """A fault of the database that a person can mend while the row waits."""
+    """For a fault that an operator can correct while the row waits."""
     GIVE_UP = auto()
 
 
@@ -73,11 +68,11 @@ class Journal:
         self._away_since: float | None = None
         self._failed_checks = 0
         self.is_ready = False
-        """Whether the last write succeeded, on a connection that still stands."""
+        """Whether the last write succeeded and its connection is still open."""
         connection.watch(self._connection_lost)
 
     async def check(self) -> None:
-        """Write something that changes nothing, as rows are written. Raises `DatabaseAway` and asyncpg's errors."""
+        """Commit a write that changes nothing. Raises `DatabaseAway` and asyncpg's errors."""
         await self._connection.fetch("check_writes", self._lease.instance_id)
         self._note_back()
 
@@ -88,32 +83,33 @@ class Journal:
     async def accept(self, row: NewRequest) -> Accepted | Replayed:
         """Insert a row; returns once it is committed.
 
-        Raises `Unavailable` when the database does not take it in time (it is dropped from the journal; should it have
-        been committed with its reply lost, it is found and run). Raises asyncpg's error when the row itself is refused.
+        Raises `Unavailable` when the database does not take it in time. The row is then dropped from the journal; if it
+        was committed and only the reply was lost, the sweeper finds it. Raises asyncpg's error when the row itself is
+        refused.
         """
         if self._accepts.size > MAX_WAITING_BYTES:
             raise Unavailable("The server is overloaded; nothing was accepted.", retry_after_s=2)
         if self._away_since is not None and time.monotonic() - self._away_since > PATIENCE_S:
             raise Unavailable("The database is not available; try again.", retry_after_s=2)
-        entry = self._accepts.add(row)
+        pending = self._accepts.add(row)
         self._wake()
-        timer = asyncio.get_running_loop().call_later(ACCEPT_TIMEOUT_S, _give_up, entry)
+        timer = asyncio.get_running_loop().call_later(ACCEPT_TIMEOUT_S, _give_up, pending)
         try:
-            return await entry.reply
+            return await pending.reply
         finally:
             timer.cancel()
 
     async def record(self, row: FinalRow) -> WriteResult:
         """Write a final state; waits as long as it takes. Raises asyncpg's error when the row itself is refused."""
-        entry = self._finals.add(row)
+        pending = self._finals.add(row)
         self._wake()
-        return await entry.reply
+        return await pending.reply
 
     async def release(self, row: ReleasedRow) -> WriteResult:
         """Give a row back to the backlog; waits as long as it takes."""
-        entry = self._releases.add(row)
+        pending = self._releases.add(row)
         self._wake()
-        return await entry.reply
+        return await pending.reply
 
     async def wait_flushed(self) -> None:
         """Return once nothing is left to write."""
@@ -129,10 +125,10 @@ class Journal:
             self._connection.terminate()
 
     async def _rest(self) -> None:
-        """Wait for more to write, or for the time to try again what was set aside, or to check the connection."""
+        """Wait for rows to write, for the next try of parked rows, or for the next check of the connection."""
         self._work.clear()
-        lanes: tuple[WriteQueue[Any, Any], ...] = (self._finals, self._releases)
-        has_parked = any(lane.has_parked for lane in lanes)
+        queues: tuple[WriteQueue[Any, Any], ...] = (self._finals, self._releases)
+        has_parked = any(queue.has_parked for queue in queues)
         if not has_parked:
             self._settled.set()
         pause_s = RETRY_PARKED_S if has_parked else CHECK_INTERVAL_S
@@ -143,11 +139,11 @@ class Journal:
                 await self._work.wait()
         except TimeoutError:
             await self._check_idle()
-        for lane in lanes:
-            lane.unpark()
+        for queue in queues:
+            queue.unpark()
 
     async def _check_idle(self) -> None:
-        """Check the database while there is no row to write, so that readiness stays true to it."""
+        """Check the database while there is no row to write, and keep `is_ready` up to date."""
         try:
             await self.check()
         except (DatabaseAway, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -159,55 +155,55 @@ class Journal:
         self._work.set()
 
     async def _flush(self) -> None:
-        """One round: what ends first (it frees slots), then what begins."""
-        await self._write_batch(self._finals, self._write_finals)
-        await self._write_batch(self._releases, self._write_releases)
+        """Write one batch of each kind: outcomes and releases first, because they free slots."""
+        await self._write_batch(self._finals, lambda writes: self._write_fenced("record_outcomes", writes))
+        await self._write_batch(self._releases, lambda writes: self._write_fenced("release_requests", writes))
         await self._write_batch(self._accepts, self._write_accepts)
 
-    async def _write_batch(self, lane: WriteQueue[Any, Any], write: Write) -> None:
-        batch = lane.take_batch()
+    async def _write_batch(self, queue: WriteQueue[Any, Any], send: Write) -> None:
+        batch = queue.take_batch()
         try:
-            await self._persist(batch, lane, write)
+            await self._persist(batch, queue, send)
         except BaseException:
-            lane.put_back(batch)  # stopped in the middle: a successor of this run writes it
+            queue.put_back(batch)  # cancelled or crashed: the next run writes them
             self._wake()
             raise
 
-    async def _persist(self, entries: Sequence[Any], lane: WriteQueue[Any, Any], write: Write) -> None:
-        """Write a batch until it is written. What is in doubt is sent again; what is refused is isolated by halving."""
+    async def _persist(self, writes: Sequence[Any], queue: WriteQueue[Any, Any], send: Write) -> None:
+        """Repeat a batch until it is written. A batch that is refused is halved until the row at fault is alone."""
         tries = 0
-        while entries := lane.wanted(entries):
+        while writes := queue.wanted(writes):
             try:
-                await write(sorted(entries, key=lambda entry: (entry.row.id, entry.row.epoch)))
+                await send(sorted(writes, key=lambda pending: (pending.row.id, pending.row.epoch)))
             except (DatabaseAway, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 tries += 1
-                match self._judge(error, tries, len(entries), lane):
+                match self._next_step(error, tries, len(writes), queue):
                     case _Next.REPEAT:
                         await asyncio.sleep(_pause_s(error, tries))
                     case _Next.HALVE:
-                        middle = len(entries) // 2
-                        await self._persist(entries[:middle], lane, write)
-                        await self._persist(entries[middle:], lane, write)
+                        middle = len(writes) // 2
+                        await self._persist(writes[:middle], queue, send)
+                        await self._persist(writes[middle:], queue, send)
                         return
                     case _Next.SET_ASIDE:
-                        lane.park(entries[0])
+                        queue.park(writes[0])
                         return
                     case _Next.GIVE_UP:
-                        entries[0].reject(error)
+                        writes[0].reject(error)
                         return
             else:
                 self._note_back()
                 return
 
-    def _judge(self, error: Exception, tries: int, count: int, lane: WriteQueue[Any, Any]) -> "_Next":
-        """What to do about a failed write. An outcome is only ever given up for what it holds."""
+    def _next_step(self, error: Exception, tries: int, count: int, queue: WriteQueue[Any, Any]) -> "_Next":
+        """The reaction to a failed write. An outcome is given up only when its own content is refused."""
         if isinstance(error, DatabaseAway):
             self._note_away(error, count)
-            return _Next.HALVE if error.is_slow and count > 1 else _Next.REPEAT  # too much for a slow line, perhaps
+            return _Next.HALVE if error.is_slow and count > 1 else _Next.REPEAT  # perhaps too much for a slow network
         fault = classify(error)
         if fault is Fault.BROKEN:
             self.is_ready = False  # until a write has succeeded again
-        if fault is Fault.CONTENTION and (lane.is_patient or tries < _CONTENTION_TRIES):
+        if fault is Fault.CONTENTION and (queue.is_patient or tries < _CONTENTION_TRIES):
             if tries >= _CONTENTION_TRIES:
                 self._note_away(error, count)
             return _Next.REPEAT
@@ -215,24 +211,24 @@ class Journal:
             return _Next.HALVE
         if fault is not Fault.REJECTED:
             log.error("journal_write_failed", exc_info=error)
-        return _Next.SET_ASIDE if lane.is_patient and fault is Fault.BROKEN else _Next.GIVE_UP
+        return _Next.SET_ASIDE if queue.is_patient and fault is Fault.BROKEN else _Next.GIVE_UP
 
-    async def _write_accepts(self, entries: Sequence[PendingWrite[NewRequest, Accepted | Replayed]]) -> None:
-        rows = [entry.row for entry in entries]
+    async def _write_accepts(self, writes: Sequence[PendingWrite[NewRequest, Accepted | Replayed]]) -> None:
+        rows = [pending.row for pending in writes]
         inserted = await self._connection.fetch(
             "accept_requests",
-            *_columns(_first_of_each_key(rows), *_ACCEPTED),
+            *_columns(_first_of_each_key(rows)),
         )
         replies: dict[RequestId, Accepted | Replayed] = {
             record["id"]: Accepted(record["created_at"], record["deadline_at"]) for record in inserted
         }
         if missing := [row for row in rows if row.id not in replies]:
             replies |= await self._read_back(missing)
-        for entry in entries:
-            if entry.row.id in replies:
-                entry.resolve(replies[entry.row.id])
+        for pending in writes:
+            if pending.row.id in replies:
+                pending.resolve(replies[pending.row.id])
             else:
-                entry.reject(Unavailable("The request was not stored; try again.", retry_after_s=1))
+                pending.reject(Unavailable("The request was not stored; try again.", retry_after_s=1))
 
     async def _read_back(self, rows: Sequence[NewRequest]) -> dict[RequestId, Accepted | Replayed]:
         found = await self._connection.fetch("read_back_accepts", *_columns(rows, "id", "user_id", "key"))
@@ -246,18 +242,10 @@ class Journal:
                 replies[row_id] = Accepted(record["created_at"], record["deadline_at"])
         return replies
 
-    async def _write_finals(self, entries: Sequence[PendingWrite[FinalRow, WriteResult]]) -> None:
-        await self._write_fenced(entries, "record_outcomes", _RECORDED)
-
-    async def _write_releases(self, entries: Sequence[PendingWrite[ReleasedRow, WriteResult]]) -> None:
-        await self._write_fenced(entries, "release_requests", _RELEASED)
-
-    async def _write_fenced(
-        self, entries: Sequence[PendingWrite[Any, WriteResult]], query: str, columns: Sequence[str]
-    ) -> None:
-        rows = [entry.row for entry in entries]
-        written = await self._connection.fetch(query, *_columns(rows, *columns))
-        # By id and epoch: a row that was claimed again may stand here twice, and only one of them counts.
+    async def _write_fenced(self, query: str, writes: Sequence[PendingWrite[Any, WriteResult]]) -> None:
+        rows = [pending.row for pending in writes]
+        written = await self._connection.fetch(query, *_columns(rows))
+        # By id and epoch: a batch may hold a row twice, under two claims, of which one counts.
         replies = {
             (record["id"], record["epoch"]): WriteResult(WriteStatus.WRITTEN, record["completed_at"])
             for record in written
@@ -268,8 +256,8 @@ class Journal:
             ):
                 reply = WriteResult(WriteStatus(record["status"]), record["completed_at"])
                 replies[record["id"], record["epoch"]] = reply
-        for entry in entries:
-            entry.resolve(replies[entry.row.id, entry.row.epoch])
+        for pending in writes:
+            pending.resolve(replies[pending.row.id, pending.row.epoch])
 
     def _note_away(self, error: Exception, waiting: int) -> None:
         self.is_ready = False
@@ -286,8 +274,8 @@ class Journal:
         self._away_since = None
 
 
-def _give_up(entry: PendingWrite[Any, Any]) -> None:
-    entry.reject(Unavailable("The database does not answer; try again.", retry_after_s=2))
+def _give_up(pending: PendingWrite[Any, Any]) -> None:
+    pending.reject(Unavailable("The database does not answer; try again.", retry_after_s=2))
 
 
 def _pause_s(error: Exception, tries: int) -> float:
@@ -302,14 +290,14 @@ def _backoff_s(tries: int) -> float:
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:
-    """The rows turned into one array for each column, as unnest() wants them."""
-    return [[getattr(row, name) for row in rows] for name in names]
+    """One array for each of these fields, by default for every field of the rows, for unnest()."""
+    return [[getattr(row, name) for row in rows] for name in names or [field.name for field in fields(rows[0])]]
 
 
 def _first_of_each_key(rows: Sequence[NewRequest]) -> list[NewRequest]:
-    """Rows without those whose idempotency key stands earlier in the same batch.
+    """The rows, without those whose idempotency key occurs earlier in the batch.
 
-    One statement cannot upsert a key twice (21000); the later ones read back what became of the first.
+    One statement cannot upsert a key twice (SQLSTATE 21000). The later rows read back the request of the first.
     """
     seen: set[tuple[UserId, str]] = set()
     first = []

@@ -1,4 +1,4 @@
-"""Hears what other instances have to say: a connection that LISTENs, and an echo that tells whether it works."""
+"""Receives the hints of other instances: a connection that LISTENs, and an echo to itself that proves it works."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -24,9 +24,9 @@ Handler = Callable[..., None]
 
 
 class Listener:
-    """Connects only while other instances live, at most `most_instances`, and never without a session to `connect` to.
+    """Connects only while other instances live (at most `most_instances`), and only with a session to `connect` to.
 
-    What is not heard, everyone finds out by looking, a little later.
+    Hints save time only: every change is also found by a query, a little later.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Listener:
         return not self._lease.is_alone and not is_crowded
 
     async def _listen(self, connect: Connect) -> None:
-        """Until the connection fails, this instance takes another id, is alone again, or one of too many."""
+        """Listen until the connection fails, this instance takes another id, or there is no more reason to listen."""
         connection = await connect()
         instance_id = self._lease.instance_id
         try:
@@ -85,7 +85,7 @@ class Listener:
             connection.terminate()
 
     def _receive(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:
-        """Hand on what was said. What cannot be understood is passed over: whoever may connect may NOTIFY, too."""
+        """Call the handlers of a payload. Bad messages are ignored: every client of the database may send NOTIFY."""
         try:
             sender, *messages = orjson.loads(str(payload))
         except (ValueError, TypeError):
@@ -96,7 +96,7 @@ class Listener:
         for message in messages:
             try:
                 kind, *details = message
-                handler = self._handlers.get(kind, _ignore)  # a later version has more to say
+                handler = self._handlers.get(kind, _ignore)  # a later version may send more kinds
                 handler(*details)
             except (ValueError, TypeError, AttributeError) as error:
                 log.debug("hint_not_understood", channel=channel, reason=f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
-"""PeerNotifier to other instances, off the write path: many in one NOTIFY, a few milliseconds after the first.
+"""Sends hints to other instances, off the write path: many in one NOTIFY, a few milliseconds after the first.
 
-They are hints: one that is lost costs time, never a request. NOTIFY takes a lock that all of a database share, so it
-never rides in a transaction that anybody waits for.
+A lost hint costs time, never a request. NOTIFY takes a lock that is global in a database, so it is never part of a
+transaction that a client waits for.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from server.model_request import InstanceId, RequestId
 from server.storage.database import DatabaseAway, DedicatedConnection
 
 EVERYONE = "ai_sdk"
-"""The channel that every instance listens to; each has one of its own besides."""
+"""The channel that every instance listens to. Each also has a channel of its own."""
 PAUSE_S = 0.005
 MAX_PAYLOAD_BYTES = 7_900
 """Postgres takes less than 8,000 (NOTIFY, "payload string")."""
 PAYLOADS_AT_ONCE = 200
 MAX_WAITING = 5_000
-"""Messages; beyond that the oldest are dropped."""
+"""Messages. Beyond that the oldest are dropped."""
 MAX_CHANGED = 20_000
 IDS_PER_HINT = 150
 _AROUND = len("[,]")
@@ -38,7 +38,7 @@ def channel_of(instance_id: InstanceId) -> str:
 
 
 class PeerNotifier:
-    """Says nothing while no other instance lives."""
+    """Sends nothing while no other instance lives."""
 
     def __init__(self, connection: DedicatedConnection, *, lease: Lease) -> None:
         self._connection = connection
@@ -48,15 +48,15 @@ class PeerNotifier:
         self._news = asyncio.Event()
 
     def tell(self, instance_id: InstanceId, *message: Any) -> None:
-        """Something for one instance."""
+        """Send a message to one instance."""
         self._post(channel_of(instance_id), message)
 
     def tell_everyone(self, *message: Any) -> None:
-        """Something for whom it concerns."""
+        """Send a message to all instances."""
         self._post(EVERYONE, message)
 
     def changed(self, request_id: RequestId) -> None:
-        """This request stands otherwise than before."""
+        """Tell all instances that this request changed."""
         if not self._lease.is_alone and len(self._changed) < MAX_CHANGED:
             self._changed[request_id] = None
             self._news.set()
@@ -88,7 +88,7 @@ class PeerNotifier:
             await self._connection.fetch("notify_instances", channels, texts)
 
     def _payloads(self, waiting: deque[tuple[str, bytes]]) -> Iterator[tuple[str, str]]:
-        """Messages in the order in which they came, as many in one as fit. One that can never fit is not sent."""
+        """Messages in their order, as many in one payload as fit. A message that can never fit is dropped."""
         sender = dumps(self._lease.instance_id)
         by_channel: dict[str, list[bytes]] = {}
         for channel, message in waiting:

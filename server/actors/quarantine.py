@@ -1,4 +1,4 @@
-"""Runs what was running at several crashes in small groups, with nothing beside it: one of them may be the cause."""
+"""Runs requests that were running at several crashes in small groups, and nothing else meanwhile."""
 
 import asyncio
 import time
@@ -13,24 +13,24 @@ from server.actors.workload import Workload
 from server.model_request import ModelRequest
 from server.storage.database import DedicatedConnection
 
-SUSPECT_ATTEMPTS = 2
-"""A row that was running at this many crashes is a suspect: one killer cannot fail its neighbours. An index and two
-statements name the number as well."""
+QUARANTINE_ATTEMPTS = 2
+"""A row that was running at this many crashes is quarantined, so that a request that kills its instance cannot fail
+others. An index and two statements contain this number as well."""
 MAX_ATTEMPTS = 8
-"""A row that was running at this many crashes fails; the last attempts it made alone."""
+"""A row that was running at this many crashes fails. It made its last attempts alone."""
 GROUP_SIZE = 8
-"""Of those that are suspects since one crash. With each crash more it is a quarter: 8, 2, then each alone."""
+"""Size of a group after two crashes. Each further crash divides it by four: 8, 2, then 1."""
 PAUSE_S = 5.0
-"""Between two groups the others have the instance for so long, if any wait."""
+"""Time between two groups in which other waiting requests may start."""
 
 log = structlog.get_logger(__name__)
 
 
 class QuarantineRunner:
-    """At most one group at a time: claimed, held until nothing else runs, started together, and waited for.
+    """One group at a time: claims it, holds it until nothing else runs, starts it, and waits for its end.
 
-    After two crashes nearly all suspects are innocent, and a crash may have come from outside. Alone, one after the
-    other, they would keep an instance for minutes; a group of which one member kills is split up by that.
+    After two crashes most quarantined requests did not cause them. One after the other they would block an instance for
+    minutes, so they run in groups; a crash splits the group of the request that caused it.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class QuarantineRunner:
         self._rest_until = 0.0
 
     async def begin(self, *, others_wait: bool) -> bool:
-        """Claim a group, if it is their turn and no other instance was faster, and close the slots for it."""
+        """Claim a group, if it is time and there is one, and close the slots. Returns whether there is a group now."""
         size = min(GROUP_SIZE, self._slots.sensible)
         if size == 0 or (others_wait and time.monotonic() < self._rest_until):
             return False
-        rows = await self._connection.fetch("claim_suspects", self._lease.instance_id, size)
+        rows = await self._connection.fetch("claim_quarantined", self._lease.instance_id, size)
         if not rows:
             return False
         self._group = [replace(model_request_of(row), attempt=row["attempt"] + 1) for row in rows]
         self._is_started = False
-        for suspect in self._group:
-            self._workload.add(suspect)
+        for model_request in self._group:
+            self._workload.add(model_request)
         self._slots.is_closed = True
-        log.warning("suspects_claimed", count=len(rows), crashes=rows[0]["attempt"])
+        log.warning("quarantine_claimed", count=len(rows), crashes=rows[0]["attempt"])
         return await self.go_on()
 
     async def go_on(self) -> bool:
         """Start the group once nothing else runs; open the slots again when it has ended. True while there is one.
 
-        Until it starts, whatever comes free wakes the sweeper again.
+        Each slot that comes free wakes the sweeper, which calls this again.
         """
         if self._group is None:
             return False
@@ -79,7 +79,7 @@ class QuarantineRunner:
                 return True
             self._group = await self._start(self._group)
             self.release_waiting()
-        if any(suspect.id in self._workload for suspect in self._group):
+        if any(model_request.id in self._workload for model_request in self._group):
             return True
         self._group = None
         self._rest_until = time.monotonic() + PAUSE_S
@@ -87,25 +87,25 @@ class QuarantineRunner:
         return False
 
     async def _start(self, group: list[ModelRequest]) -> list[ModelRequest]:
-        """Spend an attempt of each that is still ours, and return those."""
+        """Count an attempt for each request that this instance still owns, and return those."""
         started = await self._connection.fetch(
-            "start_suspects",
-            [suspect.id for suspect in group],
-            [suspect.owner for suspect in group],
-            [suspect.epoch for suspect in group],
-            [suspect.attempt for suspect in group],
+            "start_quarantined",
+            [model_request.id for model_request in group],
+            [model_request.owner for model_request in group],
+            [model_request.epoch for model_request in group],
+            [model_request.attempt for model_request in group],
         )
         ours = {row["id"] for row in started}
-        for suspect in group:
-            if suspect.id not in ours and (running := self._workload.get(suspect.id)) is not None:
+        for model_request in group:
+            if model_request.id not in ours and (running := self._workload.get(model_request.id)) is not None:
                 self._workload.remove(running)
-        return [suspect for suspect in group if suspect.id in ours]
+        return [model_request for model_request in group if model_request.id in ours]
 
     def release_waiting(self) -> None:
-        """Hand a group that waits to the generators, to be run, or given back at a stop."""
+        """Give a waiting group to the generators. While the server stops they hand it back."""
         if self._group is None or self._is_started:
             return
         self._is_started = True
-        for suspect in self._group:
+        for model_request in self._group:
             self._slots.reserve_beyond()
-            self._queue.put_nowait(suspect)
+            self._queue.put_nowait(model_request)

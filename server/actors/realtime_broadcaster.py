@@ -1,4 +1,4 @@
-"""Tells Supabase Realtime of requests that changed: in batches, beside the writes, never in their way."""
+"""Sends changes of requests to Supabase Realtime in batches, outside the write path."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from server.model_request import RequestId
 from server.storage.database import DatabaseAway, DedicatedConnection
 
 PAUSE_S = 0.05
-"""Between two statements: what changes meanwhile goes out together, and twice changed is told once."""
+"""Pause before each batch. A request that changes twice in it is sent once."""
 BATCH = 500
 MAX_WAITING = 10_000
-"""Beyond that the oldest are forgotten: whoever listens reads the request itself for certainty."""
+"""Beyond that the oldest are dropped. Clients can always read the request itself."""
 _RETRY_S = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 class RealtimeBroadcaster:
-    """Holds ids only: what is told is what the row says when it is told."""
+    """Holds ids only. A message contains the row as it is when the message is sent."""
 
     def __init__(self, connection: DedicatedConnection) -> None:
         self._connection = connection
@@ -27,7 +27,7 @@ class RealtimeBroadcaster:
         self._forgotten = 0
 
     def tell(self, request_id: RequestId) -> None:
-        """This request changed; never blocks."""
+        """Report a change of this request; never blocks."""
         self._waiting.pop(request_id, None)
         self._waiting[request_id] = None
         if len(self._waiting) > MAX_WAITING:
@@ -51,7 +51,7 @@ class RealtimeBroadcaster:
             await asyncio.sleep(PAUSE_S)
             batch = list(self._waiting)[:BATCH]
             for request_id in batch:
-                del self._waiting[request_id]  # before the statement: what changes during it is told again
+                del self._waiting[request_id]  # before the statement: a change during it is sent again
             try:
                 await self._connection.fetch("broadcast_requests", batch)
             except DatabaseAway:

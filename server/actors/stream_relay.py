@@ -1,7 +1,7 @@
-"""The text of a run for readers who are connected to another instance: asked for by a hint, sent as hints.
+"""Relays the text of a run to readers on other instances: they request it by a hint, and the owner sends it as hints.
 
-A reader's instance keeps a mirror of the transcript and asks for it again every few seconds, from where it stands: that
-keeps the owner sending, and repairs what was lost on the way.
+A reader's instance keeps a mirror of the transcript and requests it again every few seconds, from its current end. That
+keeps the owner sending, and repairs losses.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from server.model_request import InstanceId, RequestId
 from server.transcript import Position, Transcript
 
 PART_CHARS = 1_000
-"""Of one hint: six bytes each in the worst case, when all of them are escaped, and 8,000 bytes are the limit."""
+"""Length of one part. An escaped character takes up to six bytes, and the limit of a hint is 8,000 bytes."""
 PARTS_AT_ONCE = 100
-"""For one reader's instance, then it is the others' turn: who asks for a long text must not fill the hints with it."""
+"""For one reader's instance, before the turn of the next, so that a long text does not hold up the others."""
 PAUSE_S = 0.01
 ASK_INTERVAL_S = 3.0
 SEND_FOR_S = 10.0
@@ -34,7 +34,7 @@ Value = TypeVar("Value", int, str)
 
 @dataclass(slots=True)
 class _Mirror:
-    """What is known here of a run elsewhere."""
+    """The text, as far as known here, of a run on another instance."""
 
     epoch: int
     transcript: Transcript = field(default_factory=Transcript)
@@ -44,7 +44,7 @@ class _Mirror:
 
 @dataclass(slots=True)
 class _Outbox:
-    """What another instance has got of a run here."""
+    """The progress of another instance in the text of a run here."""
 
     epoch: int
     transcript: Transcript
@@ -53,7 +53,7 @@ class _Outbox:
 
 
 class StreamRelay:
-    """Both ends: mirrors of what runs elsewhere, and outboxes of what runs here."""
+    """Both ends: mirrors of runs on other instances, and outboxes of runs here."""
 
     def __init__(self, hints: PeerNotifier, *, lease: Lease, find_run: FindRun) -> None:
         self._hints = hints
@@ -61,10 +61,10 @@ class StreamRelay:
         self._find_run = find_run
         self._mirrors: dict[RequestId, _Mirror] = {}
         self._outboxes: dict[tuple[RequestId, InstanceId], _Outbox] = {}
-        self._stirred = asyncio.Event()
+        self._wake_up = asyncio.Event()
 
     def find(self, request_id: RequestId, epoch: int) -> Transcript | None:
-        """The mirror of a run elsewhere, which fills from now on; None of one that a later run has replaced."""
+        """The mirror of a run on another instance, filled from now on; None where a later run replaced it."""
         mirror = self._mirrors.get(request_id)
         if mirror is None or mirror.epoch < epoch:
             mirror = self._mirrors[request_id] = _Mirror(epoch)
@@ -72,23 +72,23 @@ class StreamRelay:
         return mirror.transcript if mirror.epoch == epoch else None
 
     def wanted(self) -> list[tuple[RequestId, int]]:
-        """Id and epoch of the runs elsewhere that somebody here reads."""
+        """Id and epoch of the runs on other instances that have readers here."""
         return [(request_id, mirror.epoch) for request_id, mirror in self._mirrors.items() if mirror.transcript.readers]
 
     async def run(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(1.0):
-                    await self._stirred.wait()
+                    await self._wake_up.wait()
             except TimeoutError:
                 pass
-            self._stirred.clear()
+            self._wake_up.clear()
             self._send()
             self._keep_asking()
             await asyncio.sleep(PAUSE_S)
 
     def be_asked(self, request_id: str, epoch: int, offset: int, run: int, reader: str) -> None:
-        """An instance wants the text of a run from there on; it is this one's, or another's."""
+        """Handle a request for the text of a run from a position on. Runs of other instances are ignored."""
         position = Position(_checked(offset, int), _checked(run, int))
         key = (RequestId(UUID(request_id)), InstanceId(UUID(reader)))
         transcript = self._find_run(key[0], epoch)
@@ -97,16 +97,16 @@ class StreamRelay:
         outbox = self._outboxes.get(key)
         if outbox is None or outbox.epoch != epoch or outbox.position > position:
             outbox = self._outboxes[key] = _Outbox(epoch, transcript, position, 0.0)
-            transcript.readers.add(self._stirred.set)
+            transcript.readers.add(self._wake_up.set)
         outbox.until = time.monotonic() + SEND_FOR_S
-        self._stirred.set()
+        self._wake_up.set()
 
     def take_text(
         self, request_id: str, epoch: int, start: int, run: int, segment: str, number: int, name: str, text: str
     ) -> None:
-        """Text of a run elsewhere: the part of its segment `run` that begins at `start`.
+        """Add a part of a run on another instance: of its segment `run`, beginning at `start`.
 
-        What is known already is skipped; what was lost on the way is asked for again.
+        Known text is skipped. After a gap the text is requested again.
         """
         delta = Delta(_checked(text, str), Segment(segment), _checked(number, int), _checked(name, str))
         mirror = self._mirrors.get(RequestId(UUID(request_id)))
@@ -125,7 +125,7 @@ class StreamRelay:
         self._hints.tell_everyone("follow", request_id, mirror.epoch, end.offset, end.run, self._lease.instance_id)
 
     def _keep_asking(self) -> None:
-        """Ask again for what is read here; forget what is not."""
+        """Repeat the requests for texts with readers; forget mirrors without."""
         now = time.monotonic()
         for request_id, mirror in list(self._mirrors.items()):
             if mirror.transcript.readers:
@@ -136,7 +136,7 @@ class StreamRelay:
                 del self._mirrors[request_id]
 
     def _send(self) -> None:
-        """Whatever has grown since the last time, to whoever still asks for it."""
+        """Send new text to the instances that requested it in the last `SEND_FOR_S`."""
         now = time.monotonic()
         for key, outbox in list(self._outboxes.items()):
             request_id, reader = key
@@ -148,15 +148,15 @@ class StreamRelay:
                 self._hints.tell(reader, "text", request_id, outbox.epoch, start, run, *told)
             has_more = outbox.position < outbox.transcript.end
             if has_more:
-                self._stirred.set()
+                self._wake_up.set()
             if now >= outbox.until or (outbox.transcript.is_complete and not has_more):
                 del self._outboxes[key]
                 if all(other.transcript is not outbox.transcript for other in self._outboxes.values()):
-                    outbox.transcript.readers.discard(self._stirred.set)
+                    outbox.transcript.readers.discard(self._wake_up.set)
 
 
 def _checked(value: object, kind: type[Value]) -> Value:
-    """A value of a hint, which anybody with access to the database can send."""
+    """A value of a hint, checked because every client of the database can send hints."""
     if type(value) is not kind:
         raise TypeError(f"{kind.__name__} expected")
     return value

@@ -1,4 +1,4 @@
-"""The relay by a table, where hints do not arrive: readers ask there, owners leave their text, twice a second."""
+"""Relays text by a table where hints do not arrive: readers request it there and owners store it, twice a second."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class StreamRelayTable:
-    """Does nothing while this instance is alone, or hears the others."""
+    """Does nothing while this instance is alone, or receives hints."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class StreamRelayTable:
                 log.debug("relay_skipped", reason=str(error))
 
     async def read(self) -> None:
-        """Ask for what is read here, and take what is there of it."""
+        """Request the texts that have readers here, and take what is stored of them."""
         mirrors = self._relay.wanted()
         if not mirrors:
             return
         rows = await self._connection.fetch(
-            "want_texts", [item[0] for item in mirrors], [item[1] for item in mirrors], WANTED_FOR_S
+            "request_transcripts", [item[0] for item in mirrors], [item[1] for item in mirrors], WANTED_FOR_S
         )
         for row in rows:
             start = 0
@@ -66,11 +66,13 @@ class StreamRelayTable:
                 start += len(text)
 
     async def write(self) -> None:
-        """Leave the text of what runs here and is asked for, as far as it has grown."""
+        """Store the requested texts of runs here, if they have grown."""
         claims = self._workload.claims()
         if not claims:
             return
-        rows = await self._connection.fetch("wanted_texts", [item[0] for item in claims], [item[1] for item in claims])
+        rows = await self._connection.fetch(
+            "list_requested_transcripts", [item[0] for item in claims], [item[1] for item in claims]
+        )
         ids, epochs, texts, left = [], [], [], dict[RequestId, int]()
         for row in rows:
             request_id, epoch = RequestId(row["request_id"]), row["epoch"]
@@ -84,5 +86,5 @@ class StreamRelayTable:
                 epochs.append(epoch)
                 texts.append(dumps([[part.segment, part.number, part.name, part.text] for part in parts]))
         if ids:
-            await self._connection.fetch("leave_texts", ids, epochs, texts)
+            await self._connection.fetch("store_transcripts", ids, epochs, texts)
         self._left = left

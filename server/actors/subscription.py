@@ -1,9 +1,8 @@
-"""One client's interest in one request: in its end, or in everything that happens to it."""
+"""One client's subscription to one request: to its end, or to everything that happens to it."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from server.model_request import RequestId, Status
@@ -11,7 +10,7 @@ from server.model_request import RequestId, Status
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A request as it stood at one moment. `body` is its public object, where the teller had it at hand."""
+    """The state of a request at one moment. `body` is its public object, if the publisher had it."""
 
     status: Status
     epoch: int
@@ -23,7 +22,7 @@ class View:
 
 
 class Registry(Protocol):
-    """Where those who are interested are known: the subscriptions."""
+    """The part of `Subscriptions` that a subscription uses."""
 
     @property
     def is_closed(self) -> bool: ...
@@ -48,7 +47,7 @@ class Subscription(ABC):
 
     @property
     def seen(self) -> View | None:
-        """What is known of the request; without the object where that takes too much memory."""
+        """The last known state; without its object where all of them take too much memory."""
         return self._seen
 
     @seen.setter
@@ -58,19 +57,17 @@ class Subscription(ABC):
     @property
     @abstractmethod
     def is_waiting(self) -> bool:
-        """Whether the database is to be asked on its behalf."""
+        """Whether the sweep has to query the database for it."""
 
     @abstractmethod
     def tell(self, view: View | None) -> None:
-        """What has become of the request; None: look for yourself, or go home."""
+        """Publish the new state of the request. None: the state has to be read, or the server stops."""
 
     def __enter__(self) -> Self:
         self._registry.add(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._registry.remove(self)
 
     def _is_news(self, view: View) -> bool:
@@ -88,14 +85,14 @@ class Waiter(Subscription):
 
     @property
     def is_waiting(self) -> bool:
-        """Between `wait` and its end. Before, the row may not be there yet: a create watches its id, then inserts."""
+        """True during `wait`. Before it the row may not exist yet: a create subscribes, then inserts."""
         return self._changed is not None and not self._changed.done()
 
     async def wait(self, timeout_s: float) -> View | None:
-        """Wait until the request is final; with `any_change`, until it stands otherwise than `seen`.
+        """Wait until the request is final; with `any_change`, until its state differs from `seen`.
 
         Returns the view that was published, or None when the row has to be read: time is up, the server stops, or the
-        change was seen in the database only.
+        change was found in the database only.
         """
         loop = asyncio.get_running_loop()
         self._changed = self._changed or loop.create_future()
@@ -107,14 +104,14 @@ class Waiter(Subscription):
             self._changed = None
 
     async def is_told(self, *, within_s: float) -> bool:
-        """Whether what it waits for came in that time, be it with a view or with nothing but the hint to look."""
+        """Whether the awaited change was published in that time, with a view or without."""
         self._changed = self._changed or asyncio.get_running_loop().create_future()
         told, _ = await asyncio.wait({self._changed}, timeout=within_s)
         self._changed = None
         return bool(told)
 
     def tell(self, view: View | None) -> None:
-        """Wake the waiter, if this is what it waits for. A view told before `wait` is kept for it."""
+        """Wake the waiter, if it waits for this. A view that comes before `wait` is kept for it."""
         if view is not None and not view.status.is_final and not (self.any_change and self._is_news(view)):
             return
         if self._changed is None:
@@ -126,39 +123,39 @@ class Waiter(Subscription):
 class StreamSubscription(Subscription):
     """Follows a request to its end: every state it is in, and the growth of its text."""
 
-    __slots__ = ("_has_look_at", "_news", "_wake_up")
+    __slots__ = ("_must_read", "_news", "_wake_up")
 
     def __init__(self, registry: Registry, request_id: RequestId) -> None:
         super().__init__(registry, request_id, any_change=True)
         self._wake_up = asyncio.Event()
         self._news: View | None = None
-        self._has_look_at = False
+        self._must_read = False
 
     @property
     def is_waiting(self) -> bool:
-        """From its first look at the row to its end."""
+        """True from the first read of the row to the end of the request."""
         return self.seen is not None and not self.seen.status.is_final
 
     @property
     def is_closed(self) -> bool:
-        """The server stops: what is not there yet does not come any more."""
+        """Whether the server stops: no more news comes."""
         return self._registry.is_closed
 
     def tell(self, view: View | None) -> None:
         if view is None:
-            self._has_look_at = True
+            self._must_read = True
         elif self._news is None or not self._news.status.is_final:
             self._news = view
         self.wake()
 
     def wake(self) -> None:
-        """There is more text, or something to look at."""
+        """Wake the reader: there is more text, or a new state."""
         self._wake_up.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Until something happened since the last call, or nothing did for so long.
+        """Return once the reader was woken since the last call, or after `timeout_s`.
 
-        With a plain timer, since it is called for every delta: asyncio.timeout() costs as much as the rest of a delta.
+        It uses a plain timer, because asyncio.timeout() costs as much as all other work for a delta.
         """
         if not self._wake_up.is_set():
             timer = asyncio.get_running_loop().call_later(timeout_s, self._wake_up.set)
@@ -169,11 +166,11 @@ class StreamSubscription(Subscription):
         self._wake_up.clear()
 
     def take_news(self) -> View | None:
-        """What was told since the last call."""
+        """The state that was published since the last call."""
         news, self._news = self._news, None
         return news
 
     def take_look(self) -> bool:
-        """Whether to look at the row, asked for since the last call."""
-        has_look, self._has_look_at = self._has_look_at, False
-        return has_look
+        """Whether a read of the row was requested since the last call."""
+        must_read, self._must_read = self._must_read, False
+        return must_read

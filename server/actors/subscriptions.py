@@ -1,4 +1,4 @@
-"""Who waits for which model request: creates, long-polls and streams, woken by this process or by the database."""
+"""The subscriptions to model requests (creates, long-polls, streams), and the ways to wake them."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from server.storage.database import DatabaseAway, DedicatedConnection
 MAX_WATCHES = 20_000
 SWEEP_INTERVAL_S = 1.0
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""Of the objects that waiters keep while they wait; beyond that they read them again."""
+"""Memory for the objects that waiters keep. Beyond it they read the object again."""
 _SWEEP_CHUNK = 1000
 
 log = structlog.get_logger(__name__)
 
 
 class Subscriptions:
-    """Local news wakes waiters at once; one batched query a second over all waited-for ids is the truth behind it."""
+    """Changes made here wake subscribers at once; one query a second over all their ids finds every other change."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Subscriptions:
     ) -> None:
         self._connection = connection
         self._on_change = on_change
-        self._watches: dict[RequestId, set[Subscription]] = {}
+        self._subscriptions: dict[RequestId, set[Subscription]] = {}
         self._count = 0
         self._kept_bytes = 0
         self._holders: Counter[int] = Counter()
@@ -50,26 +50,26 @@ class Subscriptions:
     def follow(self, request_id: RequestId) -> StreamSubscription:
         return StreamSubscription(self, request_id)
 
-    def add(self, watch: Subscription) -> None:
+    def add(self, subscription: Subscription) -> None:
         if self._count >= MAX_WATCHES:
             raise Unavailable("Too many clients are waiting; poll instead, or try again.", retry_after_s=5)
-        self._watches.setdefault(watch.request_id, set()).add(watch)
+        self._subscriptions.setdefault(subscription.request_id, set()).add(subscription)
         self._count += 1
         if self.is_closed:
-            watch.tell(None)
+            subscription.tell(None)
 
-    def remove(self, watch: Subscription) -> None:
-        watches = self._watches[watch.request_id]
-        watches.discard(watch)
-        watch.seen = None
+    def remove(self, subscription: Subscription) -> None:
+        subscriptions = self._subscriptions[subscription.request_id]
+        subscriptions.discard(subscription)
+        subscription.seen = None
         self._count -= 1
-        if not watches:
-            del self._watches[watch.request_id]
+        if not subscriptions:
+            del self._subscriptions[subscription.request_id]
 
     def keep(self, view: View | None, *, instead_of: View | None) -> View | None:
-        """What a waiter may hold on to: the view as it is, or without its object when all of them are too much.
+        """The view that a subscription may keep: without its object once all objects take too much memory.
 
-        An object that was told to many is counted once: they share its bytes.
+        An object that many subscriptions keep is counted once, because they share its bytes.
         """
         if instead_of is not None and instead_of.body is not None:
             self._holders[id(instead_of.body)] -= 1
@@ -85,23 +85,23 @@ class Subscriptions:
         return view
 
     def publish(self, request_id: RequestId, view: View) -> None:
-        """Tell everyone who waits for this request; never blocks."""
+        """Wake all subscribers of this request; never blocks."""
         self._on_change(request_id)
-        for watch in tuple(self._watches.get(request_id, ())):
-            watch.tell(view)
+        for subscription in tuple(self._subscriptions.get(request_id, ())):
+            subscription.tell(view)
 
     def look(self, request_ids: Iterable[RequestId]) -> None:
-        """These changed elsewhere, it is said: the sweep of those who wait for them comes at once."""
-        self._hinted |= self._watches.keys() & set(request_ids)
+        """Query these at once, because a hint says that they changed."""
+        self._hinted |= self._subscriptions.keys() & set(request_ids)
         if self._hinted:
             self._news.set()
 
     def close(self) -> None:
-        """Send everyone home with what they have: the drain is over."""
+        """Wake all subscribers for the last time: the drain is over."""
         self.is_closed = True
-        for watches in self._watches.values():
-            for watch in watches:
-                watch.tell(None)
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.tell(None)
 
     async def run(self) -> None:
         next_sweep = 0.0
@@ -113,7 +113,7 @@ class Subscriptions:
             hinted, self._hinted = self._hinted, set()
             now = asyncio.get_running_loop().time()
             if now >= next_sweep:
-                hinted = set(self._watches)
+                hinted = set(self._subscriptions)
                 next_sweep = now + SWEEP_INTERVAL_S * random.uniform(0.9, 1.1)  # noqa: S311
             try:
                 await self.sweep(hinted)
@@ -122,18 +122,19 @@ class Subscriptions:
                 await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self, request_ids: Iterable[RequestId] | None = None) -> None:
-        """Wake those whose request changed where this process could not see it; by default, whoever waits."""
-        groups = self._watches.values() if request_ids is None else map(self._watches.get, request_ids)
-        watches = [watch for group in groups for watch in group or () if watch.is_waiting]
-        for start in range(0, len(watches), _SWEEP_CHUNK):
-            chunk = watches[start : start + _SWEEP_CHUNK]
+        """Wake subscribers whose request was changed by another process; by default, check all of them."""
+        groups = self._subscriptions.values() if request_ids is None else map(self._subscriptions.get, request_ids)
+        subscriptions = [subscription for group in groups for subscription in group or () if subscription.is_waiting]
+        for start in range(0, len(subscriptions), _SWEEP_CHUNK):
+            chunk = subscriptions[start : start + _SWEEP_CHUNK]
+            seen = [subscription.seen if subscription.any_change else None for subscription in chunk]
             changed = await self._connection.fetch(
                 "changed_requests",
-                [watch.request_id for watch in chunk],
-                [str(watch.seen.status) if watch.any_change and watch.seen else None for watch in chunk],
-                [watch.seen.epoch if watch.any_change and watch.seen else None for watch in chunk],
+                [subscription.request_id for subscription in chunk],
+                [None if view is None else str(view.status) for view in seen],
+                [None if view is None else view.epoch for view in seen],
             )
             found = {record["id"] for record in changed}
-            for watch in chunk:
-                if watch.request_id in found:
-                    watch.tell(None)
+            for subscription in chunk:
+                if subscription.request_id in found:
+                    subscription.tell(None)

@@ -1,4 +1,4 @@
-"""Starts the actors, restarts one that crashed, and gives up when that happens too often."""
+"""Starts the actors, restarts those that crash, and gives up when that happens too often."""
 
 import asyncio
 import time
@@ -20,11 +20,11 @@ class Actor(Protocol):
 
 
 class ActorFailed(Exception):
-    """An actor crashed more often than the budget allows: the process is better started anew."""
+    """An actor crashed more often than the budget allows: the process has to be started again."""
 
 
 class Supervisor:
-    """Owns the task of every actor. Its TaskGroup lives inside `run`, so inside one task."""
+    """Owns the task of every actor. The TaskGroup is inside `run`, so it belongs to one task."""
 
     def __init__(self, actors: Mapping[str, Actor]) -> None:
         self._actors = actors

@@ -1,4 +1,4 @@
-"""Claims pending rows when slots are free, takes up what dead owners left, ends what is overdue, and purges."""
+"""Claims pending rows when slots are free, rescues rows of dead owners, ends overdue rows, and purges."""
 
 import asyncio
 import random
@@ -14,20 +14,20 @@ import structlog
 from server.actors.capacity import Backlog, Slots
 from server.actors.claims import model_request_of
 from server.actors.heartbeat import LEASE_TTL_S, Lease
-from server.actors.quarantine import MAX_ATTEMPTS, SUSPECT_ATTEMPTS, QuarantineRunner
+from server.actors.quarantine import MAX_ATTEMPTS, QUARANTINE_ATTEMPTS, QuarantineRunner
 from server.actors.workload import Workload
-from server.model_request import InstanceId, ModelRequest, RequestId, Status
+from server.model_request import InstanceId, ModelRequest, RequestId, Status, lowest_id_at
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
 
 CLAIM_INTERVAL_S = 1.0
 RESCUE_INTERVAL_S = 2.0
-ADOPT_INTERVAL_S = 30.0
+RECLAIM_INTERVAL_S = 30.0
 PURGE_INTERVAL_S = 600.0
 
 _CLAIM_BATCH = 100
 _SWEEP_BATCH = 500
-_ADOPT_MIN_AGE_S = 10.0
+_RECLAIM_MIN_AGE_S = 10.0
 _EXPIRY_GRACE_S = 30.0
 _DEAD_LEASE_KEPT_S = 3600.0
 _BEFORE_ALL_USERS = UUID(int=0)
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """The only way by which work that is not brand new starts on this instance."""
+    """Starts all requests on this instance except those that admission starts at once."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class Sweeper:
         self._last_user = _BEFORE_ALL_USERS
         self.is_stopped = False
         self.is_away = False
-        """Whether the last look at the backlog got no answer: what waits is not taken up here."""
+        """Whether the last query of the backlog got no answer: waiting requests do not start here."""
         self._quarantine = QuarantineRunner(connection, queue=queue, lease=lease, slots=slots, workload=workload)
         slots.watch(self._slot_came_free)
         backlog.watch(self.wake)
 
     def add_dead_instance(self, instance_id: InstanceId) -> None:
-        """This instance is known to be dead: its rows need not wait for its lease to run out."""
+        """Rescue the rows of this dead instance without waiting for its lease to run out."""
         self._known_dead.append(instance_id)
 
     def wake(self) -> None:
-        """Look at once whether there is something to do."""
+        """Start the next tick at once."""
         self._news.set()
 
     async def run(self) -> None:
@@ -98,23 +98,23 @@ class Sweeper:
             self._news.clear()
 
     async def tick(self) -> None:
-        """Do whatever is due."""
+        """Do everything that is due."""
         if self._is_due("rescue", RESCUE_INTERVAL_S):
             await self.rescue()
             await self.expire()
         await self.claim()
-        if self._is_due("adopt", ADOPT_INTERVAL_S):
-            await self.adopt()
+        if self._is_due("reclaim", RECLAIM_INTERVAL_S):
+            await self.reclaim()
         if self._is_due("purge", PURGE_INTERVAL_S):
             await self.purge()
 
     async def claim(self) -> None:
-        """Fill the free slots from the backlog, fairly between users, or with nothing but suspects."""
+        """Fill the free slots from the backlog, fairly between users; or with a quarantined group alone."""
         if self.is_stopped or not self._lease.is_trusted or await self._quarantine.go_on():
             return
         mark = self._backlog.mark()
         [survey] = await self._connection.fetch("survey_backlog")
-        if survey["has_suspects"] and await self._quarantine.begin(others_wait=survey["has_due"]):
+        if survey["has_quarantined"] and await self._quarantine.begin(others_wait=survey["has_due"]):
             self._backlog.is_empty = False
             return
         if not survey["has_due"]:
@@ -124,7 +124,7 @@ class Sweeper:
         while not self.is_stopped and (reserved := self._slots.reserve(_CLAIM_BATCH)):
             mark = self._backlog.mark()
             rows = await self._fill(
-                reserved, "claim_pending", self._lease.instance_id, reserved, self._last_user, SUSPECT_ATTEMPTS
+                reserved, "claim_pending", self._lease.instance_id, reserved, self._last_user, QUARANTINE_ATTEMPTS
             )
             if not rows and self._last_user == _BEFORE_ALL_USERS:
                 self._backlog.found_empty(mark)
@@ -132,7 +132,7 @@ class Sweeper:
             self._last_user = max((row["user_id"] for row in rows), default=_BEFORE_ALL_USERS)
 
     async def _fill(self, reserved: int, query: str, *args: Any) -> list[asyncpg.Record]:
-        """Run a claiming statement for slots that were reserved, and return those that nothing came for."""
+        """Run a claiming statement for reserved slots, and release the slots that stay empty. Returns the rows."""
         enqueued = 0
         try:
             rows = await self._connection.fetch(query, *args)
@@ -145,18 +145,18 @@ class Sweeper:
             self._slots.release(reserved - enqueued)
 
     def release_waiting(self) -> None:
-        """Hand suspects that wait to the generators, which give them back at a stop."""
+        """Give a waiting quarantined group to the generators. While the server stops they hand it back."""
         self._quarantine.release_waiting()
 
     async def rescue(self) -> None:
-        """Put rows of dead owners back to the backlog; end those that were running at too many crashes."""
+        """Put rows of dead owners back to the backlog. Rows that were running at too many crashes fail."""
         rows = await self._connection.fetch(
             "rescue_orphans",
             self._known_dead,
             self._lease.may_judge_others,
             LEASE_TTL_S,
             MAX_ATTEMPTS,
-            SUSPECT_ATTEMPTS,
+            QUARANTINE_ATTEMPTS,
             _SWEEP_BATCH,
         )
         for row in rows:
@@ -168,7 +168,7 @@ class Sweeper:
             self._known_dead.clear()
 
     async def expire(self) -> None:
-        """End what passed its deadline or was cancelled while it waited."""
+        """End rows that passed their deadline, and pending rows that were cancelled."""
         expired = await self._connection.fetch(
             "expire_requests", _EXPIRY_GRACE_S, self._upstream_outage(), _SWEEP_BATCH
         )
@@ -179,29 +179,29 @@ class Sweeper:
             log.info("request_cancelled", id=str(row["id"]))
             self._on_change(row["id"])
 
-    async def adopt(self) -> None:
-        """Run what the database says is ours and memory does not hold: an accept or a claim whose reply was lost."""
+    async def reclaim(self) -> None:
+        """Run rows that this instance owns and its memory does not hold: the reply to an accept or a claim was lost."""
         if self.is_stopped or not (reserved := self._slots.reserve(_CLAIM_BATCH)):
             return
         held = [request_id for request_id, _ in self._workload.claims()]
         rows = await self._fill(
-            reserved, "reclaim_own", self._lease.instance_id, held, _ADOPT_MIN_AGE_S, SUSPECT_ATTEMPTS, reserved
+            reserved, "reclaim_own", self._lease.instance_id, held, _RECLAIM_MIN_AGE_S, QUARANTINE_ATTEMPTS, reserved
         )
         for row in rows:
-            log.warning("request_adopted", id=str(row["id"]))
+            log.warning("request_reclaimed", id=str(row["id"]))
 
     async def purge(self) -> None:
-        """Forget old keys, dead instances and, where the operator says so, old final rows; a small batch at a time."""
+        """Delete old keys, dead instances and, with a retention time, old final rows; a small batch at a time."""
         await self._connection.fetch("purge_instances", _DEAD_LEASE_KEPT_S)
-        await self._connection.fetch("purge_texts")
+        await self._connection.fetch("purge_transcripts")
         purged = await self._connection.fetch("purge_idempotency_keys", _SWEEP_BATCH)
         has_more = len(purged) == _SWEEP_BATCH
         if self._retention_days:
-            oldest = _first_id_of(self._retention_days)
+            oldest = lowest_id_at(datetime.now(UTC) - timedelta(days=self._retention_days))
             purged = await self._connection.fetch("purge_requests", oldest, _SWEEP_BATCH)
             has_more = has_more or len(purged) == _SWEEP_BATCH
         if has_more:
-            self._due["purge"] = 0.0  # at the next tick: claims come in between
+            self._due["purge"] = 0.0  # at the next tick, after its claims
 
     def _enqueue(self, model_request: ModelRequest) -> None:
         self._workload.add(model_request)
@@ -218,9 +218,3 @@ class Sweeper:
             return False
         self._due[name] = now + interval_s
         return True
-
-
-def _first_id_of(days_ago: int) -> UUID:
-    """The lowest UUIDv7 of that moment: ids are in order of time."""
-    moment = datetime.now(UTC) - timedelta(days=days_ago)
-    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -1,4 +1,4 @@
-"""What this instance has taken up and not yet brought to its outcome."""
+"""The model requests that this instance runs, from the claim to the committed outcome."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from server.transcript import Transcript
 
 class StopReason(StrEnum):
     CANCELLED = "cancelled"
-    """Its user cancelled it: the outcome is recorded as such."""
+    """Its user cancelled it. The outcome is `Cancelled`."""
     LATE = "late"
-    """Its deadline passed while its files were on their way to the store; upstream keeps to the deadline by itself."""
+    """Its deadline passed while its files were being stored. The call upstream has its own time limit."""
     LOST = "lost"
-    """The row is gone, or another instance has it: there is nothing left to record."""
+    """The row is gone, or another instance owns it. There is nothing to record."""
     SHUTDOWN = "shutdown"
-    """This instance stops: the row goes back to the backlog."""
+    """This instance stops. The row goes back to the backlog."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Running:
 
 @dataclass(slots=True)
 class Workload:
-    """Every model request that holds a slot here, from the claim to the committed outcome."""
+    """Every model request that holds a slot here."""
 
     _running: dict[RequestId, Running] = field(default_factory=dict)
     _stops_all: StopReason | None = None
@@ -57,22 +57,22 @@ class Workload:
             del self._running[running.model_request.id]
 
     def claims(self) -> list[tuple[RequestId, int]]:
-        """Id and epoch of everything held, for the heartbeat to compare with the database."""
+        """Id and epoch of each request, for the heartbeat to compare with the database."""
         return [(request_id, running.model_request.epoch) for request_id, running in self._running.items()]
 
     def stop(self, request_id: RequestId, reason: StopReason) -> bool:
-        """Interrupt one generation; False when it is not (or no longer) generating here."""
+        """Interrupt one generation. False if it does not generate here, or has ended."""
         running = self._running.get(request_id)
         if running is None or running.stop_reason is not None:
             return False
         if running.generation is not None and running.generation.done():
-            return False  # it waits for its outcome to be committed
+            return False  # its outcome is being committed
         running.stop_reason = reason
         if running.generation is not None:
             running.generation.cancel()
         return True
 
     def stop_all(self, reason: StopReason) -> int:
-        """Interrupt everything, what is still to come as well; returns how many were running."""
+        """Interrupt all generations, and those added later. Returns how many were running."""
         self._stops_all = reason
         return sum(self.stop(request_id, reason) for request_id in list(self._running))

@@ -1,4 +1,4 @@
-"""What waits to be written, kind by kind, and how it is taken up in batches."""
+"""Queues of rows to write, one for each kind, taken in batches."""
 
 import asyncio
 from collections import deque
@@ -9,11 +9,11 @@ from server.model_request import RequestId
 
 MAX_BATCH_ROWS = 500
 MAX_BATCH_BYTES = 2 * 1024 * 1024
-"""What a slow line still carries within the time limit of a statement."""
+"""A slow network can send this within the time limit of a statement."""
 
 
 class Row(Protocol):
-    """Anything that can be written: `size` is about what it weighs on the wire, in bytes."""
+    """A row that can be written. `size` is its approximate size on the wire, in bytes."""
 
     @property
     def id(self) -> RequestId: ...
@@ -27,7 +27,7 @@ Reply = TypeVar("Reply")
 
 
 class PendingWrite(Generic[SomeRow, Reply]):
-    """A row, and the future of whoever waits for it."""
+    """A row, and the future of its caller."""
 
     __slots__ = ("reply", "row")
 
@@ -47,8 +47,8 @@ class PendingWrite(Generic[SomeRow, Reply]):
 class WriteQueue(Generic[SomeRow, Reply]):
     """Rows of one kind in the order of their arrival.
 
-    A patient lane gives up nothing but what the database refuses for its content: its rows are outcomes. The other one
-    drops what nobody waits for any more.
+    A patient queue gives up a row only when the database refuses its content: it holds outcomes and releases. The other
+    kind drops rows whose caller has gone.
     """
 
     def __init__(self, *, is_patient: bool) -> None:
@@ -65,37 +65,37 @@ class WriteQueue(Generic[SomeRow, Reply]):
         return bool(self._parked)
 
     def add(self, row: SomeRow) -> PendingWrite[SomeRow, Reply]:
-        entry: PendingWrite[SomeRow, Reply] = PendingWrite(row)
-        self._waiting.append(entry)
+        pending: PendingWrite[SomeRow, Reply] = PendingWrite(row)
+        self._waiting.append(pending)
         self.size += row.size
-        return entry
+        return pending
 
     def take_batch(self) -> list[PendingWrite[SomeRow, Reply]]:
-        """The next rows to write together; at least one, if there is any."""
+        """The next rows to write together; at least one, unless the queue is empty."""
         batch: list[PendingWrite[SomeRow, Reply]] = []
         size = 0
         while self._waiting and len(batch) < MAX_BATCH_ROWS and (not batch or size < MAX_BATCH_BYTES):
-            entry = self._waiting.popleft()
-            self.size -= entry.row.size
-            size += entry.row.size
-            batch.append(entry)
+            pending = self._waiting.popleft()
+            self.size -= pending.row.size
+            size += pending.row.size
+            batch.append(pending)
         return batch
 
-    def put_back(self, entries: Sequence[PendingWrite[SomeRow, Reply]]) -> None:
-        """Return what was taken and not written, to its old place."""
-        unwritten = [entry for entry in entries if not entry.reply.done()]
+    def put_back(self, writes: Sequence[PendingWrite[SomeRow, Reply]]) -> None:
+        """Put rows that were taken and not written back in front."""
+        unwritten = [pending for pending in writes if not pending.reply.done()]
         self._waiting.extendleft(reversed(unwritten))
-        self.size += sum(entry.row.size for entry in unwritten)
+        self.size += sum(pending.row.size for pending in unwritten)
 
-    def park(self, entry: PendingWrite[SomeRow, Reply]) -> None:
-        """Set one aside that cannot be written now, so that it does not hold up the others."""
-        self._parked.append(entry)
+    def park(self, pending: PendingWrite[SomeRow, Reply]) -> None:
+        """Set a row aside that cannot be written now, so that it does not block the others."""
+        self._parked.append(pending)
 
     def unpark(self) -> None:
-        """Try again what was set aside."""
+        """Put parked rows back into the queue."""
         parked, self._parked = self._parked, []
         self.put_back(parked)
 
-    def wanted(self, entries: Sequence[PendingWrite[SomeRow, Reply]]) -> list[PendingWrite[SomeRow, Reply]]:
-        """Those that are still to be written."""
-        return [entry for entry in entries if self.is_patient or not entry.reply.done()]
+    def wanted(self, writes: Sequence[PendingWrite[SomeRow, Reply]]) -> list[PendingWrite[SomeRow, Reply]]:
+        """Those that still have to be written."""
+        return [pending for pending in writes if self.is_patient or not pending.reply.done()]

@@ -10,10 +10,10 @@ from server.model_request import ROW_OVERHEAD, InstanceId, RequestId, RequestSpe
 
 @dataclass(frozen=True, slots=True)
 class NewRequest(RequestSpec):
-    """A validated create, and the row to insert: born processing where `owner` is given, else due after `delay_s`.
+    """A validated create, and the row to insert: as processing if `owner` is given, otherwise due after `delay_s`.
 
-    `fingerprint`, given with an idempotency key, stands for the body that the client sent. The fields are the columns
-    of `accept_requests` in their order.
+    `fingerprint`, given with an idempotency key, is of the body that the client sent. The fields are the columns of
+    `accept_requests` in their order.
     """
 
     owner: InstanceId | None
@@ -61,14 +61,14 @@ class ReleasedRow:
 
 
 class WriteStatus(StrEnum):
-    """What became of a row that was recorded."""
+    """The effect of a write."""
 
     WRITTEN = "written"
     MINE = "mine"
     """Written by an earlier attempt whose reply was lost."""
     FINISHED_ELSEWHERE = "finished_elsewhere"
     FENCED = "fenced"
-    """Someone else claimed it since: this outcome does not count."""
+    """Another claim followed: this outcome does not count."""
     GONE = "gone"
 
 
@@ -79,5 +79,5 @@ class WriteResult:
 
     @property
     def counts(self) -> bool:
-        """Whether the outcome that was handed in is the one that stands."""
+        """Whether the outcome of this write is the one in the database."""
         return self.status in {WriteStatus.WRITTEN, WriteStatus.MINE}

@@ -109,7 +109,7 @@ class EmbeddedAccounts:
 
 async def get_or_create_signing_secret(reader: PooledQueries) -> str:
     """The key that signs tokens if none is configured. It is generated once and stored in the database."""
-    row = await reader.fetch_row("agree_on_secret", "jwt_secret", secrets.token_hex(32))
+    row = await reader.fetch_row("get_or_create_secret", "jwt_secret", secrets.token_hex(32))
     if row is None:
         raise RuntimeError("the database stored no secret")
     value: str = row["value"]

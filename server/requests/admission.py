@@ -1,4 +1,4 @@
-"""Takes a model request in: a slot or a place in the backlog, the journal, and then the queue."""
+"""Admits model requests: reserves a slot or a place in the backlog, stores the row, and fills the queue."""
 
 import asyncio
 import hashlib
@@ -27,10 +27,10 @@ from server.storage.reader import PooledQueries
 _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0
 _FULL_FOR_S = 0.2
-"""A backlog that was found full is not counted again for so long: refusing must stay cheap while many come."""
+"""Time for which a full backlog is not counted again, so that refusals are cheap under load."""
 _MAX_REFUSED_USERS = 1000
 PUT_OFF_SHARE = 10
-"""Requests that are put off may be a tenth of those that may wait: until they are due they only use the database."""
+"""Put-off requests may be a tenth of the backlog. Until they are due they only use the database."""
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ def fingerprint_of(body: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Durable. `view` is how it stands, in memory's words; None for an earlier request that the key stands for."""
+    """A stored request. `view` is its state from memory; None for the earlier request of an idempotency key."""
 
     request_id: RequestId
     view: View | None
@@ -53,7 +53,7 @@ class Admitted:
 
 
 class Admission:
-    """The fast path is one INSERT: where a slot is free and nobody waits, the row is born running on this instance."""
+    """Admits requests. If a slot is free and no request waits, one INSERT stores the row as running here."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Admission:
         self._refused_until: dict[UserId, float] = {}
 
     def require_chance(self, user_id: UserId) -> None:
-        """Raise `Unavailable` where this user has no chance anyway: before the body is read, if it is not a retry."""
+        """Raise `Unavailable` if a create of this user would be refused. To call before its body is read."""
         if not self._lifecycle.accepts_work:
             raise Unavailable(f"Not accepting requests: {self._lifecycle.reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
         if time.monotonic() < self._refused_until.get(user_id, 0.0) and not (
@@ -98,7 +98,7 @@ class Admission:
             raise _backlog_full()
 
     async def find_earlier(self, user_id: UserId, key: str, fingerprint: bytes) -> Admitted | None:
-        """The request that this key stands for already, so that a retry is answered whatever the limits say now.
+        """The earlier request of this key, so that a retry is answered independently of the limits.
 
         Raises `KeyReused` when the body was another one.
         """
@@ -113,7 +113,7 @@ class Admission:
         """
         self.require_chance(draft.user_id)
         starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
-        return await (self._start(draft) if starts_now else self._line_up(draft, delay_s))
+        return await (self._start(draft) if starts_now else self._store_pending(draft, delay_s))
 
     async def _start(self, draft: NewRequest) -> Admitted:
         owner = self._lease.instance_id
@@ -123,7 +123,7 @@ class Admission:
             accepted = await self._accept(replace(draft, owner=owner))
             if isinstance(accepted, Replayed):
                 return _replay(accepted)
-            model_request = _newborn(draft, owner, accepted, sent_at)
+            model_request = _run_of(draft, owner, accepted, sent_at)
             self._workload.add(model_request)
             self._queue.put_nowait(model_request)
             handed_over = True
@@ -132,9 +132,10 @@ class Admission:
             if not handed_over:
                 self._slots.release()
 
-    async def _line_up(self, draft: NewRequest, delay_s: float) -> Admitted:
-        """The limits are counted in the database, so that they hold over all instances; creates in flight may exceed
-        them.
+    async def _store_pending(self, draft: NewRequest, delay_s: float) -> Admitted:
+        """Store the request in the backlog.
+
+        The database counts the limits over all instances. Concurrent creates may exceed them.
         """
         ahead = await (self._find_place(draft.user_id) if delay_s <= 0 else self._find_later_place(draft.user_id))
         accepted = await self._accept(replace(draft, delay_s=max(0.0, delay_s)))
@@ -217,7 +218,7 @@ def _replay(replayed: Replayed) -> Admitted:
     return Admitted(replayed.request_id, None)
 
 
-def _newborn(draft: NewRequest, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:
+def _run_of(draft: NewRequest, owner: InstanceId, accepted: Accepted, sent_at: float) -> ModelRequest:
     return ModelRequest(
         id=draft.id,
         user_id=draft.user_id,

@@ -1,4 +1,4 @@
-"""Reads model requests for their owners: one, or a page of the history."""
+"""Reads model requests for their owners: one request, or a page of the history."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from server.transcript import Transcript
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_CHUNK = 16
 _PAGES_AT_ONCE = 8
-"""That are put together, each of several reads: more would only wait for each other, with what they have in memory."""
+"""Pages read at the same time. More would only wait for each other while they use memory."""
 _TURN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a page shows; None does not filter. `cursor` is the id of the last request of the page before."""
+    """The filters of a page; None does not filter. `cursor` is the id of the last request of the previous page."""
 
     limit: int = 100
     cursor: UUID | None = None
@@ -42,19 +42,19 @@ class Page:
 
 
 class History:
-    """Every read is filtered by the owner in SQL: what is not yours does not exist."""
+    """Every read is filtered by the owner in SQL: requests of others do not exist for a user."""
 
     def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
         self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def get(self, request_id: RequestId, user_id: UserId) -> View | None:
-        """The request as it stands now, or None where there is none of this user."""
+        """The current state of the request, or None if this user has no such request."""
         row = await self._reader.fetch_row("get_request", request_id, user_id)
         return None if row is None else View(Status(row["status"]), row["epoch"], render_record(dict(row)))
 
     async def transcript(self, request_id: RequestId, user_id: UserId) -> Transcript | None:
-        """What a final request left to be read as a stream, or None where there is none of this user."""
+        """The text of a final request, for a stream, or None if this user has no such request."""
         row = await self._reader.fetch_row("get_transcript", request_id, user_id)
         if row is None:
             return None

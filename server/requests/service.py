@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import structlog
@@ -27,7 +26,7 @@ from server.storage.reader import PooledQueries
 from server.transcript import Transcript
 
 CANCEL_WAIT_S = 5.0
-"""For the owner to stop and to record what there is; longer only when it is out of reach."""
+"""Time for the owner to stop and to record the outcome. It takes longer only if the owner cannot be reached."""
 _ASK_AGAIN_S = 0.2
 
 AnySubscription = TypeVar("AnySubscription", bound=Subscription)
@@ -36,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class Runs(Protocol):
-    """What runs, on this instance or on another."""
+    """The running requests of all instances."""
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None: ...
 
@@ -47,8 +46,8 @@ class Runs(Protocol):
 class Created(Generic[AnySubscription]):
     """An accepted request that its creator is subscribed to, until the end of a `with` block.
 
-    It holds no prompt: thousands may wait. `delay_s` says by how much a rate puts off the start; `is_replayed`, that
-    the idempotency key stands for this earlier request.
+    It holds no prompt, because thousands may wait. `delay_s` is the delay of the start by a rate limit. `is_replayed`:
+    it is the earlier request of the idempotency key.
     """
 
     subscription: AnySubscription
@@ -60,14 +59,12 @@ class Created(Generic[AnySubscription]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.subscription.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self.subscription.__exit__(*error)
 
 
 class ModelRequests:
-    """Every method is for one user: what is not theirs does not exist."""
+    """Every method is for one user: requests of others do not exist for them."""
 
     def __init__(
         self,
@@ -99,11 +96,11 @@ class ModelRequests:
         self._on_deleted = on_deleted
 
     def require_capacity(self) -> None:
-        """Raise `Unavailable` while more creates come than get in quickly."""
+        """Raise `Unavailable` while too many creates are in progress."""
         self._entrance.require_room()
 
     def require_chance(self, user_id: UserId) -> None:
-        """Raise `Unavailable` where a create of this user has no chance: before its body is read."""
+        """Raise `Unavailable` if a create of this user would be refused. To call before its body is read."""
         self.admission.require_chance(user_id)
 
     async def create(
@@ -118,12 +115,12 @@ class ModelRequests:
         deadline_s: float | None = None,
         on_rate: Callable[[RateLimitResult], None] = lambda _: None,
     ) -> Created[AnySubscription]:
-        """Store a request and start it, or find the earlier one that its key stands for.
+        """Store a request and start it, or find the earlier request of its idempotency key.
 
-        `body` is that of `POST /api/requests`, `sent` what the client sent, which is what its key stands for.
-        `subscribe` makes a `Waiter` or a `StreamSubscription`; it comes before the row, so that no news is missed.
-        Beyond the rate a request that may be put off is accepted and starts later. `on_rate` gets what the rate limit
-        said, also of a refusal.
+        `body` is the body of `POST /api/requests`. `sent` is the body as the client sent it, for the fingerprint.
+        `subscribe` makes a `Waiter` or a `StreamSubscription`, before the row is stored, so that no change is missed.
+        Beyond the rate limit, a request that may be put off is accepted and starts later. `on_rate` gets the result of
+        the rate limit, also before a refusal.
 
         Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
         """
@@ -159,9 +156,9 @@ class ModelRequests:
     async def _admit(
         self, draft: NewRequest, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> tuple[Admitted, float]:
-        """Also returns by how many seconds the start was put off. A retry is answered before any limit is asked.
+        """Returns also the delay of the start in seconds. A retry is answered before any limit is checked.
 
-        A start that was put off and then not needed is returned to its user.
+        If the request is not stored, its delayed start is given back to the rate limit.
         """
         if draft.key is not None and draft.fingerprint is not None:
             earlier = await self.admission.find_earlier(draft.user_id, draft.key, draft.fingerprint)
@@ -194,12 +191,12 @@ class ModelRequests:
         )
 
     async def _store(self, draft: NewRequest, delay_s: float) -> Admitted:
-        """Store it, and that it uses its files: that comes first, so that they cannot go in between."""
+        """Store the request. Its uses of files are stored first, so that the files cannot be deleted in between."""
         has_files = await self.input_files.attach(draft.user_id, draft.id, draft.input_data)
         try:
             admitted = await self.admission.admit(draft, delay_s=delay_s)
         except Unavailable:
-            raise  # it may have been stored, with the reply lost: if not, the use runs out by itself
+            raise  # it may have been stored, with the reply lost; otherwise the uses expire
         except Problem:
             await self._detach(draft, has_files=has_files)
             raise
@@ -209,46 +206,48 @@ class ModelRequests:
 
     async def _detach(self, draft: NewRequest, *, has_files: bool) -> None:
         if has_files:
-            with contextlib.suppress(Unavailable):  # then the use runs out by itself
+            with contextlib.suppress(Unavailable):  # then the uses expire
                 await self.input_files.detach(draft.id)
 
     async def get(self, user_id: UserId, request_id: RequestId) -> View:
-        """The request as it stands now. Raises `NotFound`."""
+        """The current state of the request. Raises `NotFound`."""
         view = await self.history.get(request_id, user_id)
         if view is None:
             raise _not_found()
         return view
 
-    async def last_known(self, user_id: UserId, watch: Waiter) -> View:
-        """As `get`; while the database is away, what was last seen of a request that was accepted in any case."""
+    async def last_known(self, user_id: UserId, waiter: Waiter) -> View:
+        """As `get`, or the last known state while the database is away."""
         try:
-            return await self.get(user_id, watch.request_id)
+            return await self.get(user_id, waiter.request_id)
         except Unavailable:
-            if watch.seen is None or watch.seen.body is None:
+            if waiter.seen is None or waiter.seen.body is None:
                 raise
-            return watch.seen
+            return waiter.seen
 
     async def page(self, user_id: UserId, filters: Filters) -> Page:
         """Requests of the user, newest first."""
         return await self.history.page(user_id, filters)
 
     def watch(self, request_id: RequestId) -> Waiter:
-        """To wait for the end of a request, or for a change: enter it, `get` the request, then wait."""
+        """A waiter for the end of a request, or for a change. Enter it, `get` the request, then wait."""
         return self.subscriptions.watch(request_id)
 
     def follow(self, request_id: RequestId) -> StreamSubscription:
-        """To `stream` a request: enter it first."""
+        """A subscription for `stream`. Enter it first."""
         return self.subscriptions.follow(request_id)
 
-    def stream(self, user_id: UserId, follower: StreamSubscription, *, after: Cursor | None = None) -> RequestStream:
-        """The events of the request that `follower` follows, from where the reader stands."""
-        request_id = follower.request_id
+    def stream(
+        self, user_id: UserId, subscription: StreamSubscription, *, after: Cursor | None = None
+    ) -> RequestStream:
+        """The events of the request of `subscription`, after the cursor."""
+        request_id = subscription.request_id
 
         async def read_stored() -> Transcript | None:
             return await self.history.transcript(request_id, user_id)
 
         return RequestStream(
-            follower,
+            subscription,
             read_view=lambda: self.history.get(request_id, user_id),
             read_stored=read_stored,
             find_live=self._runs.find_transcript,
@@ -256,8 +255,8 @@ class ModelRequests:
         )
 
     async def cancel(self, user_id: UserId, request_id: RequestId) -> View:
-        """End the request if it has not ended; how it stands afterwards. Raises `NotFound`."""
-        with self.subscriptions.watch(request_id) as watch:
+        """Cancel the request if it has not ended. Returns its state afterwards. Raises `NotFound`."""
+        with self.subscriptions.watch(request_id) as waiter:
             row = await self._reader.fetch_row("cancel_request", request_id, user_id)
             if row is not None and row["status"] == Status.CANCELLED:
                 log.info("request_cancelled", id=str(request_id))
@@ -265,22 +264,22 @@ class ModelRequests:
                 self.subscriptions.publish(request_id, view)
                 self._feeds.tell(user_id, request_id, view)
             elif row is not None:
-                await self._stop(watch, row["owner"])
+                await self._stop(waiter, row["owner"])
             return await self.get(user_id, request_id)
 
-    async def _stop(self, watch: Waiter, owner: InstanceId) -> None:
-        """Have the owner of a run stop it, and wait for its end, for `CANCEL_WAIT_S` at most.
+    async def _stop(self, waiter: Waiter, owner: InstanceId) -> None:
+        """Ask the owner of a run to stop it, and wait for its end, at most `CANCEL_WAIT_S`.
 
-        It is asked more than once: a claim whose reply is on its way is not in the workload yet, and hints get lost.
+        The owner is asked repeatedly, because a claim may not be in its workload yet, and hints can be lost.
         """
         give_up_at = time.monotonic() + CANCEL_WAIT_S
         while True:
-            self._runs.cancel(watch.request_id, owner)
-            if await watch.is_told(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
+            self._runs.cancel(waiter.request_id, owner)
+            if await waiter.is_told(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
                 return
 
     async def delete(self, user_id: UserId, request_id: RequestId) -> None:
-        """Remove the request with its files. One that runs is cancelled first, so that its readers see an end.
+        """Delete the request with its files. A running request is cancelled first, so that its readers see an end.
 
         Raises `NotFound`.
         """

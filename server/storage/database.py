@@ -1,4 +1,4 @@
-"""Connections to Postgres: a small pool for reads, and dedicated lines for what must never hang."""
+"""Connections to Postgres: a small pool for reads, and dedicated connections for actors that must never hang."""
 
 import asyncio
 import ssl
@@ -22,16 +22,16 @@ POOL_SIZE = 4
 
 _SESSION = {"application_name": "ai-sdk-server", "jit": "off", "timezone": "UTC", "lock_timeout": "5s"}
 _POOLED_SESSION = {"application_name": "ai-sdk-server"}
-"""A pooler refuses, or drops, what it does not know. No statement needs the rest."""
+"""A pooler refuses or drops settings that it does not know. No statement needs the others."""
 SESSION_POOL_SIZE = 2
-"""Behind a session pooler, whose places are few: with the lines of the actors that makes five for one that is alone."""
+"""Behind a session pooler, which has few places. With the connections of the actors a single instance takes five."""
 _JSONB_VERSION = b"\x01"
 _NAME_MISMATCHES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 
 
 class DatabaseAway(Exception):
-    """The statement was not answered; whether it took effect is unknown. `is_slow`: for want of time, not of a line."""
+    """The statement got no answer; whether it took effect is unknown. `is_slow`: it timed out on an open connection."""
 
     def __init__(self, reason: str, *, is_slow: bool = False) -> None:
         super().__init__(reason)
@@ -39,7 +39,7 @@ class DatabaseAway(Exception):
 
 
 async def prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
-    """Hand jsonb through as the bytes it is: most of it is only passed on, never looked into."""
+    """Read and write jsonb as bytes, because most of it is passed on without being parsed."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -50,25 +50,25 @@ async def prepare_connection(connection: "asyncpg.Connection[Any]") -> None:
 
 
 async def _keep_session(_connection: "asyncpg.Connection[Any]") -> None:
-    """No reset between two users of a pooled connection: nothing sets session state, and it costs a round trip."""
+    """Skip the reset of a pooled connection: no statement sets session state, and a reset costs a round trip."""
 
 
 class Database:
-    """Where the data is, and how to connect to it."""
+    """The address of the database, and the ways to connect to it."""
 
     def __init__(self, url: str, *, pooling: Pooling = Pooling.NONE, root_cert: Path | None = None) -> None:
         self._url = url
         self.pooling = pooling
         self._root_cert = root_cert
         self.silences = 0
-        """How often a statement that takes no time got no answer: what is open since then is worth nothing, perhaps."""
+        """Number of heartbeat timeouts. Connections opened before the last one may be dead."""
 
     def note_silence(self) -> None:
         self.silences += 1
 
     @property
     def place(self) -> str:
-        """Host, port and database for people to read; never a password."""
+        """Host, port and database for messages, without the password."""
         try:
             parts = urlsplit(self._url)
             port = parts.port
@@ -79,7 +79,7 @@ class Database:
         return f"{host}:{port or options.get('port', 5432)}{parts.path}"
 
     async def connect(self) -> "asyncpg.Connection[Any]":
-        """A connection of one's own, within `CONNECT_TIMEOUT_S`."""
+        """Open a connection within `CONNECT_TIMEOUT_S`."""
         return await connect_overlapping(self._attempt)
 
     async def _attempt(self) -> "asyncpg.Connection[Any]":
@@ -98,7 +98,7 @@ class Database:
         return connection
 
     def create_pool(self) -> "asyncpg.Pool[Any]":
-        """A pool that connects when it is first used, so that a server can start before its database does."""
+        """A pool that connects at its first use, so that a server can start before its database."""
         return asyncpg.create_pool(
             self._url,
             min_size=0,
@@ -112,7 +112,7 @@ class Database:
         )
 
     def _options(self) -> dict[str, Any]:
-        """Behind a transaction pooler every statement is parsed anew: a named one would be on another connection."""
+        """Behind a transaction pooler statements are not cached: a prepared one may be on another connection."""
         options: dict[str, Any] = {"server_settings": _SESSION if self.pooling is Pooling.NONE else _POOLED_SESSION}
         if self.pooling is Pooling.TRANSACTION:
             options["statement_cache_size"] = 0
@@ -127,13 +127,13 @@ Connect = Callable[[], "Awaitable[asyncpg.Connection[Any]]"]
 
 
 class DedicatedConnection:
-    """One dedicated connection for one actor, opened when needed and dropped at the first doubt.
+    """The connection of one actor: runs named queries, opens when needed, and is dropped after any doubtful error.
 
-    Actors may share one where connections are few: their statements wait for each other, and their time counts from
-    the moment they are sent.
+    Actors may share one where connections are few. Their statements wait for each other; the time limit of a statement
+    begins when it is sent.
 
-    A pooled call can hang for good under a partition, because its release waits for a cancel request that opens a new
-    connection without a timeout (asyncpg issue 1326). A line is given up with `terminate()`, which cannot wait.
+    A pooled call can hang for ever under a partition, because its release waits for a cancel request that opens a
+    new connection without a timeout (asyncpg issue 1326). This class drops it with `terminate()`, which cannot wait.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class DedicatedConnection:
             try:
                 self._connection = await self._connect()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-                # Whatever refuses the connection (a rotated password, say), a person can mend it while we wait.
+                # An operator can correct the cause of any refusal, such as a changed password, while the actor retries.
                 raise DatabaseAway(f"{type(error).__name__}: {error}") from error
             self._connection.add_termination_listener(self._lost)
         return self._connection
@@ -200,20 +200,20 @@ class DedicatedConnection:
             self._on_lost()
 
     def terminate(self) -> None:
-        """Close at once, without a word to the server."""
+        """Close at once, without a message to the server."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
 
 def _swallow(call: "asyncio.Future[Any]") -> None:
-    """The outcome of a call on a terminated connection has been reported already."""
+    """Retrieve the exception of a call on a terminated connection, which was reported already."""
     if not call.cancelled():
         call.exception()
 
 
 def explain_refusal(error: BaseException) -> str | None:
-    """One line with the fix for a database that will not let us in whatever we retry; None for anything else."""
+    """One line with the fix for an error that no retry can solve; None for any other error."""
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return "DATABASE_URL: the database refuses this user or password. Copy the connection string again."
@@ -232,7 +232,7 @@ def explain_refusal(error: BaseException) -> str | None:
 
 
 def _explain_url(error: BaseException) -> str | None:
-    """The same for a URL that asyncpg cannot make sense of. Its own words are not used: they may quote the URL."""
+    """The same for a URL that asyncpg cannot read. Its own message is not used, because it may quote the URL."""
     match error:
         case OSError() if _is_of_the_url(error):
             return "DATABASE_URL: a file that it names cannot be used. Check sslrootcert, sslcert, sslkey and sslcrl."
@@ -248,9 +248,9 @@ def _explain_url(error: BaseException) -> str | None:
 
 
 def _is_of_the_url(error: BaseException) -> bool:
-    """Whether asyncpg was still reading the URL and the files it names, and had not tried to connect.
+    """Whether asyncpg was still reading the URL and the files in it, and had not tried to connect.
 
-    Nothing else tells a certificate that is not there from the socket of a server that is not running: both are a
+    Only this distinguishes a missing certificate from the missing socket of a stopped server: both are a
     `FileNotFoundError` without a file name.
     """
     return any(frame.f_code.co_name == "_parse_connect_arguments" for frame, _ in walk_tb(error.__traceback__))

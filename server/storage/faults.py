@@ -1,4 +1,4 @@
-"""What a database error means for whoever sent the statement."""
+"""Sorts database errors by what the sender of the statement can do."""
 
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ class Fault(StrEnum):
     REJECTED = "rejected"
     """The data itself is refused; nothing but other data will help."""
     BROKEN = "broken"
-    """Wrong password, missing table, a bug: a person has to look at it."""
+    """Wrong password, missing table, a bug: an operator has to act."""
 
 
 _CONTENTION = frozenset({"40001", "40P01", "55P03"})
@@ -24,8 +24,8 @@ _REJECTED_CLASSES = ("22", "23", "54")
 def classify(error: BaseException) -> Fault:
     """Sort an exception of asyncpg or of the socket below it.
 
-    A restart of the server can surface as InternalClientError without a SQLSTATE, and ConnectionError can escape from
-    asyncpg's cancellation (asyncpg issue 1310): both are a lost connection.
+    A restart of the server can appear as InternalClientError without a SQLSTATE, and ConnectionError can come from
+    asyncpg's cancellation (asyncpg issue 1310). Both mean a lost connection.
     """
     if isinstance(error, asyncpg.DataError):
         return Fault.REJECTED

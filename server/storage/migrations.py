@@ -1,4 +1,4 @@
-"""Brings the schema forward: `sql/migrations/NNNN_verb_object.sql`, each once, in order, by one runner at a time."""
+"""Migrates the schema: applies `sql/migrations/NNNN_verb_object.sql` in order, each once, by one runner at a time."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ MIGRATION_TIMEOUT_S = 600.0
 """The longest a statement may take, and the longest a runner waits for another one."""
 
 LOCK_TIMEOUT_S = 10.0
-"""How long a migration may wait for a lock: whoever comes after it on that table waits as well."""
+"""How long a migration may wait for a lock. Later statements on that table wait behind it."""
 
 _OUTSIDE = "-- migrate: no-transaction"
 _FILE = re.compile(r"(?P<number>[0-9]{4})_[a-z0-9]+(_[a-z0-9]+)+")
@@ -29,7 +29,7 @@ _STATEMENT_END = re.compile(r";[ \t]*(?:\n|\Z)")
 
 
 class MigrationError(Exception):
-    """The schema cannot be brought forward; `message` is one line that says why and what to do."""
+    """The schema cannot be migrated. `message` is one line with the reason and the fix."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -38,10 +38,10 @@ class MigrationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `statements` is one text for a transaction, or several that run one by one outside of any.
+    """One file. `statements` is one text for a transaction, or several that run one by one outside a transaction.
 
-    `heals` are files before it, by name and checksum as they once were, whose effect it brings up to date; `formers`
-    are the checksums by which such a one counts as applied.
+    `heals` are earlier files, by name and former checksum, whose effect this file brings up to date. `formers` are the
+    former checksums with which this file counts as applied.
     """
 
     number: int
@@ -57,18 +57,18 @@ class Standing(StrEnum):
     APPLIED = "applied"
     PENDING = "pending"
     CHANGED = "changed"
-    """Applied, but its file says something else now."""
+    """Applied, but its file has changed since."""
     MISSING = "missing"
-    """Applied, but its file is gone, although later ones are here."""
+    """Applied, but its file is missing, and later files exist."""
     SKIPPED = "skipped"
     """Not applied, although a later one is."""
     NEWER = "newer"
-    """Applied by a later version of this program."""
+    """Applied by a newer version of this program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of `migrate --status`."""
+    """A migration in the output of `migrate --status`."""
 
     number: int
     name: str
@@ -103,13 +103,13 @@ async def migrate(
     connect: Connect | None = None,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
 ) -> list[Migration]:
-    """Apply what is pending and return it. Safe to run from any number of instances at once.
+    """Apply pending migrations and return them. Any number of instances may call it at once.
 
     `connect` opens the second connection that a migration outside a transaction needs.
 
-    A database that is newer than this program is accepted: changes come as expand, deploy, contract, so the version
-    before must work on it, and refusing would stop exactly the instances that a rollback starts. `status` shows it.
-    Raises `MigrationError`, or asyncpg's error when the database goes away; what was applied before stays applied.
+    A database that is newer than this program is accepted. Changes come as expand, deploy, contract, so the previous
+    version works on it, and a rollback has to start. `status` shows such migrations.
+    Raises `MigrationError`, or asyncpg's error when the database goes away. Migrations applied before stay applied.
     """
     runner = _Runner(connection, connect, lock_timeout_s)
     await runner.prepare()
@@ -119,7 +119,7 @@ async def migrate(
 
 
 async def status(connection: "asyncpg.Connection[Any]", migrations: Sequence[Migration]) -> list[Entry]:
-    """Every known migration by number, those of the files and those of the database; changes nothing."""
+    """All migrations of the files and of the database by number. Changes nothing."""
     runner = _Runner(connection, None, LOCK_TIMEOUT_S)
     return _compare(migrations, await runner.applied() if await runner.has_table() else {})
 
@@ -141,7 +141,7 @@ class _Runner:
         return bool(await self._connection.fetchval(statements()["find_migration_table"]))
 
     async def prepare(self) -> None:
-        """Create the table, unless it is there or another runner creates it at this moment."""
+        """Create the table, unless it exists or another runner creates it at the same time."""
         if await self.has_table():
             return
         try:
@@ -149,7 +149,7 @@ class _Runner:
                 await self._connection.execute(statements()["create_migration_table"])
                 await self._connection.execute(statements()["hide_migration_table"])
         except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-            return  # which of them it is depends on how far the other one was
+            return  # which error it is depends on the progress of the other runner
         except asyncpg.InsufficientPrivilegeError as error:
             raise MigrationError("DATABASE_URL: this user may not create tables in schema public.") from error
 
@@ -164,7 +164,7 @@ class _Runner:
         return {row["number"]: row for row in rows}
 
     async def apply(self, migration: Migration) -> bool:
-        """Apply one migration unless it is applied; whether this runner did it."""
+        """Apply one migration unless it is applied. Returns whether this runner did it."""
         async with self._only_runner(migration):
             if row := (await self.applied()).get(migration.number):
                 _refuse_disorder([_entry(migration, row)])
@@ -180,7 +180,7 @@ class _Runner:
 
     @asynccontextmanager
     async def _only_runner(self, migration: Migration) -> AsyncIterator[None]:
-        """A transaction that holds the lock. What Postgres refuses in it becomes a `MigrationError`."""
+        """A transaction that holds the lock. Errors of Postgres in it become `MigrationError`."""
         try:
             async with self._connection.transaction():
                 await self._limit_lock_wait(MIGRATION_TIMEOUT_S)
@@ -201,11 +201,11 @@ class _Runner:
             ) from error
 
     async def _execute_outside(self, migration: Migration) -> None:
-        """Run what Postgres refuses in a transaction on a second connection, while this one keeps the lock.
+        """Run statements that Postgres refuses in a transaction on a second connection, while this one keeps the lock.
 
-        Without the lock two runners would deadlock: a concurrent index build waits for every older snapshot, and one
-        that waits for another holds a snapshot. For the same reason this transaction must hold none: locking again
-        costs nothing, and as a simple query it closes the portal of the last SELECT, which still holds one.
+        Without the lock two runners would deadlock: a concurrent index build waits for every older snapshot, and a
+        runner that waits for another holds a snapshot. For the same reason this transaction must hold no snapshot.
+        Locking again costs nothing; as a simple query it closes the portal of the last SELECT, which holds one.
         """
         if self._connect is None:
             raise MigrationError(f"{migration.name} runs outside a transaction, which takes a second connection.")
@@ -242,7 +242,7 @@ def _read(path: Path) -> Migration:
 
 
 def _split(file: str, text: str) -> tuple[str, ...]:
-    """Cut at semicolons that end a line. What could not be repeated after a failure, or not be cut, is refused."""
+    """Split at semicolons at ends of lines. Refuses statements that cannot be split, or repeated after a failure."""
     if "$$" in text:
         raise MigrationError(f"{file}: function bodies ($$) belong in a migration of their own, in a transaction.")
     if "CONCURRENTLY IF NOT EXISTS" in text.upper():
@@ -255,7 +255,7 @@ def _split(file: str, text: str) -> tuple[str, ...]:
 
 
 def _compare(migrations: Sequence[Migration], applied: Mapping[int, asyncpg.Record]) -> list[Entry]:
-    """Files and rows side by side, by number."""
+    """The standing of each migration, from files and rows, by number."""
     last_file = max((migration.number for migration in migrations), default=0)
     last_row = max(applied, default=0)
     entries = [
@@ -302,5 +302,5 @@ def _refuse_disorder(entries: Sequence[Entry]) -> None:
 
 
 def _words(error: asyncpg.PostgresError) -> str:
-    """What Postgres said, without the detail, which may quote rows."""
+    """The message of Postgres without its detail, which may quote rows."""
     return str(error.args[0]) if error.args else type(error).__name__

@@ -1,4 +1,4 @@
-"""Makes a database ready to serve from: the schema, the check that it is the right one, the signing secret."""
+"""Prepares a database: checks that it is the right one, and migrates its schema."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 def database_of(settings: Settings, url: str) -> Database:
-    """The database at this URL, of the settings or embedded, as it has to be spoken to."""
+    """The database at this URL (of the settings, or embedded), with the right pooling and certificate."""
     if settings.database_url is None:
         return Database(url)
     return Database(
@@ -27,24 +27,24 @@ def database_of(settings: Settings, url: str) -> Database:
 
 
 def listening_database(settings: Settings, database: Database) -> Database | None:
-    """Where this server may LISTEN: a session, by `LISTEN_DATABASE_URL` where there is one.
+    """The database for LISTEN, which needs a session: by `LISTEN_DATABASE_URL`, if it is set.
 
-    What `DATABASE_POOLER` says is said of `DATABASE_URL`. None behind a transaction pooler alone: there the next client
-    of the connection would hear what was meant for us.
+    `DATABASE_POOLER` describes `DATABASE_URL` only. None behind a transaction pooler alone, where the next client of
+    the connection would receive the messages.
     """
     if settings.database_url is None or settings.listen_database_url is None:
         return None if database.pooling is Pooling.TRANSACTION else database
     url = settings.listen_database_url.get_secret_value()
     if find_pooling(url) is Pooling.TRANSACTION:
         return None
-    # A pooler in session mode may stand there, so nothing is asked of it that such a one does not know.
+    # It may be a pooler in session mode, so only settings are sent that such a pooler knows.
     return Database(url, pooling=Pooling.SESSION, root_cert=settings.database_ssl_root_cert)
 
 
 async def prepare_database(settings: Settings, database: Database) -> None:
-    """Migrate over a connection of its own, a session where there is a way to one.
+    """Migrate over a separate connection, a session if possible.
 
-    Raises `CannotStart` when a person has to do something first.
+    Raises `CannotStart` when an operator has to act first.
     """
     database = listening_database(settings, database) or database
     connection = await database.connect()
@@ -59,7 +59,7 @@ async def prepare_database(settings: Settings, database: Database) -> None:
 
 
 async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings) -> None:
-    """Raises `CannotStart` for a Postgres that is too old, and for one that does not hold the accounts in use."""
+    """Raise `CannotStart` if Postgres is too old, or if it does not hold the accounts in use."""
     major = connection.get_server_version().major
     if major < OLDEST_POSTGRES:
         raise CannotStart(f"DATABASE_URL: Postgres {major} is too old: {OLDEST_POSTGRES} or newer is needed.")

@@ -1,4 +1,4 @@
-"""Loads the SQL of this program: every statement has a name and lives in a file under `sql/queries`."""
+"""Loads the SQL statements of this program by name, from the files under `sql/queries`."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def statements() -> Mapping[str, str]:
 
 
 def load_queries(directory: Path) -> Mapping[str, str]:
-    """Every statement of every `*.sql` file of a folder by name, without its header and purpose, ready to be sent.
+    """Every statement of every `*.sql` file of a folder by name, without its header and comment.
 
     A statement begins with `-- name: verb_object`, then at least one comment line with its purpose, then one statement.
     A list of columns that several statements share begins with `-- columns: noun_plural`; `@noun_plural` inserts it.
@@ -59,7 +59,7 @@ def _insert_columns(block: "_Block", columns: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The lines under one header, as they stand in the file."""
+    """The lines of the file under one header."""
 
     kind: str
     name: str
@@ -67,7 +67,7 @@ class _Block:
     lines: list[str]
 
     def statement(self) -> str:
-        """The text to send: comments before the statement left out, the final semicolon as well."""
+        """The text without the comments before it and without the final semicolon."""
         body = [line for line in self.lines if line.strip()]
         purpose = next((number for number, line in enumerate(body) if not line.startswith("--")), len(body))
         if purpose == 0:
@@ -81,7 +81,7 @@ class _Block:
 
 
 def _parse(path: Path) -> list[_Block]:
-    """Cut a file at its headers. Before the first one only comments may stand."""
+    """Split a file at its headers. Only comments are allowed before the first one."""
     blocks: list[_Block] = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         place = f"{path.name}:{number}"

@@ -1,4 +1,4 @@
-"""Short statements on the pool, for routes: bounded waits, and a database that is away becomes a 503."""
+"""Short statements on a pool, for routes. Every wait has a limit; a database that is away becomes a 503."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from server.storage.faults import Fault, classify
 from server.storage.queries import statements
 
 KEEP_INTERVAL_S = 60.0
-"""Less than the time after which the pool closes an idle connection."""
+"""Shorter than the time after which the pool closes an idle connection."""
 _TRIES = 3
 _PAUSE_S = 0.02
 _CLOSE_TIMEOUT_S = 2.0
@@ -27,11 +27,11 @@ class PooledQueries:
         self._silences = database.silences
 
     async def open(self) -> None:
-        """Make the pool; it connects when it is first asked, so the database need not be there yet."""
+        """Create the pool. It connects at the first statement, so the database need not be available yet."""
         self._pool = await self._database.create_pool()
 
     async def close(self) -> None:
-        """Close what is idle and drop the rest: a pool can wait for ever for a connection that hangs."""
+        """Close idle connections and drop the others: a pool may wait for ever for one that hangs."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             with contextlib.suppress(TimeoutError):
@@ -40,18 +40,18 @@ class PooledQueries:
             pool.terminate()
 
     async def check(self) -> None:
-        """Have a connection open. Raises `Unavailable` while there is none to be had."""
+        """Open a connection. Raises `Unavailable` while that is not possible."""
         await self.fetch("check_reads")
 
     async def run(self) -> None:
-        """Keep one connection open: the pool closes those that are idle, and the place may be taken by then."""
+        """Keep one connection open. The pool closes idle ones, and a pooler may then give their places to others."""
         while True:
             await asyncio.sleep(KEEP_INTERVAL_S)
             with contextlib.suppress(Unavailable):
                 await self.check()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        """All rows. Raises `Unavailable` when the database is away; deadlocks are tried again."""
+        """Run a named query and return its rows. Retries deadlocks. Raises `Unavailable` when the database is away."""
         for _ in range(_TRIES):
             try:
                 pool = await self._open_pool()
@@ -68,16 +68,16 @@ class PooledQueries:
         raise Unavailable("The database is busy; try again.", retry_after_s=1)
 
     async def _open_pool(self) -> "asyncpg.Pool[Any]":
-        """The pool; a new one when the network has swallowed something, which tells nobody what else it has."""
+        """The pool. After a heartbeat timeout it is replaced, because its connections may be dead."""
         if self._pool is None:
             raise Unavailable("The server is stopping.", retry_after_s=2)
         if self._silences != self._database.silences:
             self._silences = self._database.silences
-            self._pool.terminate()  # before a new reader waits for a dead connection as long as a statement may take
+            self._pool.terminate()  # otherwise the next reader waits for a dead connection
             self._pool = await self._database.create_pool()
         return self._pool
 
     async def fetch_row(self, query: str, *args: Any) -> asyncpg.Record | None:
-        """The first row, if there is one."""
+        """As `fetch`, but only the first row, or None."""
         rows = await self.fetch(query, *args)
         return rows[0] if rows else None

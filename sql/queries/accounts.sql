@@ -1,5 +1,5 @@
 -- name: create_user
--- Insert an account, signed in: its first session and refresh token. Nothing comes back when the e-mail has an account.
+-- Insert an account, signed in: with its first session and refresh token. No row comes back when the e-mail has an account.
 WITH account AS (
     INSERT INTO auth.users (id, email, encrypted_password, email_confirmed_at, last_sign_in_at, raw_user_meta_data)
     VALUES ($1, $2, $3, now(), now(), $6)
@@ -99,13 +99,13 @@ DELETE FROM auth.sessions
 WHERE id = $1 AND user_id = $2;
 
 -- name: delete_user
--- Delete an account; everything of its own goes with it by foreign key.
+-- Delete an account. Its rows in other tables go with it by foreign key.
 DELETE FROM auth.users
 WHERE id = $1
 RETURNING id;
 
--- name: agree_on_secret
--- Propose a secret and learn the one that holds: the first proposal wins, on whatever instance.
+-- name: get_or_create_secret
+-- Store a secret unless there is one. Returns the one that holds: the first, from any instance.
 WITH proposed AS (
     INSERT INTO auth.server_secrets AS secret (name, value)
     VALUES ($1, $2)
@@ -115,7 +115,7 @@ WITH proposed AS (
 SELECT value FROM proposed;
 
 -- name: get_account
--- Everything of an account that a client of Supabase Auth is shown, and whether session $2 of it is still open.
+-- An account as a client of Supabase Auth sees it, and whether its session $2 is still open.
 SELECT
     account.id, account.email, account.email_confirmed_at, account.last_sign_in_at, account.raw_app_meta_data,
     account.raw_user_meta_data, account.created_at, account.updated_at, account.encrypted_password,
@@ -132,7 +132,7 @@ FROM auth.refresh_tokens
 WHERE token = $1;
 
 -- name: update_account
--- Change what is given (NULL leaves it) of account $1. A new password ends all of its sessions but $5.
+-- Change the values of account $1 that are not NULL. A new password ends all of its sessions except $5.
 WITH account AS (
     UPDATE auth.users
     SET email = coalesce($2, email),
@@ -157,7 +157,7 @@ WHERE user_id = $1
     AND CASE $3::text WHEN 'local' THEN id = $2 WHEN 'others' THEN id <> $2 ELSE true END;
 
 -- name: set_password
--- A new password for the account of an e-mail, whose sessions all end. Nothing comes back where there is no such account.
+-- Set the password of the account with an e-mail, and end all its sessions. No row comes back where there is no such account.
 WITH account AS (
     UPDATE auth.users
     SET encrypted_password = $2, updated_at = now()

@@ -1,5 +1,5 @@
 -- name: is_supabase
--- Whose database this is: Supabase's Auth owns the accounts where its role exists.
+-- Whether this is the database of a Supabase project: its role owns the accounts.
 SELECT to_regrole('supabase_auth_admin') IS NOT NULL AS is_supabase;
 
 -- name: check_reads

@@ -1,12 +1,12 @@
 -- name: reserve_upload
--- Set $5 bytes aside for upload $1 of user $2 at instance $3: how many of $6 are left after that (NULL is no limit). No row comes back
--- where the account is gone, NULL where the upload is not awaited any more, a negative number where there is no room.
+-- Reserve $5 bytes for upload $1 of user $2 at instance $3. `room` is how many of $6 bytes are left (NULL is no limit): negative where
+-- there is not enough, NULL where the upload is no longer expected. No row comes back where the account is gone.
 SELECT public.reserve_upload($1, account.id, $3, $4, $5, $6) AS room
 FROM auth.users AS account
 WHERE account.id = $2 AND account.deleted_at IS NULL;
 
 -- name: store_upload
--- All bytes of an upload are there: it waits for a request to use it for $3 seconds.
+-- Note that an upload is complete. A request has to use it within $3 seconds.
 UPDATE public.files
 SET state = 'stored', size = $2, due_at = clock_timestamp() + make_interval(secs => $3)
 WHERE id = $1 AND request_id IS NULL AND state = 'arriving'
@@ -35,7 +35,7 @@ WHERE request.id = $1
 SELECT public.delete_upload($1, $2) AS is_deleted;
 
 -- name: attach_uploads
--- Which of the files $3 this user $1 has. If it is all of them, request $2 uses them from now on, and they wait for it for $4 seconds.
+-- Which of the files $3 user $1 has. If it is all of them, request $2 uses them from now on. They are kept for $4 seconds at least.
 WITH found AS MATERIALIZED (
     SELECT id, content_type
     FROM public.files
@@ -57,19 +57,19 @@ WITH found AS MATERIALIZED (
 SELECT id, content_type FROM found;
 
 -- name: detach_uploads
--- Nothing came of this request: it uses nothing.
+-- End the uses of a request that was not stored.
 DELETE FROM public.file_uses AS use
 WHERE use.request_id = $1
     AND NOT EXISTS (SELECT FROM public.model_requests AS request WHERE request.id = $1);
 
 -- name: find_inputs
--- The uploads $2 of user $1 that are there.
+-- The uploads $2 of user $1 that exist.
 SELECT id, user_id, content_type, size
 FROM public.files
 WHERE id = ANY ($2::uuid[]) AND user_id = $1 AND request_id IS NULL AND state IN ('stored', 'kept');
 
 -- name: begin_output
--- A file of the run that holds this request now; no row comes back when another one does.
+-- Begin a file of a run. No row comes back when another run has the request now.
 INSERT INTO public.files (id, user_id, request_id, epoch, number, content_type, due_at)
 SELECT $1, request.user_id, request.id, request.epoch, $4, $5, clock_timestamp() + interval '60 seconds'
 FROM public.model_requests AS request
@@ -77,7 +77,7 @@ WHERE request.id = $2 AND request.epoch = $3 AND request.status = 'processing'
 RETURNING id;
 
 -- name: store_outputs
--- All bytes of these files, of these sizes, are there.
+-- Note that these files are complete, with their sizes.
 WITH made AS MATERIALIZED (
     SELECT file.id, made.size
     FROM unnest($1::uuid[], $2::bigint[]) AS made (id, size)
@@ -93,8 +93,8 @@ WHERE file.id = made.id
 RETURNING file.id;
 
 -- name: discard_files
--- Nobody wants these files. Those that come back are deleted by whoever reaps, once more where that has begun already; there is no
--- row of the others any more.
+-- Mark files for deletion. Those that come back are deleted by the collector, again where that has begun already; the others have no
+-- row any more.
 WITH unwanted AS MATERIALIZED (
     SELECT id FROM public.files WHERE id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
 )
@@ -105,7 +105,7 @@ WHERE file.id = unwanted.id
 RETURNING file.id;
 
 -- name: discard_files_of_user
--- The account is gone, and with it all files; those of running requests go when these end.
+-- Mark all files of a deleted account for deletion. Files of running requests follow when these end.
 WITH theirs AS MATERIALIZED (
     SELECT id FROM public.files WHERE user_id = $1 AND state <> 'deleting' ORDER BY id FOR NO KEY UPDATE
 )
@@ -115,10 +115,9 @@ FROM theirs
 WHERE file.id = theirs.id;
 
 -- name: claim_due_files
--- Decide about up to $1 files that are due, and take those to be deleted: who takes them has $2 seconds. An upload is awaited here as
--- long as it is in $4, and elsewhere as long as its owner has a lease ($5 says whether this instance can tell); not by the owners $3,
--- this one and those that are known to be dead. What stays as it is, is looked at again in $6 seconds. What a row says is what it says
--- when it is locked.
+-- Decide about up to $1 files that are due, and take those to be deleted for $2 seconds. An upload is expected here as long as it is in
+-- $4, and elsewhere as long as its owner has a lease ($5 says whether this instance can tell). Owners $3 expect none: this instance and
+-- those that are known to be dead. Files that stay as they are come up again in $6 seconds. Rows are read after they are locked.
 WITH due AS MATERIALIZED (
     SELECT id, state, request_id, epoch, owner
     FROM public.files
@@ -162,7 +161,7 @@ WHERE file.id = judged.id
 RETURNING file.id, file.user_id, file.content_type, file.state;
 
 -- name: delete_files
--- The bytes of these files are gone: their rows go too, but not of what was discarded again meanwhile, since bytes had come.
+-- Delete the rows of files whose objects are deleted, except files that were marked again meanwhile because more bytes came.
 WITH gone AS MATERIALIZED (
     SELECT id
     FROM public.files
@@ -175,7 +174,7 @@ USING gone
 WHERE file.id = gone.id;
 
 -- name: recheck_files
--- Make up to $1 kept files due that no request uses: requests can disappear without a trigger, as by TRUNCATE.
+-- Have up to $1 kept files without a user checked: requests can vanish in ways that no trigger sees, such as TRUNCATE.
 WITH loose AS MATERIALIZED (
     SELECT file.id
     FROM public.files AS file
@@ -196,7 +195,7 @@ WHERE file.id = loose.id
 RETURNING file.id;
 
 -- name: find_files
--- Those of these files that have a row, with what their keys are made of.
+-- The files of these that have a row, with the parts of their keys.
 SELECT id, user_id, content_type
 FROM public.files
 WHERE id = ANY ($1::uuid[]);

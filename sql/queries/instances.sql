@@ -1,12 +1,12 @@
 -- name: register_instance
--- Announce this process with its first lease, and where it keeps files.
+-- Register this process with its first lease, and its file store.
 INSERT INTO public.instances (id, lease_until, host, pid, file_store)
 VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4, $5)
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
 
 -- name: renew_lease
--- Renew the lease and learn in the same round trip who else lives, how many of those keep files elsewhere ($5 says where we do), and
--- which running rows are cancelled or no longer ours.
+-- Renew the lease. The same round trip returns how many instances live, how many of those have another file store than $5, and which
+-- running rows are cancelled or no longer owned.
 WITH renewed AS (
     UPDATE public.instances
     SET lease_until = clock_timestamp() + make_interval(secs => $2)
@@ -35,6 +35,6 @@ DELETE FROM public.instances
 WHERE id = $1;
 
 -- name: notify_instances
--- Send hints to the channels of other instances. Nothing is lost with them, so their commit need not wait for the disk.
+-- Send hints to the channels of other instances. A lost hint loses no request, so their commit need not wait for the disk.
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(hint.channel, hint.payload)
 FROM unnest($1::text[], $2::text[]) AS hint (channel, payload);

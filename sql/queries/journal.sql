@@ -1,5 +1,5 @@
 -- name: accept_requests
--- Insert a batch of accepted model requests: born processing (owner given) or pending; a key that is already taken inserts nothing.
+-- Insert a batch of accepted model requests, as processing (with owner) or pending. A row whose key is taken is not inserted.
 WITH incoming AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -45,7 +45,7 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id, created_at, deadline_at;
 
 -- name: read_back_accepts
--- What became of accepts that inserted nothing: the row is there already (a lost reply), or another request holds the key.
+-- The state of accepts that inserted nothing: the row exists already (a lost reply), or another request holds the key.
 SELECT
     incoming.id,
     coalesce(taken.request_id, incoming.id) AS request_id,
@@ -58,7 +58,7 @@ LEFT JOIN public.idempotency_keys AS taken
 LEFT JOIN public.model_requests AS mine ON mine.id = incoming.id;
 
 -- name: find_idempotency_key
--- The request that a key stands for, while it does.
+-- The request of an idempotency key, for 24 hours.
 SELECT request_id, fingerprint
 FROM public.idempotency_keys
 WHERE user_id = $1 AND key = $2 AND created_at >= now() - interval '24 hours';
@@ -90,7 +90,7 @@ WHERE row.id = outcome.id
 RETURNING row.id, row.epoch, row.completed_at;
 
 -- name: release_requests
--- Give rows back to the backlog, their attempt returned, their epoch kept; a cancelled one ends here instead.
+-- Put rows back to the backlog, with their attempt returned and their epoch kept. A cancelled row ends here instead.
 UPDATE public.model_requests AS row
 SET status = CASE WHEN row.cancel_requested THEN 'cancelled' ELSE 'pending' END,
     completed_at = CASE WHEN row.cancel_requested THEN clock_timestamp() END,
@@ -109,7 +109,7 @@ WHERE row.id = released.id
 RETURNING row.id, row.epoch, row.completed_at;
 
 -- name: classify_outcomes
--- Why an outcome matched nothing. A statement of its own: within the update it would see the old snapshot.
+-- Why an outcome matched nothing. It is a separate statement because the update would show it the old snapshot.
 SELECT
     held.id,
     held.epoch,

@@ -1,9 +1,9 @@
 -- name: find_migration_table
--- Whether the runner's table is there already.
+-- Whether the table of migrations exists.
 SELECT to_regclass('public.schema_migrations') IS NOT NULL AS found;
 
 -- name: create_migration_table
--- What was applied, with the checksum of its text. Schema public exists everywhere and is named, whatever search_path says.
+-- The applied migrations, with the checksums of their texts. The schema is named because search_path may say something else.
 CREATE TABLE public.schema_migrations (
     number integer PRIMARY KEY,
     name text NOT NULL,
@@ -12,19 +12,19 @@ CREATE TABLE public.schema_migrations (
 );
 
 -- name: hide_migration_table
--- On Supabase a table in public is served over HTTP: with row level security and no policy nobody but its owner sees a row.
+-- On Supabase a table in public is served over HTTP. Row level security without a policy hides all rows from everyone but the owner.
 ALTER TABLE public.schema_migrations ENABLE ROW LEVEL SECURITY;
 
 -- name: lock_migration_table
--- One runner at a time: conflicts with itself and with writes, not with reads. Ends with the transaction, so it works through any pooler.
+-- Allow one runner at a time. The lock conflicts with itself and with writes, not with reads. It ends with the transaction, so it works through any pooler.
 LOCK TABLE public.schema_migrations IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: limit_lock_wait
--- How long a statement of this transaction waits for a lock, as text with its unit.
+-- Limit how long a statement of this transaction waits for a lock. The value is text with its unit.
 SELECT set_config('lock_timeout', $1, true);
 
 -- name: list_applied_migrations
--- Everything applied so far, in order.
+-- All applied migrations, in order.
 SELECT
     number,
     name,

@@ -37,7 +37,7 @@ FROM (
 ) AS request;
 
 -- name: export_idempotency_keys
--- What a repeated create is answered by.
+-- The idempotency keys.
 SELECT to_jsonb(remembered)::text AS line
 FROM (
     SELECT key.user_id, key.key, key.fingerprint, key.request_id, key.created_at
@@ -59,7 +59,7 @@ FROM (
 ) AS day_total;
 
 -- name: export_file_rows
--- What is known of files: of uploads, and of what completed requests made.
+-- The rows of files: uploads, and the files of completed requests.
 SELECT to_jsonb(kept)::text AS line
 FROM (
     SELECT
@@ -96,7 +96,7 @@ FROM auth.users
 WHERE deleted_at IS NULL AND (id = ANY ($1::uuid []) OR email = ANY ($2::text []));
 
 -- name: import_users
--- Accounts into the table of our own; those whose id or e-mail is taken are left out. Returns the ids that were made.
+-- Insert accounts into the embedded table, except those whose id or e-mail is taken. Returns the new ids.
 INSERT INTO auth.users (
     id, email, encrypted_password, email_confirmed_at, last_sign_in_at, created_at, banned_until, raw_user_meta_data
 )
@@ -111,8 +111,8 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: import_requests
--- Requests of page $1, whose users $2 are called $3 here. What is not final gets the time it had left $4 ago. Rows that are
--- there already stay as they are; rows of accounts that are not there are left out. Returns the ids that were made.
+-- Insert requests of page $1, whose users $2 have the ids $3 here. A request that is not final keeps the time it had left $4 ago.
+-- Existing rows stay as they are; rows of accounts that do not exist here are left out. Returns the new ids.
 INSERT INTO public.model_requests (@moved_columns, user_id, run_at, deadline_at, completed_at, status)
 SELECT
     @moved_columns, account.here,
@@ -127,11 +127,11 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: count_imported_requests
--- How many of these are there.
+-- How many of these requests exist.
 SELECT count(*) FROM public.model_requests WHERE id = ANY ($1::uuid []);
 
 -- name: import_idempotency_keys
--- Keys of page $1, whose users $2 are called $3 here. A key that was used here meanwhile stays.
+-- Insert keys of page $1, whose users $2 have the ids $3 here. A key that was used here meanwhile stays.
 INSERT INTO public.idempotency_keys (user_id, key, fingerprint, request_id, created_at)
 SELECT account.id, remembered.key, remembered.fingerprint, remembered.request_id, remembered.created_at
 FROM jsonb_to_recordset($1::jsonb) AS remembered (
@@ -142,7 +142,7 @@ INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, remember
 ON CONFLICT DO NOTHING;
 
 -- name: import_file_rows
--- Rows of page $1, whose users $2 are called $3 here, before their bytes. In a day it is seen what keeps each of them here.
+-- Insert rows of files of page $1, whose users $2 have the ids $3 here, before their objects. In a day the collector decides about them.
 INSERT INTO public.files (
     id, user_id, request_id, epoch, number, content_type, size, created_at, state, due_at
 )
@@ -158,7 +158,7 @@ INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, file.use
 ON CONFLICT DO NOTHING;
 
 -- name: import_file_uses
--- Uses of page $1, of files and requests that are here. In order, since each locks its file.
+-- Insert uses of page $1, of files and requests that exist here. In order of files, since each insert locks its file.
 INSERT INTO public.file_uses (file_id, request_id, created_at)
 SELECT file.id, request.id, input.created_at
 FROM jsonb_to_recordset($1::jsonb) AS input (file_id uuid, request_id uuid, created_at timestamptz)
@@ -168,7 +168,7 @@ ORDER BY file.id
 ON CONFLICT DO NOTHING;
 
 -- name: import_usage
--- Totals of page $1, whose users $2 are called $3 here. The larger one stays, so that a second time changes nothing.
+-- Insert totals of page $1, whose users $2 have the ids $3 here. The larger total stays, so that a repetition changes nothing.
 INSERT INTO public.usage_daily AS total (user_id, day, completed, failed, cancelled, token_used, token_count)
 SELECT account.id, usage.day, usage.completed, usage.failed, usage.cancelled, usage.token_used, usage.token_count
 FROM jsonb_to_recordset($1::jsonb) AS usage (

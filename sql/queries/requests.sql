@@ -42,7 +42,7 @@ LEFT JOIN places ON places.id = row.id
 ORDER BY row.id DESC;
 
 -- name: changed_requests
--- Which of the waited-for requests no longer stand where their waiters last saw them (or are gone).
+-- Which of these requests changed since their subscribers last saw them, or are gone.
 SELECT seen.id
 FROM unnest($1::uuid[], $2::text[], $3::integer[]) AS seen (id, status, epoch)
 LEFT JOIN public.model_requests AS row ON row.id = seen.id
@@ -51,8 +51,8 @@ WHERE row.id IS NULL
     OR (seen.status IS NOT NULL AND (row.status <> seen.status OR row.epoch <> seen.epoch));
 
 -- name: count_waiting
--- How many requests wait for a slot: all of them, and this user's, each counted no further than its limit needs. A request that was
--- put off does not wait before it is due.
+-- How many requests wait for a slot: all of them, and those of this user, each counted up to its limit. A request that was put off
+-- does not wait before it is due.
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM public.model_requests
@@ -66,7 +66,7 @@ SELECT
     ) AS waiting) AS own;
 
 -- name: count_waiting_users
--- How many users have something in the backlog: a skip scan, one step for each of them.
+-- How many users have requests in the backlog: a skip scan, one step for each user.
 WITH RECURSIVE holder AS (
     (SELECT user_id FROM public.model_requests WHERE status = 'pending' ORDER BY user_id LIMIT 1)
     UNION ALL
@@ -83,8 +83,8 @@ WITH RECURSIVE holder AS (
 SELECT count(user_id) AS users FROM holder;
 
 -- name: count_put_off
--- How many requests are put off (not due yet, never started): all of them, this user's, and of how many users. `ahead` is how many
--- wait in all, counted up to $2.
+-- How many requests are put off (not due yet, never started): all of them, those of this user, and of how many users. `ahead` is the
+-- number of all waiting requests, counted up to $2.
 SELECT
     count(*) AS everyone,
     count(*) FILTER (WHERE user_id = $1) AS own,
@@ -96,19 +96,19 @@ FROM public.model_requests
 WHERE status = 'pending' AND epoch = 0 AND run_at > created_at AND run_at > clock_timestamp();
 
 -- name: running_requests_of_user
--- What of a user's is in work, to be stopped when the account goes.
+-- The running requests of a user, to be stopped when the account is deleted.
 SELECT id
 FROM public.model_requests
 WHERE user_id = $1 AND status = 'processing';
 
 -- name: get_transcript
--- What a stream is resumed from once its request is final.
+-- The text of a final request, for a stream of it.
 SELECT output_data, segments
 FROM public.model_requests
 WHERE id = $1 AND user_id = $2;
 
 -- name: cancel_request
--- Ask for the end of one of the user's requests: what waits ends at once, what runs is ended by its owner, what is final stays.
+-- Cancel one of the user's requests: a pending one ends at once, a running one is ended by its owner, a final one stays.
 UPDATE public.model_requests AS row
 SET cancel_requested = true,
     status = CASE WHEN row.status = 'pending' THEN 'cancelled' ELSE row.status END,
@@ -119,13 +119,13 @@ WHERE row.id = $1 AND row.user_id = $2 AND row.status IN ('pending', 'processing
 RETURNING row.id, row.status, row.owner, row.epoch;
 
 -- name: delete_request
--- Forget one of the user's requests.
+-- Delete one of the user's requests.
 DELETE FROM public.model_requests
 WHERE id = $1 AND user_id = $2
 RETURNING id;
 
 -- name: delete_history
--- Forget up to $2 of the user's final requests, the oldest first.
+-- Delete up to $2 of the user's final requests, the oldest first.
 WITH old AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -140,7 +140,7 @@ WHERE row.id = old.id
 RETURNING row.id;
 
 -- name: feed_requests
--- How the requests stand that some users are told of: those that live, those that are newer than $2, and those named in $3.
+-- The states of requests for feeds: the live ones of users $1, those of them newer than $2, and those with ids $3.
 SELECT id, user_id, status, epoch
 FROM public.model_requests
 WHERE user_id = ANY ($1::uuid[]) AND status IN ('pending', 'processing')
@@ -154,5 +154,5 @@ FROM public.model_requests
 WHERE id = ANY ($3::uuid[]);
 
 -- name: broadcast_requests
--- Tell Supabase Realtime how these requests stand: the number of messages, NULL where there is no Realtime.
+-- Send the states of these requests to Supabase Realtime. Returns the number of messages, NULL where there is no Realtime.
 SELECT public.broadcast_model_requests($1::uuid[]) AS sent;

@@ -5,7 +5,7 @@ row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
 extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s
 
 -- name: claim_pending
--- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the users who wait (after $3 first), each gives its oldest.
+-- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the waiting users (those after $3 first), each gives its oldest rows.
 WITH RECURSIVE waiting AS (
     (
         SELECT user_id, 1 AS ordinal
@@ -54,10 +54,10 @@ FROM picked
 WHERE row.id = picked.id
 RETURNING @claimed_columns;
 
--- name: claim_suspects
--- Take over a group of suspects, rows that were running when their instance died twice or more: those with the fewest crashes
--- first, $2 of them after two crashes, a quarter of that with each crash more, in the end one. Their attempt is spent when they
--- start: until nothing else runs they wait, and a crash meanwhile is not their doing. The 2 stands here for the index's sake.
+-- name: claim_quarantined
+-- Claim a quarantined group: rows that were running when their instance died twice or more, those with the fewest crashes first.
+-- The group has $2 rows after two crashes and a quarter of that with each further crash, at least one. An attempt is counted when
+-- they start, because a crash before that is not theirs. The number 2 has to be a literal for the index.
 WITH least AS (
     SELECT attempt
     FROM public.model_requests
@@ -88,20 +88,20 @@ FROM picked
 WHERE row.id = picked.id
 RETURNING @claimed_columns;
 
--- name: start_suspects
--- Spend an attempt of each suspect that starts now (sent again, it spends no more); what is no longer ours does not come back.
+-- name: start_quarantined
+-- Count an attempt of each quarantined row that starts now. It is safe to repeat. Rows that are no longer owned do not come back.
 UPDATE public.model_requests AS row
-SET attempt = suspect.attempt,
+SET attempt = started.attempt,
     started_at = clock_timestamp()
-FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::integer[]) AS suspect (id, owner, epoch, attempt)
-WHERE row.id = suspect.id
-    AND row.owner = suspect.owner
-    AND row.epoch = suspect.epoch
+FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::integer[]) AS started (id, owner, epoch, attempt)
+WHERE row.id = started.id
+    AND row.owner = started.owner
+    AND row.epoch = started.epoch
     AND row.status = 'processing'
 RETURNING row.id;
 
 -- name: survey_backlog
--- What the sweeper has to know at each tick: whether due rows wait, and whether any of them are suspects.
+-- Whether due rows wait, and whether any quarantined rows wait.
 SELECT
     EXISTS (
         SELECT FROM public.model_requests
@@ -110,12 +110,12 @@ SELECT
     EXISTS (
         SELECT FROM public.model_requests
         WHERE status = 'pending' AND run_at <= clock_timestamp() AND attempt >= 2 AND NOT cancel_requested
-    ) AS has_suspects;
+    ) AS has_quarantined;
 
 -- name: rescue_orphans
--- Put rows whose owner has no live lease back to pending (or end them). Owners in $1 are known to be dead; the others only
--- count once leases can be trusted again: $2 says so for this instance, the postmaster's age of $3 seconds for the database.
--- After $5 crashes a row pauses, twice as long each time: a series of crashes that it did not cause is over some time.
+-- Put rows whose owner has no live lease back to pending, or end them. Owners in $1 are known to be dead. Other owners count once
+-- leases can be trusted again: $2 says so for this instance, and the age of the postmaster, $3 seconds, for the database.
+-- After $5 crashes a row pauses, twice as long each time, so that a series of crashes with another cause can end.
 WITH orphaned AS MATERIALIZED (
     SELECT row.id
     FROM public.model_requests AS row
@@ -158,8 +158,8 @@ WHERE row.id = orphaned.id
 RETURNING row.id, row.status, row.attempt;
 
 -- name: expire_requests
--- End what passed its deadline: pending rows at once, running ones when their own instance failed to do so for $1 seconds. $2 says
--- why nothing is started now, where that is upstream's doing.
+-- End rows that passed their deadline: pending rows at once, running ones when their own instance did not do so for $1 seconds. $2 is
+-- the outage of the upstream, if there is one.
 WITH overdue AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -189,7 +189,7 @@ WHERE row.id = overdue.id
 RETURNING row.id;
 
 -- name: finalise_cancelled
--- End pending rows whose cancellation was asked for.
+-- End pending rows that were cancelled.
 WITH asked AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -205,8 +205,8 @@ WHERE row.id = asked.id
 RETURNING row.id;
 
 -- name: reclaim_own
--- Take up rows which the database says this instance runs and its memory ($2) does not hold: an accept or a claim whose reply
--- was lost. Claims younger than $3 seconds may still be on their way. Suspects (from $4 crashes) go back to the backlog.
+-- Claim rows again that this instance owns and its memory ($2) does not hold: the reply to an accept or a claim was lost. Claims
+-- younger than $3 seconds are left out. Rows that were running at more than $4 crashes go back to the backlog.
 WITH forgotten AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -229,7 +229,7 @@ WHERE row.id = forgotten.id
 RETURNING @claimed_columns;
 
 -- name: purge_instances
--- Forget instances whose lease ran out long ago and which own nothing any more.
+-- Delete instances whose lease ran out $1 seconds ago and which own no row.
 DELETE FROM public.instances AS instance
 WHERE instance.lease_until < clock_timestamp() - make_interval(secs => $1)
     AND NOT EXISTS (
@@ -238,7 +238,7 @@ WHERE instance.lease_until < clock_timestamp() - make_interval(secs => $1)
     );
 
 -- name: purge_requests
--- Delete a small batch of final rows whose id (hence time of creation) lies below $1.
+-- Delete up to $2 final rows with ids, and so times of creation, below $1.
 WITH old AS MATERIALIZED (
     SELECT id
     FROM public.model_requests
@@ -253,7 +253,7 @@ WHERE row.id = old.id
 RETURNING row.id;
 
 -- name: purge_idempotency_keys
--- Delete a small batch of keys past their 24 hours.
+-- Delete up to $1 keys that are older than 24 hours.
 WITH old AS MATERIALIZED (
     SELECT user_id, key
     FROM public.idempotency_keys

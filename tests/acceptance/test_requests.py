@@ -80,7 +80,7 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
 
 async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
     """Close the connection of a call once it waits."""
-    watches = api.app[keys.REQUESTS].subscriptions._watches
+    watches = api.app[keys.REQUESTS].subscriptions._subscriptions
     await until(lambda: any(watch.is_waiting for group in watches.values() for watch in group))
     call.cancel()
     await asyncio.wait({call})

@@ -268,9 +268,9 @@ class Statements(RuleBasedStateMachine):
 
     @precondition(lambda self: any(row.attempt >= SUSPECT for row in self._waiting().values()))
     @rule(instance=instances, size=st.sampled_from([1, 4, 8]))
-    def claim_suspects(self, instance: int, size: int) -> None:
+    def claim_quarantined(self, instance: int, size: int) -> None:
         owner = self.ids[instance]
-        claimed = self.world.fetch("claim_suspects", owner, size)
+        claimed = self.world.fetch("claim_quarantined", owner, size)
         suspects = {id_: row for id_, row in self._waiting().items() if row.attempt >= SUSPECT}
         least = min((row.attempt for row in suspects.values()), default=SUSPECT)
         group = sorted(id_ for id_, row in suspects.items() if row.attempt == least)
@@ -280,7 +280,7 @@ class Statements(RuleBasedStateMachine):
         ids = [row["id"] for row in claimed]
         epochs, attempts = [row["epoch"] for row in claimed], [row["attempt"] + 1 for row in claimed]
         for _ in range(2):  # the first reply may have been lost
-            self.world.fetch("start_suspects", ids, [owner] * len(ids), epochs, attempts)
+            self.world.fetch("start_quarantined", ids, [owner] * len(ids), epochs, attempts)
         for id_ in ids:
             self.rows[id_].attempt += 1
 

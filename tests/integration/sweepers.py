@@ -11,7 +11,7 @@ import asyncpg
 
 from server.actors.capacity import Backlog, Slots
 from server.actors.heartbeat import Lease
-from server.actors.quarantine import SUSPECT_ATTEMPTS
+from server.actors.quarantine import QUARANTINE_ATTEMPTS
 from server.actors.sweeper import Sweeper
 from server.actors.workload import Workload
 from server.model_request import ModelRequest, RequestId, UserId
@@ -20,7 +20,7 @@ from tests.fakes.wire import Wire
 from tests.rows import Row, add_row, add_users, connected, read_row
 
 CAPACITY = 4
-SUSPECT = Row(attempt=SUSPECT_ATTEMPTS, epoch=SUSPECT_ATTEMPTS)
+SUSPECT = Row(attempt=QUARANTINE_ATTEMPTS, epoch=QUARANTINE_ATTEMPTS)
 
 
 @dataclass(frozen=True, slots=True)

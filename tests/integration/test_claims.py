@@ -128,7 +128,7 @@ async def test_sweeps_take_the_oldest_first_and_no_more_than_a_batch(
 @pytest.mark.parametrize(
     ("query", "state", "args"),
     [
-        ("claim_suspects", Row(attempt=2), (uuid4(), 1)),
+        ("claim_quarantined", Row(attempt=2), (uuid4(), 1)),
         ("rescue_orphans", Row("processing", owner=FIRST), ([FIRST], False, 0.0, 5, 2, 1)),
         ("expire_requests", Row(deadline_in_s=-1), (30.0, None, 1)),
         ("finalise_cancelled", Row(cancel_requested=True), (1,)),

@@ -1,4 +1,4 @@
-"""The sweeper on a real database: what it claims, rescues, adopts and ends."""
+"""The sweeper on a real database: what it claims, rescues, reclaims and ends."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from server.actors import sweeper as sweeper_module
 from server.actors.heartbeat import LEASE_TTL_S
-from server.actors.quarantine import MAX_ATTEMPTS, SUSPECT_ATTEMPTS
+from server.actors.quarantine import MAX_ATTEMPTS, QUARANTINE_ATTEMPTS
 from server.actors.workload import StopReason
 from server.model_request import mint_id
 from server.storage.database import DatabaseAway
@@ -83,12 +83,12 @@ async def test_an_instance_that_is_not_sure_of_its_lease_claims_nothing(instance
     assert instance.wire.sent == []
 
 
-async def test_a_stopped_sweeper_claims_and_adopts_nothing(instance: Instance) -> None:
+async def test_a_stopped_sweeper_claims_and_reclaims_nothing(instance: Instance) -> None:
     await instance.add()
     await instance.add(Row("processing", owner=instance.lease.instance_id, started_ago_s=60))
     instance.sweeper.is_stopped = True
     await instance.sweeper.claim()
-    await instance.sweeper.adopt()
+    await instance.sweeper.reclaim()
     assert instance.queue.empty()
 
 
@@ -160,7 +160,7 @@ async def test_suspects_of_two_crashes_run_together(instance: Instance) -> None:
     assert [model_request.id for model_request in instance.take()] == ids[:CAPACITY]
 
 
-@pytest.mark.parametrize(("attempt", "together"), [(SUSPECT_ATTEMPTS + 1, 1), (MAX_ATTEMPTS - 1, 1)])
+@pytest.mark.parametrize(("attempt", "together"), [(QUARANTINE_ATTEMPTS + 1, 1), (MAX_ATTEMPTS - 1, 1)])
 async def test_with_each_crash_more_they_run_in_smaller_groups(instance: Instance, attempt: int, together: int) -> None:
     ids = [await instance.add(Row(attempt=attempt)) for _ in range(3)]
     await instance.sweeper.claim()
@@ -239,7 +239,7 @@ async def test_rows_of_a_known_dead_instance_are_rescued_at_once_and_only_those(
     assert "stopped unexpectedly" in (await instance.read(worn_out))["error_msg"]
 
 
-async def test_rows_that_memory_forgot_are_adopted(instance: Instance) -> None:
+async def test_rows_that_memory_forgot_are_reclaimed(instance: Instance) -> None:
     me = instance.lease.instance_id
     held = await instance.add()
     await instance.sweeper.claim()
@@ -248,19 +248,19 @@ async def test_rows_that_memory_forgot_are_adopted(instance: Instance) -> None:
     forgotten = await instance.add(Row("processing", owner=me, epoch=1, attempt=1, started_ago_s=60))
     young = await instance.add(Row("processing", owner=me, epoch=1, attempt=1, started_ago_s=5))
     foreign = await instance.add(Row("processing", owner=uuid4(), epoch=1, attempt=1, started_ago_s=60))
-    await instance.sweeper.adopt()
-    [adopted] = instance.take()
-    assert (adopted.id, adopted.epoch, adopted.attempt) == (forgotten, 2, 1)
+    await instance.sweeper.reclaim()
+    [reclaimed] = instance.take()
+    assert (reclaimed.id, reclaimed.epoch, reclaimed.attempt) == (forgotten, 2, 1)
     assert forgotten in instance.workload
     assert instance.slots.used == 2
     assert [(await instance.read(row))["epoch"] for row in (held, young, foreign)] == [1, 1, 1]
 
 
-async def test_adoption_takes_no_more_than_there_are_free_slots(instance: Instance) -> None:
+async def test_reclaiming_takes_no_more_than_there_are_free_slots(instance: Instance) -> None:
     for _ in range(CAPACITY + 2):
         await instance.add(Row("processing", owner=instance.lease.instance_id, epoch=1, started_ago_s=60))
     instance.slots.used = 1
-    await instance.sweeper.adopt()
+    await instance.sweeper.reclaim()
     assert len(instance.take()) == CAPACITY - 1
     assert instance.slots.used == CAPACITY
 

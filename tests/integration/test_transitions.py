@@ -229,7 +229,7 @@ async def test_claim_takes_due_rows_that_are_neither_cancelled_nor_suspect(table
     ("query", "state", "args"),
     [
         ("claim_pending", Row(error_code="MODEL_ERROR", error_msg="busy"), (ME, 10, UUID(int=0), 2)),
-        ("claim_suspects", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 1)),
+        ("claim_quarantined", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 1)),
         (
             "reclaim_own",
             Row("processing", owner=ME, error_code="MODEL_ERROR", error_msg="busy", started_ago_s=20.0),
@@ -261,22 +261,22 @@ async def test_suspects_are_claimed_in_groups_that_shrink_with_their_crashes(tab
     ]
     left = sorted(suspects, key=lambda request_id: rows[request_id].attempt)
     for size in (2, 1, 1, 1, 1):  # two of the three with two crashes fit into a group of 2, and then its quarters
-        group = await table.run("claim_suspects", ME, 2)
+        group = await table.run("claim_quarantined", ME, 2)
         assert set(group) == set(left[:size])
         for request_id in group:
             row = await table.read(request_id)
             assert (row["owner"], row["epoch"], row["attempt"]) == (ME, EPOCH + 1, rows[request_id].attempt)
         left = left[size:]
     assert not left
-    assert not await table.run("claim_suspects", ME, 2)
+    assert not await table.run("claim_quarantined", ME, 2)
 
 
 async def test_a_suspect_spends_one_attempt_when_it_starts_and_only_if_it_is_still_ours(table: Table) -> None:
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, attempt=2))
     for owner, epoch in ((OTHER, EPOCH), (ME, EPOCH + 1)):
-        assert not await table.run("start_suspects", [request_id], [owner], [epoch], [3])
+        assert not await table.run("start_quarantined", [request_id], [owner], [epoch], [3])
     for _ in range(2):  # the first reply may have been lost
-        assert list(await table.run("start_suspects", [request_id], [ME], [EPOCH], [3])) == [request_id]
+        assert list(await table.run("start_quarantined", [request_id], [ME], [EPOCH], [3])) == [request_id]
     assert (await table.read(request_id))["attempt"] == 3
 
 
