@@ -223,7 +223,7 @@ class Engine:
     async def _begin(self) -> None:
         """The schema, our place among the instances, and the connections without which no create would succeed.
 
-        What the dead left here need not wait for their leases.
+        Rows of dead predecessors are rescued without waiting for their leases.
         """
         await self._prepare()
         for predecessor in self._predecessors:
@@ -260,7 +260,7 @@ class Engine:
 
     @property
     def upstream_state(self) -> Check | None:
-        """What is known of the upstream, without asking it: None before the first check, and for the offline double."""
+        """The last known state of the upstream. None before the first check, and for the offline double."""
         if (outage := self._upstream.breaker.outage) is not None:
             return Check(UpstreamFault.UNREACHABLE, f"It does not answer. {outage}")
         if (check := self._upstream_check) is None or check.fault is not UpstreamFault.UNREACHABLE:

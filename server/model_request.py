@@ -50,7 +50,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
-    """What a user asked for, from the create to the outcome. Input and parameters are JSON, serialised once."""
+    """The request of a user, unchanged from the create to the outcome. Input and parameters are JSON."""
 
     id: RequestId
     user_id: UserId

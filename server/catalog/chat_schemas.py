@@ -47,7 +47,7 @@ def _image_address(value: str) -> str:
 
 
 ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_image_address)]
-"""An https URL is passed to the provider unchanged. Of a file, the bytes are sent."""
+"""An https URL is passed to the provider unchanged. The bytes of a file are sent."""
 
 
 def _to_json_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:

@@ -279,7 +279,7 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.IMAGE_TO_TEXT,
-        "What an image shows, in words.",
+        "A caption for an image.",
         media_schemas.ImageInput,
         media_schemas.CaptionParameters,
         output_schemas.TextOutput,
@@ -287,7 +287,7 @@ MODEL_TYPES = (
     ),
     ModelType(
         Task.AUTOMATIC_SPEECH_RECOGNITION,
-        "What is said in a recording.",
+        "The text of a spoken recording.",
         media_schemas.AudioInput,
         media_schemas.TranscriptionParameters,
         output_schemas.TranscriptionOutput,

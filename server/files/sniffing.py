@@ -1,4 +1,4 @@
-"""What an uploaded or generated file is stored as: its first bytes count for more than its declared type. Pure."""
+"""The type under which a file is stored: its first bytes count for more than its declared type. Pure."""
 
 from server.errors import UnsupportedMedia
 from server.inference.protocol.file_types import sniff

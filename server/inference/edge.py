@@ -44,9 +44,7 @@ class EdgeFunction(HuggingFace):
         if error is not None and error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
             return Check(None, "The edge function hf-inference answers and accepts the key.")
         if error is None:
-            return Check(
-                UpstreamFault.UNEXPECTED, "What answers at SUPABASE_URL is not the edge function hf-inference."
-            )
+            return Check(UpstreamFault.UNEXPECTED, "The service at SUPABASE_URL is not the edge function hf-inference.")
         return self._judge_edge(error)
 
     async def listing(self) -> Listing | None:

@@ -103,7 +103,7 @@ async def _read_form(request: web.Request) -> Any:
 
 
 def _stranger(request: web.Request) -> Caller:
-    """Who tries credentials, as far as it is known: an `Authorization` header that a client sends along is not read."""
+    """The client address. An `Authorization` header is not read here."""
     proxies = request.app[keys.SETTINGS].proxy_networks
     address = find_client_ip(request.headers.getall("X-Forwarded-For", []), request.remote, proxies)
     return Caller(address=None if address is None else str(address))
@@ -125,7 +125,7 @@ async def get_user(request: web.Request) -> web.Response:
 
 
 async def delete_user(request: web.Request) -> web.Response:
-    """Delete the account with all its rows. What runs for it here stops at once, elsewhere by the next heartbeat."""
+    """Delete the account with all its rows. Its runs stop at once here, and within a heartbeat on other instances."""
     principal = request[keys.PRINCIPAL]
     request.app[keys.ACCOUNTS].require_deletion()
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)

@@ -21,8 +21,7 @@ from server.openapi.operation import Operation, Route
 _NUMBER = re.compile(r"0|[1-9]\d{0,3}", re.ASCII)
 _SHUTDOWN_RETRY_S = 5.0
 HELD_BYTES = 16 * 1024 * 1024
-"""What an upload of any size holds in memory at most: a part on its way to the store, the next one, and what is copied
-in between."""
+"""The memory of an upload of any size: a part on its way to the store, the next one, and the copies in between."""
 
 
 def routes() -> tuple[Route, ...]:
@@ -100,7 +99,7 @@ async def get_upload(request: web.Request) -> web.StreamResponse:
 
 
 async def delete_upload(request: web.Request) -> web.Response:
-    """Nobody sees it any more; its bytes go in a moment."""
+    """Delete the file for its user at once. The collector deletes its bytes soon after."""
     file_id = read_uuid(request.match_info["id"], otherwise=NO_UPLOAD)
     await request.app[keys.UPLOADS].delete(request[keys.PRINCIPAL].user_id, file_id)
     return web.Response(status=204)

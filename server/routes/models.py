@@ -1,4 +1,4 @@
-"""What can be asked for: the model types with their parameters, and the models that upstream lists at the moment."""
+"""The model types with their parameters, and the models that upstream lists at the moment."""
 
 import functools
 import hashlib

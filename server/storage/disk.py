@@ -1,4 +1,4 @@
-"""What has to be on the disk, and not only on its way to it."""
+"""Makes files and folders durable."""
 
 import os
 from pathlib import Path

@@ -41,7 +41,7 @@ async def _await(attempt: Attempt) -> "asyncpg.Connection[Any]":
 
 
 def _drop(task: _Task) -> None:
-    """Nobody wants its connection any more, should it get one after all."""
+    """Close the connection of an attempt that lost, if it gets one."""
     task.cancel()
     task.add_done_callback(_terminate)
 

@@ -88,7 +88,7 @@ def load_migrations(directory: Path | None = None) -> tuple[Migration, ...]:
             problem = "two files have this number" if migration.number < expected else f"{expected:04} is missing"
             raise MigrationError(f"{migration.name}: {problem}; migrations are numbered 0001, 0002, … without a gap.")
     if not migrations:
-        raise MigrationError(f"{directory}: no migration found. Is the sql folder installed beside the server package?")
+        raise MigrationError(f"{directory}: no migration found. Is the sql folder installed with the server package?")
     healed = [former for migration in migrations for former in migration.heals]
     return tuple(
         replace(migration, formers=tuple(checksum for name, checksum in healed if name == migration.name))

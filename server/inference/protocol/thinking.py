@@ -21,7 +21,7 @@ class _Place(Enum):
 class ThoughtSplitter:
     """Separates reasoning at the beginning of a text from the answer; a later tag is text.
 
-    Blanks around the thoughts belong to neither. What could be half a tag is held back until it is known what it is.
+    Blanks around the thoughts belong to neither. Text that may begin a tag is held back until more text decides.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ LIST_PAGE = 1000
 ABORT_TIMEOUT_S = 20.0
 QUIET_S = 60.0
 """Least time between two log lines about the same fault."""
-_PROBE_FOLDER = "nobody"
+_PROBE_FOLDER = "no-user"
 """A folder that no user can have, to test whether listing works."""
 
 log = structlog.get_logger(__name__)
