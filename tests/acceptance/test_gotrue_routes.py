@@ -212,3 +212,25 @@ async def test_what_anyone_may_see(stranger: Api) -> None:
     assert (keys.json, keys.headers["Cache-Control"]) == ({"keys": []}, "public, max-age=600")
     for email in (EMAIL, "not even one"):
         assert (await stranger.post("/auth/v1/recover", {"email": email})).json == {}
+
+
+async def test_every_route_but_those_marked_public_needs_a_token(stranger: Api) -> None:
+    routes = [
+        route for route in stranger.app.router.routes() if route.resource and "/auth/v1/" in route.resource.canonical
+    ]
+    closed = {
+        (route.method, route.resource.canonical)
+        for route in routes
+        if route.resource is not None
+        and route.method not in {"HEAD", "OPTIONS"}
+        and (await stranger.send(route.method, route.resource.canonical, json={})).json.get("error_code")
+        == "no_authorization"
+    }
+    assert closed == {("GET", "/auth/v1/user"), ("PUT", "/auth/v1/user"), ("POST", "/auth/v1/logout")}
+
+
+async def test_the_rate_of_a_user_is_limited_and_shown(start: Start) -> None:
+    alice = await sign_up(await start(rate_limit_per_minute=1))  # ten reads a minute
+    replies = [await alice.get("/auth/v1/user", headers=NEWER) for _ in range(12)]
+    assert "RateLimit" in replies[0].headers
+    assert_refused(replies[-1], 429, "over_request_rate_limit")
