@@ -136,7 +136,7 @@ async def test_the_page_goes_on_after_the_server_was_killed(tab: Tab, tmp_path: 
         await ask(tab, "Survive.", model="offline/long-stream")
         await tab.until(f"{WORDS}.length > 40")
         await asyncio.to_thread(server.kill)
-        await tab.until("document.getElementById('answer-about').textContent.startsWith('The connection broke')")
+        await tab.until("document.getElementById('answer-about').textContent.startsWith('The connection was lost')")
         await asyncio.to_thread(server.start)
         await tab.until(f"document.querySelector('#history .about').textContent === 'completed' && {IDLE}")
         assert await tab.evaluate(f"{WORDS}.length") == LONG_STREAM_WORDS
