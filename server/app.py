@@ -210,7 +210,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
         input_files=InputFiles(reader),
         catalog=app[keys.CATALOG],
         rates=app[keys.CREATE_LIMITER],
-        entrance=ConcurrencyLimiter(),
+        concurrency=ConcurrencyLimiter(),
         runs=engine,
         deadline_s=settings.deadline_s,
         on_deleted=engine.collector.wake,

@@ -77,7 +77,7 @@ class ModelRequests:
         input_files: InputFiles,
         catalog: Catalog,
         rates: RateLimiter,
-        entrance: ConcurrencyLimiter,
+        concurrency: ConcurrencyLimiter,
         runs: Runs,
         deadline_s: float,
         on_deleted: Callable[[], None],
@@ -90,14 +90,14 @@ class ModelRequests:
         self._reader = reader
         self._catalog = catalog
         self._rates = rates
-        self._entrance = entrance
+        self._concurrency = concurrency
         self._runs = runs
         self._deadline_s = deadline_s
         self._on_deleted = on_deleted
 
     def require_capacity(self) -> None:
         """Raise `Unavailable` while too many creates are in progress."""
-        self._entrance.require_room()
+        self._concurrency.require_room()
 
     def require_chance(self, user_id: UserId) -> None:
         """Raise `Unavailable` if a create of this user would be refused. To call before its body is read."""
@@ -128,7 +128,7 @@ class ModelRequests:
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)
-            with self._entrance.acquire():
+            with self._concurrency.acquire():
                 admitted, delay_s = await self._admit(draft, may_be_put_off=may_be_put_off, on_rate=on_rate)
             if admitted.is_replayed:
                 undo.close()
@@ -164,7 +164,7 @@ class ModelRequests:
             earlier = await self.admission.find_earlier(draft.user_id, draft.key, draft.fingerprint)
             if earlier is not None:
                 return earlier, 0.0
-        delay_s = self._judge_rate(draft.user_id, may_be_put_off=may_be_put_off, on_rate=on_rate)
+        delay_s = self._check_rate(draft.user_id, may_be_put_off=may_be_put_off, on_rate=on_rate)
         is_new = False
         try:
             admitted = await self._store(draft, delay_s)
@@ -174,20 +174,20 @@ class ModelRequests:
             if delay_s > 0 and not is_new:
                 self._rates.refund(str(draft.user_id))
 
-    def _judge_rate(
+    def _check_rate(
         self, user_id: UserId, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> float:
-        verdict = self._rates.check(str(user_id))
-        if verdict is None:
+        result = self._rates.check(str(user_id))
+        if result is None:
             return 0.0
-        on_rate(verdict)
-        if verdict.allowed:
+        on_rate(result)
+        if result.allowed:
             return 0.0
         if may_be_put_off:
             return self._rates.reserve(str(user_id))
         raise RateLimited(
             "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
-            retry_after_s=verdict.retry_after_s,
+            retry_after_s=result.retry_after_s,
         )
 
     async def _store(self, draft: NewRequest, delay_s: float) -> Admitted:

@@ -115,7 +115,7 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 
 def _count_as_create(request: web.Request) -> None:
-    verdict = request.app[keys.CREATE_LIMITER].check(str(request[keys.PRINCIPAL].user_id))
-    request[keys.RATE_LIMIT] = verdict
-    if verdict is not None and not verdict.allowed:
-        raise RateLimited("Too many requests; slow down.", retry_after_s=verdict.retry_after_s)
+    result = request.app[keys.CREATE_LIMITER].check(str(request[keys.PRINCIPAL].user_id))
+    request[keys.RATE_LIMIT] = result
+    if result is not None and not result.allowed:
+        raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)

@@ -10,50 +10,50 @@ from tests.fakes.clock import Clock
 
 
 @pytest.fixture
-def entrance(clock: Clock) -> ConcurrencyLimiter:
+def limiter(clock: Clock) -> ConcurrencyLimiter:
     return ConcurrencyLimiter(clock=clock)
 
 
-def _let_through(entrance: ConcurrencyLimiter, clock: Clock, count: int, *, seconds: float) -> None:
+def _let_through(limiter: ConcurrencyLimiter, clock: Clock, count: int, *, seconds: float) -> None:
     for _ in range(count):
-        with entrance.acquire():
+        with limiter.acquire():
             clock.now += seconds
 
 
-def test_a_burst_is_let_in_and_not_one_more(entrance: ConcurrencyLimiter) -> None:
+def test_a_burst_is_let_in_and_not_one_more(limiter: ConcurrencyLimiter) -> None:
     with contextlib.ExitStack() as burst:
         for _ in range(MAX_LIMIT):
-            burst.enter_context(entrance.acquire())
+            burst.enter_context(limiter.acquire())
         with pytest.raises(Unavailable) as refused:
-            entrance.require_room()
+            limiter.require_room()
         assert refused.value.headers["Retry-After"] == "2"
-        with pytest.raises(Unavailable), entrance.acquire():
+        with pytest.raises(Unavailable), limiter.acquire():
             pass
-    entrance.require_room()
+    limiter.require_room()
 
 
-def test_slow_ones_shrink_the_limit_but_never_to_nothing(entrance: ConcurrencyLimiter, clock: Clock) -> None:
-    _let_through(entrance, clock, 1, seconds=TARGET_S + 0.01)
-    assert MIN_LIMIT < entrance.limit < MAX_LIMIT
-    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
-    assert entrance.limit == MIN_LIMIT
+def test_slow_ones_shrink_the_limit_but_never_to_nothing(limiter: ConcurrencyLimiter, clock: Clock) -> None:
+    _let_through(limiter, clock, 1, seconds=TARGET_S + 0.01)
+    assert MIN_LIMIT < limiter.limit < MAX_LIMIT
+    _let_through(limiter, clock, 100, seconds=TARGET_S + 0.01)
+    assert limiter.limit == MIN_LIMIT
 
 
-def test_quick_ones_let_it_grow_again(entrance: ConcurrencyLimiter, clock: Clock) -> None:
-    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
-    _let_through(entrance, clock, 10, seconds=0.001)
-    assert entrance.limit == MIN_LIMIT + 10
-    _let_through(entrance, clock, MAX_LIMIT, seconds=0.001)
-    assert entrance.limit == MAX_LIMIT
+def test_quick_ones_let_it_grow_again(limiter: ConcurrencyLimiter, clock: Clock) -> None:
+    _let_through(limiter, clock, 100, seconds=TARGET_S + 0.01)
+    _let_through(limiter, clock, 10, seconds=0.001)
+    assert limiter.limit == MIN_LIMIT + 10
+    _let_through(limiter, clock, MAX_LIMIT, seconds=0.001)
+    assert limiter.limit == MAX_LIMIT
 
 
-def test_a_while_without_a_slow_one_makes_room_for_a_burst(entrance: ConcurrencyLimiter, clock: Clock) -> None:
-    _let_through(entrance, clock, 100, seconds=TARGET_S + 0.01)
+def test_a_while_without_a_slow_one_makes_room_for_a_burst(limiter: ConcurrencyLimiter, clock: Clock) -> None:
+    _let_through(limiter, clock, 100, seconds=TARGET_S + 0.01)
     clock.now += RECOVERY_S + 0.1
-    assert entrance.limit == MAX_LIMIT
+    assert limiter.limit == MAX_LIMIT
 
 
-def test_who_failed_has_left_too(entrance: ConcurrencyLimiter) -> None:
+def test_who_failed_has_left_too(limiter: ConcurrencyLimiter) -> None:
     for _ in range(MAX_LIMIT + 1):
-        with contextlib.suppress(KeyError), entrance.acquire():
+        with contextlib.suppress(KeyError), limiter.acquire():
             raise KeyError

@@ -96,7 +96,7 @@ class Desk:
         if is_ready:
             self.lifecycle.ready()
         self.rates = RateLimiter("create", per_minute, burst=burst)
-        self.entrance = ConcurrencyLimiter()
+        self.concurrency = ConcurrencyLimiter()
         self.runs = FakeRuns()
         self.hints = 0
         """How often others were told that something waits."""
@@ -124,7 +124,7 @@ class Desk:
             input_files=InputFiles(reader),
             catalog=catalog(),
             rates=self.rates,
-            entrance=self.entrance,
+            concurrency=self.concurrency,
             runs=self.runs,
             deadline_s=600.0,
             on_deleted=self._delete,

@@ -88,7 +88,7 @@ async def test_a_create_that_was_refused_leaves_no_subscription(error: Exception
 
 async def test_a_crowd_is_refused_before_anything_is_asked() -> None:
     desk = Desk()
-    desk.entrance._count = MAX_LIMIT
+    desk.concurrency._count = MAX_LIMIT
     with pytest.raises(Unavailable, match="overloaded"):
         desk.service.require_capacity()
     with pytest.raises(Unavailable, match="overloaded"):
