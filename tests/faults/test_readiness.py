@@ -131,7 +131,7 @@ def test_i1_a_session_pooler_without_a_place_for_a_fourth_instance(tmp_path: Pat
             fourth = stack.enter_context(_instance(tmp_path / "fourth", url, DATABASE_POOLER="session"))
             until(lambda: "database_not_ready" in fourth.log.read_text(), timeout_s=40)
             assert not _is_ready(fourth)
-            assert "connection left" in fourth.log.read_text()
+            assert "free connection" in fourth.log.read_text()
             for server in servers:
                 assert _outcome(server) == (200, "completed", None)
         until(lambda: _is_ready(fourth), timeout_s=40)
