@@ -1,8 +1,3 @@
--- columns: moved_columns
--- What an archive holds of a model request as it stands.
-id, created_at, started_at, model_type, model, parameters, input_data, output_data, error_msg, error_code, token_used,
-token_count, processing_time, attempt, epoch, cancel_requested, priority, segments
-
 -- name: export_users
 -- Every account, a JSON object each, by id. Works on auth.users of our own and of Supabase.
 SELECT to_jsonb(account)::text AS line
@@ -16,25 +11,24 @@ FROM (
 ) AS account;
 
 -- name: export_requests
--- Every request of these accounts, and those of nobody, a JSON object each, by id. What runs is exported as pending: it is
--- run where it is imported.
-SELECT to_jsonb(request)::text AS line
-FROM (
-    SELECT
-        @moved_columns, user_id, run_at, deadline_at,
-        CASE
+-- Every request of these accounts, and those without an account, a JSON object each, by id. A running request is exported as pending:
+-- it is run where it is imported. Whole rows, so that a new column needs no change here.
+SELECT (
+    to_jsonb(row) - 'owner' || jsonb_build_object(
+        'status', CASE
             WHEN row.status IN ('completed', 'failed', 'cancelled') THEN row.status
             WHEN row.status IN ('pending', 'processing') THEN 'pending'
             ELSE 'failed'
-        END AS status,
-        CASE
+        END,
+        'completed_at', CASE
             WHEN row.status NOT IN ('pending', 'processing') THEN coalesce(row.completed_at, row.created_at, now())
-        END AS completed_at
-    FROM public.model_requests AS row
-    WHERE row.user_id IS NULL
-        OR EXISTS (SELECT FROM auth.users AS account WHERE account.id = row.user_id AND account.deleted_at IS NULL)
-    ORDER BY row.id
-) AS request;
+        END
+    )
+)::text AS line
+FROM public.model_requests AS row
+WHERE row.user_id IS NULL
+    OR EXISTS (SELECT FROM auth.users AS account WHERE account.id = row.user_id AND account.deleted_at IS NULL)
+ORDER BY row.id;
 
 -- name: export_idempotency_keys
 -- The idempotency keys.
@@ -112,17 +106,23 @@ RETURNING id;
 
 -- name: import_requests
 -- Insert requests of page $1, whose users $2 have the ids $3 here. A request that is not final keeps the time it had left $4 ago.
--- Existing rows stay as they are; rows of accounts that do not exist here are left out. Returns the new ids.
-INSERT INTO public.model_requests (@moved_columns, user_id, run_at, deadline_at, completed_at, status)
-SELECT
-    @moved_columns, account.here,
-    run_at + CASE WHEN completed_at IS NULL THEN $4::interval ELSE interval '0' END,
-    deadline_at + CASE WHEN completed_at IS NULL THEN $4::interval ELSE interval '0' END,
-    completed_at, status
-FROM jsonb_populate_recordset(NULL::public.model_requests, $1::jsonb) AS request
-LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, after) ON renamed.before = user_id
-LEFT JOIN (SELECT users.id FROM auth.users AS users) AS account (here) ON account.here = coalesce(renamed.after, user_id)
-WHERE user_id IS NULL OR account.here IS NOT NULL
+-- Existing rows stay as they are; rows of accounts that do not exist here are left out. Returns the new ids. Whole rows, so that a
+-- new column needs no change here.
+INSERT INTO public.model_requests
+SELECT row.*
+FROM jsonb_array_elements($1::jsonb) AS item (fields)
+CROSS JOIN LATERAL jsonb_populate_record(NULL::public.model_requests, item.fields) AS request
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = request.user_id
+LEFT JOIN auth.users AS account ON account.id = coalesce(renamed.here, request.user_id)
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN request.completed_at IS NULL THEN $4::interval ELSE interval '0' END AS age
+) AS moved
+CROSS JOIN LATERAL jsonb_populate_record(request, jsonb_build_object(
+    'user_id', account.id,
+    'run_at', request.run_at + moved.age,
+    'deadline_at', request.deadline_at + moved.age
+)) AS row
+WHERE request.user_id IS NULL OR account.id IS NOT NULL
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
