@@ -38,6 +38,8 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
+REFRESHES_PER_MINUTE = 30
+"""For each client address, in bursts of the same size: 1,800 an hour, the rate of Supabase Auth."""
 ANSWER_ROOM_BYTES = 64 * MIB
 """Of all large answers that are on their way out, together."""
 BODY_ROOM_BYTES = 32 * MIB
@@ -239,6 +241,8 @@ def _provide_limits(app: web.Application) -> None:
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
+    is_limited = settings.auth_rate_limit_per_minute > 0
+    app[keys.REFRESH_LIMITER] = RateLimiter("refresh", REFRESHES_PER_MINUTE if is_limited else 0)
 
 
 def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:

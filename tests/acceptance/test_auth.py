@@ -306,11 +306,43 @@ async def test_beyond_the_rate_an_address_is_told_when_to_come_back(start: Start
         assert_unauthenticated(reply)
         assert reply.headers["RateLimit-Policy"] == '"auth";q=3;w=60'
         assert reply.headers["RateLimit"].startswith(f'"auth";r={left};t=')
-    for path in ("signup", "signin", "refresh", "recover"):
+    for path in ("signup", "signin", "recover"):
         assert_problem(await api.post(f"/auth/{path}", CREDENTIALS), 429, "RATE_LIMITED")
     refused = await api.post("/auth/signup", CREDENTIALS)
     assert 1 <= int(refused.headers["Retry-After"]) <= 20
     assert refused.headers["RateLimit"] == f'"auth";r=0;t={refused.headers["Retry-After"]}'
+
+
+async def test_c2_sign_ins_take_nothing_from_refreshes(start: Start) -> None:
+    api = await start(auth_rate_limit_per_minute=3)
+    session = (await api.post("/auth/signup", CREDENTIALS)).json
+    while (await api.post("/auth/signin", CREDENTIALS)).status == 200:
+        pass
+    for _ in range(5):
+        reply = await api.post("/auth/refresh", {"refresh_token": session["refresh_token"]})
+        assert reply.status == 200, reply.body
+        assert reply.headers["RateLimit-Policy"] == '"refresh";q=30;w=60'
+        session = reply.json
+        gotrue = await api.post("/auth/v1/token?grant_type=refresh_token", {"refresh_token": session["refresh_token"]})
+        assert gotrue.status == 200, gotrue.body
+        session = gotrue.json
+    assert (await api.post("/auth/v1/token?grant_type=password", CREDENTIALS)).status == 429
+
+
+async def test_c2_beyond_their_rate_refreshes_are_503_which_clients_retry(start: Start) -> None:
+    """30 at once, then one every two seconds: 1,800 an hour. Both surfaces share the bucket."""
+    api = await start(auth_rate_limit_per_minute=3)
+    paths = ("/auth/refresh", "/auth/v1/token?grant_type=refresh_token")
+    statuses = [(await api.post(paths[index % 2], {"refresh_token": "x"})).status for index in range(30)]
+    assert set(statuses) == {401, 400}
+    while (refused := await api.post(paths[0], {"refresh_token": "x"})).status == 401:
+        assert len(statuses) < 60
+        statuses.append(refused.status)
+    assert_problem(refused, 503, "SERVER_ERROR")
+    assert refused.headers["Retry-After"] in {"1", "2"}
+    there = await api.post(paths[1], {"refresh_token": "x"})
+    assert (there.status, there.headers["Retry-After"] in {"1", "2"}) == (503, True)
+    assert_unauthenticated(await api.post("/auth/signin", CREDENTIALS))
 
 
 async def test_who_is_signed_in_is_limited_as_a_user_and_not_by_address(start: Start) -> None:
