@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import structlog
 
-from server.auth.public_keys import NotAKeySet, PublicKey, read_key_set
+from server.auth.public_keys import USABLE_KEYS, NotAKeySet, PublicKey, name_unusable_keys, read_key_set
 
 TTL_S = 600.0
 """Supabase's own edge caches the list for the same time. Older keys stay in use during a download."""
@@ -132,6 +132,13 @@ class KeySet:
             self._keys = keys
             self.generation += 1
             log.info("public_keys", count=len(keys), kids=sorted(keys))
+            if ignored := name_unusable_keys(body):
+                log.warning(
+                    "public_keys_ignored",
+                    keys=ignored,
+                    fix=f"Tokens of these keys are refused. Keys for {USABLE_KEYS} are supported: choose one in the "
+                    "project's JWT keys.",
+                )
         elif self._failures:
             log.info("public_keys_again")
         self._failures = 0

@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from server.auth.supabase import check_accounts
+from server.settings import Settings
 from tests.acceptance.conftest import PASSWORD, Api, Reply, Start
 from tests.acceptance.test_auth import assert_problem, assert_unauthenticated
 from tests.fakes.gotrue import (
@@ -24,7 +26,7 @@ from tests.fakes.gotrue import (
     Refusal,
     serve_gotrue,
 )
-from tests.fakes.signers import ec_signer
+from tests.fakes.signers import Signer, ec_signer
 from tests.supabase import Project
 
 EMAIL = "alice@example.com"
@@ -295,3 +297,12 @@ async def test_c4_a_password_is_tried_in_nfc_and_then_as_it_was_sent(
     gotrue.calls.clear()
     assert (await api.post("/auth/signin", {"email": EMAIL, "password": "wrong"})).status == 401
     assert len(gotrue.calls) == 1
+
+
+async def test_c8_doctor_names_a_key_that_cannot_be_used(project: Project, gotrue: GoTrueFake) -> None:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    gotrue.published = (ec_signer("good"), Signer("EdDSA", lambda _: b"", "ed", jwk))
+    text = await check_accounts(Settings(**settings_of(project, gotrue)))
+    assert "Tokens of these public keys are refused: ed (OKP Ed25519)." in text
+    gotrue.published = gotrue.published[:1]
+    assert "refused" not in await check_accounts(Settings(**settings_of(project, gotrue)))

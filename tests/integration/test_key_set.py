@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from server.auth import key_set
 from server.auth.issuers import project_issuers
 from server.auth.key_set import COOLDOWN_S, MAX_BODY_BYTES, MAX_PAUSE_S, TTL_S, UNKNOWN_S, KeySet
+from server.auth.public_keys import name_unusable_keys
 from server.auth.tokens import SigningKey, TokenVerifier
 from server.errors import Unauthenticated, Unavailable
 from tests.fakes.clock import Clock
@@ -269,3 +271,39 @@ async def test_closing_ends_a_fetch_that_is_under_way(server: KeyServer, clock: 
     await keys.close()
     await waiting
     assert keys.get("old") is None
+
+
+async def test_c8_a_key_that_cannot_be_used_is_named_in_the_log(
+    server: KeyServer, verifier: TokenVerifier, clock: Clock
+) -> None:
+    """Once for each list, and not again with every download."""
+    jwk = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "kid": "ed",
+        "alg": "EdDSA",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    }
+    server.signers.append(Signer("EdDSA", lambda _: b"", "ed", jwk))
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await is_good(verifier, token(server, OLD))
+            assert verifier._public_keys is not None
+            await settle(verifier._public_keys)
+            clock.now += TTL_S
+    ignored = [entry for entry in logs if entry["event"] == "public_keys_ignored"]
+    assert [entry["keys"] for entry in ignored] == [["ed (OKP Ed25519 EdDSA)"]]
+    assert "ES256" in ignored[0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        (b'{"keys":[{"kty":"oct","kid":"s"}]}', ["s (oct)"]),
+        (b'{"keys":[1,{}]}', ["without a kid (no type)"] * 2),
+        (b'{"keys":[{"kid":7,"kty":["x"]}]}', ["7 (['x'])"]),
+        (b'{"keys":[]}', []),
+    ],
+)
+def test_c8_every_unusable_key_has_a_name(listed: bytes, names: list[str]) -> None:
+    assert name_unusable_keys(listed) == names
