@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp_cors
 from aiohttp import web
+from aiohttp_cors.urldispatcher_router_adapter import ResourcesUrlDispatcherRouterAdapter
 
 from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
@@ -16,6 +17,7 @@ from server.files.uploads import MIB, Uploads
 from server.http import keys
 from server.http.large_responses import send_large
 from server.http.middlewares import MIDDLEWARES
+from server.http.origins import AllowedOrigins
 from server.http.response_headers import add_headers
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
@@ -38,6 +40,8 @@ Context = Callable[[web.Application], AsyncIterator[None]]
 
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
+REFRESHES_PER_MINUTE = 30
+"""For each client address, in bursts of the same size: 1,800 an hour, the rate of Supabase Auth."""
 ANSWER_ROOM_BYTES = 64 * MIB
 """Of all large answers that are on their way out, together."""
 BODY_ROOM_BYTES = 32 * MIB
@@ -59,6 +63,9 @@ _CORS_EXPOSED = (
     "Content-Disposition",
     "X-Sb-Error-Code",
     "X-Supabase-Api-Version",
+    "X-Should-Retry",
+    "Idempotent-Replayed",
+    *(f"X-RateLimit-{part}-{of}" for part in ("Limit", "Remaining", "Reset") for of in ("Requests", "Tokens")),
 )
 
 
@@ -239,6 +246,8 @@ def _provide_limits(app: web.Application) -> None:
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
+    is_limited = settings.auth_rate_limit_per_minute > 0
+    app[keys.REFRESH_LIMITER] = RateLimiter("refresh", REFRESHES_PER_MINUTE if is_limited else 0)
 
 
 def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
@@ -250,6 +259,7 @@ def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
         allow_methods=_CORS_METHODS,
         max_age=600,
     )
-    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    adapter = ResourcesUrlDispatcherRouterAdapter(app.router, AllowedOrigins(origins, options))
+    cors = aiohttp_cors.CorsConfig(app, router_adapter=adapter)
     for route in list(app.router.routes()):
         cors.add(route)

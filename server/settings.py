@@ -23,7 +23,14 @@ _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-_ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
+_ORIGIN = re.compile(
+    r"""(?P<scheme>https?|capacitor|ionic|app|tauri)://
+        (?P<host>(?:\*\.)?[^*/\s,:@?\#\[\]]+|\[[0-9a-f:.]+\])
+        (?P<port>:(?:\*|[0-9]{1,5}))?""",
+    re.VERBOSE,
+)
+"""`https`, `http` and the schemes of app shells (Capacitor, Ionic, Electron, Tauri)."""
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Backend(StrEnum):
@@ -59,6 +66,7 @@ class Settings(BaseSettings):
     supabase_anon_key: SecretStr | None = None
     supabase_service_role_key: SecretStr | None = None
     supabase_jwt_secret: SecretStr | None = None
+    supabase_jwt_issuer: str | None = None
 
     hf_api_token: SecretStr | None = None
     hf_base_url: str = HUGGING_FACE_ROUTER
@@ -158,10 +166,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        origins = tuple(item.rstrip("/") for item in value)
-        if not all(_ORIGIN.fullmatch(item) for item in origins):
-            raise ValueError("must be origins such as https://app.example, without a path, separated by commas")
-        return origins
+        return tuple(_origin(item) for item in value)
 
     @field_validator("log_level")
     @classmethod
@@ -227,7 +232,7 @@ class Settings(BaseSettings):
         if not self.database_url:
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:
-            names += ["supabase_anon_key", "supabase_service_role_key"]
+            names += ["supabase_anon_key", "supabase_service_role_key", "supabase_jwt_issuer"]
         return [name.upper() for name in names if getattr(self, name) is not None]
 
     def _storage_faults(self) -> list[str]:
@@ -279,14 +284,26 @@ class Settings(BaseSettings):
 
     def _is_one_project(self) -> bool:
         """False only if both URLs name a Supabase project and the projects differ."""
-        here = _PROJECT_URL.fullmatch(urlsplit(self.supabase_url or "").hostname or "")
+        here, there = self._reference_in_url(), self._reference_in_database()
+        return here is None or there is None or here == there
+
+    @property
+    def project_reference(self) -> str | None:
+        """The name that Supabase gave to the project; None if neither address names it (custom domain, self-hosted)."""
+        return self._reference_in_url() or self._reference_in_database()
+
+    def _reference_in_url(self) -> str | None:
+        match = _PROJECT_URL.fullmatch(urlsplit(self.supabase_url or "").hostname or "")
+        return None if match is None else match[1]
+
+    def _reference_in_database(self) -> str | None:
         parts = _split_url("" if self.database_url is None else self.database_url.get_secret_value())
-        if here is None or parts is None:
-            return True
+        if parts is None:
+            return None
         host = parts.hostname or ""
         is_pooler = host.endswith(".pooler.supabase.com")
-        there = _PROJECT_USER.fullmatch(parts.username or "") if is_pooler else _PROJECT_DATABASE.fullmatch(host)
-        return there is None or here[1] == there[1]
+        match = _PROJECT_USER.fullmatch(parts.username or "") if is_pooler else _PROJECT_DATABASE.fullmatch(host)
+        return None if match is None else match[1]
 
     @classmethod
     def load(cls, *, needs_model: bool = True, **overrides: Any) -> Self:
@@ -312,6 +329,20 @@ def _split_url(text: str) -> SplitResult | None:
         return None if parts.port == 0 else parts
     except ValueError:
         return None
+
+
+def _origin(text: str) -> str:
+    """The origin as browsers send it: in lower case, without the port that its scheme implies. Raises `ValueError`."""
+    text = text.rstrip("/").lower()
+    if text == "*":
+        return text
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "must be origins such as https://app.example, capacitor://localhost, https://*.example.com or "
+            "http://localhost:*, without a path, separated by commas"
+        )
+    return text.removesuffix(_DEFAULT_PORTS.get(match["scheme"], "/"))
 
 
 def _line(item: Any) -> str:

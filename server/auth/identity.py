@@ -8,6 +8,7 @@ from typing import Any
 from server.auth.accounts import Accounts
 from server.auth.embedded_accounts import EmbeddedAccounts
 from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
+from server.auth.issuers import project_issuers
 from server.auth.key_set import KeySet
 from server.auth.passwords import Passwords
 from server.auth.supabase import connect_accounts
@@ -64,6 +65,12 @@ def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Ide
             await accounts.close()
 
     verifier = TokenVerifier(
-        signing_key, issuer=base_url, max_lifetime_s=MAX_PROJECT_LIFETIME_S, public_keys=public_keys
+        signing_key,
+        issuers=project_issuers(
+            [base_url, *([settings.supabase_jwt_issuer] if settings.supabase_jwt_issuer else [])],
+            reference=settings.project_reference,
+        ),
+        max_lifetime_s=MAX_PROJECT_LIFETIME_S,
+        public_keys=public_keys,
     )
     return Identity(accounts, verifier, opened)

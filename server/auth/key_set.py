@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import structlog
 
-from server.auth.public_keys import NotAKeySet, PublicKey, read_key_set
+from server.auth.public_keys import USABLE_KEYS, NotAKeySet, PublicKey, name_unusable_keys, read_key_set
 
 TTL_S = 600.0
 """Supabase's own edge caches the list for the same time. Older keys stay in use during a download."""
@@ -15,6 +15,7 @@ COOLDOWN_S = 30.0
 """Least time between two downloads before the TTL has passed: for an unknown key, or after a failure."""
 UNKNOWN_S = 120.0
 """A `kid` that was not in the list starts no download for this long."""
+UNLOADED_RETRY_S = 5.0
 MAX_UNKNOWN = 1000
 MAX_PAUSE_S = 300.0
 TIMEOUT_S = 5.0
@@ -58,18 +59,29 @@ class KeySet:
         if self._fetched_at is None or now >= self._fetched_at + TTL_S:
             self._fetch_unless_cooling(now)
 
-    async def wait_for_key(self, kid: str) -> None:
-        """Wait for a download if the key is unknown and one is running or allowed."""
+    async def wait_for_key(self, kid: str) -> float | None:
+        """Wait for a download if the key is unknown and one is running or allowed.
+
+        Returns None if the key is known, or missing in a list that was downloaded since it was first asked for.
+        Otherwise the seconds until the next download: the key may be in that list.
+        """
         self.refresh_if_due()
         if kid in self._keys:
-            return
+            return None
         now = self._clock()
-        if now >= self._unknown.get(kid, now):
+        is_unknown = now < self._unknown.get(kid, now)
+        if not is_unknown:
             self._fetch_unless_cooling(now)
         if self._fetching is not None:
             await asyncio.wait({self._fetching})
-            if kid not in self._keys and self.is_loaded:
+            if kid in self._keys:
+                return None
+            if self.is_loaded and not self._failures:
                 self._note_unknown(kid)
+                return None
+        if is_unknown:
+            return None
+        return UNLOADED_RETRY_S if not self.is_loaded else max(1.0, self._next_try_at - self._clock())
 
     async def close(self) -> None:
         """Cancel a running download, and close its connection."""
@@ -120,6 +132,13 @@ class KeySet:
             self._keys = keys
             self.generation += 1
             log.info("public_keys", count=len(keys), kids=sorted(keys))
+            if ignored := name_unusable_keys(body):
+                log.warning(
+                    "public_keys_ignored",
+                    keys=ignored,
+                    fix=f"Tokens of these keys are refused. Keys for {USABLE_KEYS} are supported: choose one in the "
+                    "project's JWT keys.",
+                )
         elif self._failures:
             log.info("public_keys_again")
         self._failures = 0

@@ -5,6 +5,7 @@ Accounts imported from Supabase have bcrypt hashes. They are verified, and repla
 
 import asyncio
 import re
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -24,6 +25,8 @@ PARALLELISM = 1
 MAX_CONCURRENT = 2
 MAX_WAITING = 20
 
+_MAX_NORMALISED_LENGTH = 1024
+"""A longer text cannot be a password here, and the time of a normalisation can grow with the square of the length."""
 _MAX_STORED_MEMORY_KIB = 65_536
 _MAX_STORED_TIME_COST = 10
 _MAX_STORED_PARALLELISM = 4
@@ -40,8 +43,17 @@ _DUMMY_HASH = "$argon2id$v=19$m=19456,t=2,p=1$7lHgr0RSYv/vUWGhqI/p/g$IeeNUhTYBsg
 Result = TypeVar("Result")
 
 
+def normalise_password(password: str) -> str:
+    """The password in NFC (RFC 8265, 4.2): a phone and a computer may send the same `é` as one character or as two."""
+    return password if len(password) > _MAX_NORMALISED_LENGTH else unicodedata.normalize("NFC", password)
+
+
 def require_acceptable(password: str) -> None:
-    """Raises `Invalid` unless the password has 8 to 128 characters, without NUL and without half a surrogate pair."""
+    """Raises `Invalid` unless the password has 8 to 128 characters, without NUL and without half a surrogate pair.
+
+    The characters are counted in NFC.
+    """
+    password = normalise_password(password)
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         message = f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
     elif "\0" in password or any("\ud800" <= character <= "\udfff" for character in password):
@@ -62,15 +74,17 @@ class Passwords:
         self._pending = 0
 
     async def hash(self, password: str) -> str:
-        """Raises `Unavailable` if the queue is full."""
-        return await self._in_thread(lambda: self._hasher.hash(_bytes(password)))
+        """The hash of the password in NFC. Raises `Unavailable` if the queue is full."""
+        return await self._in_thread(lambda: self._hasher.hash(_bytes(normalise_password(password))))
 
     async def matches(self, stored: str | None, password: str) -> bool:
         """Whether `password` matches a stored hash. Raises `Unavailable` if the queue is full.
 
-        None and unknown kinds of hashes give False, after the time that argon2 takes.
+        The password is tried in NFC, then as it was sent: hashes from before the normalisation, and of other servers,
+        are of that form. None and unknown kinds of hashes give False, after the time that argon2 takes.
         """
-        return await self._in_thread(lambda: self._verify(stored, _bytes(password)))
+        forms = dict.fromkeys((normalise_password(password), password))
+        return await self._in_thread(lambda: any(self._verify(stored, _bytes(form)) for form in forms))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

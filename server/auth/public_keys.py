@@ -10,6 +10,8 @@ import orjson
 MAX_KEYS = 50
 MAX_KID_LENGTH = 256
 MIN_RSA_BITS = 2048
+_MAX_NAME = 64
+USABLE_KEYS = "ES256 (P-256) and RS256 (RSA with 2048 bits or more)"
 
 _ALGORITHMS = {("EC", "P-256"): "ES256", ("RSA", None): "RS256"}
 """By key type and curve: the algorithms of Supabase, without HS256, whose keys are secret."""
@@ -34,13 +36,28 @@ def read_key_set(body: bytes) -> dict[str, PublicKey]:
 
     Other keys (secrets, Ed25519, encryption keys, RSA below 2048 bits) are skipped. Raises `NotAKeySet`.
     """
+    return {key.kid: key for key in _usable(_listed(body))}
+
+
+def name_unusable_keys(body: bytes) -> list[str]:
+    """The keys that `read_key_set` skips, for the operator: `kid`, type and curve. Raises `NotAKeySet`."""
+    return [_name(jwk) for jwk in _listed(body) if not isinstance(jwk, dict) or _read(jwk) is None]
+
+
+def _name(jwk: object) -> str:
+    about = jwk if isinstance(jwk, dict) else {}
+    kid, *kinds = (str(about[name])[:_MAX_NAME] if name in about else "" for name in ("kid", "kty", "crv", "alg"))
+    return f"{kid or 'without a kid'} ({' '.join(kind for kind in kinds if kind) or 'no type'})"
+
+
+def _listed(body: bytes) -> list[Any]:
     try:
         listed = orjson.loads(body)["keys"]
     except (orjson.JSONDecodeError, TypeError, KeyError, IndexError):
         raise NotAKeySet from None
     if not isinstance(listed, list):
         raise NotAKeySet
-    return {key.kid: key for key in _usable(listed[:MAX_KEYS])}
+    return listed[:MAX_KEYS]
 
 
 def _usable(listed: list[Any]) -> Iterator[PublicKey]:

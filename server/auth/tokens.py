@@ -9,28 +9,36 @@ from typing import Any
 from uuid import UUID
 
 import jwt
+import orjson
+import structlog
 
+from server.auth.issuers import OWN_ISSUER, Issuers, OwnIssuer
 from server.auth.key_set import KeySet
 from server.auth.principal import Principal
 from server.auth.public_keys import MAX_KID_LENGTH
 from server.errors import Unauthenticated, Unavailable
 from server.model_request import UserId
 
-ISSUER = "ai-sdk-server/auth/v1"
 AUDIENCE = "authenticated"
 ACCESS_TOKEN_S = 3600
 MAX_TOKEN_BYTES = 8192
 MAX_LIFETIME_S = 86_400
 MAX_PROJECT_LIFETIME_S = 604_800
 """One week, the longest setting of a Supabase project."""
-LEEWAY_S = 10
+LEEWAY_S = 30
+"""Difference of clocks that is accepted in `exp`, `iat` and `nbf`."""
+QUIET_S = 60.0
+"""Least time between two log lines about refused tokens."""
+_MAX_LOGGED = 200
 MAX_KNOWN_TOKENS = 10_000
 """About 5 MB. The oldest entry is evicted first; its token is verified again."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _BEARER = re.compile(r"bearer +(\S+)", re.ASCII | re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_REQUIRED = ("exp", "iat", "sub", "aud", "iss")
+_REQUIRED = ("exp", "iat", "sub", "aud")
+
+log = structlog.get_logger(__name__)
 
 
 def bearer_token(headers: Sequence[str]) -> str:
@@ -73,7 +81,7 @@ class TokenMinter:
         now = int(self._clock())
         expires_at = now + ACCESS_TOKEN_S
         claims = {
-            "iss": ISSUER,
+            "iss": OWN_ISSUER,
             "sub": str(user_id),
             "aud": AUDIENCE,
             "exp": expires_at,
@@ -105,23 +113,25 @@ class TokenVerifier:
         self,
         key: SigningKey,
         *,
-        issuer: str = ISSUER,
+        issuers: Issuers | None = None,
         max_lifetime_s: int = MAX_LIFETIME_S,
         public_keys: KeySet | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._key = key
-        self._issuer = issuer
+        self._issuers = issuers or OwnIssuer()
         self._max_lifetime_s = max_lifetime_s
         self._public_keys = public_keys
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[Principal, int]] = OrderedDict()
         self._generation = 0
+        self._logged_at = float("-inf")
 
     async def identify(self, token: str) -> Principal:
         """As `verify`, after a download of the public keys if the token's key is unknown.
 
-        Raises `Unavailable` if the key is unknown and the project's keys were never downloaded.
+        Raises `Unavailable` if the key is unknown and may be in a list that was not downloaded yet: the project may
+        have a new key, and a 401 would sign its users out.
         """
         if self._public_keys is None:
             return self.verify(token)
@@ -131,13 +141,16 @@ class TokenVerifier:
         kid = _key_id(token)
         if kid is None or self._public_keys.get(kid) is not None:
             return self.verify(token)
-        await self._public_keys.wait_for_key(kid)
+        retry_after_s = await self._public_keys.wait_for_key(kid)
         try:
             return self.verify(token)
         except Unauthenticated:
-            if self._public_keys.is_loaded:
+            is_certain = self._public_keys.is_loaded and not self._may_become_valid(token)
+            if retry_after_s is None or is_certain:
                 raise
-            raise Unavailable("Tokens cannot be checked at the moment; try again.", retry_after_s=5) from None
+            raise Unavailable(
+                "Tokens cannot be checked at the moment; try again.", retry_after_s=retry_after_s
+            ) from None
 
     def verify(self, token: str) -> Principal:
         """The user of a valid token, by the keys known now. Raises only `Unauthenticated`."""
@@ -149,6 +162,18 @@ class TokenVerifier:
             self._known.popitem(last=False)
         return principal
 
+    def _may_become_valid(self, token: str) -> bool:
+        """Whether a key that is not known yet could make the token valid: not expired, and not signed with a secret.
+
+        It reads unverified text, and only chooses between two refusals.
+        """
+        try:
+            algorithm = jwt.get_unverified_header(token).get("alg")
+            claims = orjson.loads(jwt.utils.base64url_decode(token.split(".")[1]))
+            return algorithm != "HS256" and self._clock() < _seconds(claims["exp"]) + LEEWAY_S
+        except Exception:  # noqa: BLE001 - hostile input
+            return False
+
     def _find_cached(self, token: str) -> Principal | None:
         _require_shape(token)
         if self._public_keys is not None and self._public_keys.generation != self._generation:
@@ -159,25 +184,46 @@ class TokenVerifier:
 
     def _verify(self, token: str) -> tuple[Principal, int]:
         try:
-            key, algorithm = self._choose_key(token)
+            key, algorithm, is_public = self._choose_key(token)
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
                 audience=AUDIENCE,
-                issuer=self._issuer,
-                options={"require": list(_REQUIRED), "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+                options={
+                    "require": list(_REQUIRED),
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                    "verify_iss": False,
+                },
             )
+            self._require_issuer(claims.get("iss"), is_public=is_public)
             return self._principal(claims), claims["exp"]
         except Exception:  # noqa: BLE001 - a token is hostile input: any error means 401
             raise Unauthenticated from None
 
-    def _choose_key(self, token: str) -> tuple[Any, str]:
+    def _require_issuer(self, issuer: object, *, is_public: bool) -> None:
+        """The signature is verified here, so strangers cannot fill the log."""
+        if self._issuers.accept(issuer, has_public_key=is_public):
+            return
+        if self._clock() >= self._logged_at + QUIET_S:
+            self._logged_at = self._clock()
+            log.warning(
+                "token_refused",
+                reason="the issuer is not accepted",
+                iss=str(issuer)[:_MAX_LOGGED],
+                fix="If these tokens are of the project at SUPABASE_URL, set SUPABASE_JWT_ISSUER to this issuer.",
+            )
+        raise Unauthenticated
+
+    def _choose_key(self, token: str) -> tuple[Any, str, bool]:
+        """The key, its algorithm, and whether it is a public one of the project."""
         if self._public_keys is not None and (kid := _key_id(token)) is not None:
             found = self._public_keys.get(kid)
             if found is not None:
-                return found.key, found.algorithm
-        return self._key.secret, "HS256"
+                return found.key, found.algorithm, True
+        return self._key.secret, "HS256", False
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         """Check the claims with strict types: PyJWT would accept a numeric string or 10**400 as `exp`."""

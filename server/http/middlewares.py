@@ -28,6 +28,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _PUBLIC = "_is_public"
 _ALWAYS_UP = "_works_while_starting"
 _BY_ADDRESS = "_is_limited_by_address"
+_AS_REFRESH = "_is_limited_as_refresh"
 _SHED = "_is_refused_under_overload"
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,19 @@ def limited_by_address(handler: AnyHandler) -> AnyHandler:
     """Mark a handler that accepts passwords or refresh tokens: public, and limited per client address."""
     setattr(handler, _BY_ADDRESS, True)
     return public(handler)
+
+
+def limited_as_refresh(condition: Callable[[web.Request], bool]) -> Callable[[AnyHandler], AnyHandler]:
+    """Mark a handler that is limited by address: requests that meet `condition` only trade a refresh token.
+
+    They have a rate of their own, and 503 beyond it: clients sign their user out after a 429, and retry after a 503.
+    """
+
+    def mark(handler: AnyHandler) -> AnyHandler:
+        setattr(handler, _AS_REFRESH, condition)
+        return handler
+
+    return mark
 
 
 def is_public(handler: Handler) -> bool:
@@ -147,17 +161,25 @@ async def limit(request: web.Request, handler: Handler) -> web.StreamResponse:
     """
     principal = request.get(keys.PRINCIPAL)
     result = None
+    is_refresh = False
     if principal is not None:
         result = request.app[keys.READ_LIMITER].check(str(principal.user_id))
     elif hasattr(request.match_info.handler, _BY_ADDRESS):
+        is_refresh = _is_refresh(request)
         settings = request.app[keys.SETTINGS]
         address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, settings.proxy_networks)
-        result = request.app[keys.AUTH_LIMITER].check(address)
+        result = request.app[keys.REFRESH_LIMITER if is_refresh else keys.AUTH_LIMITER].check(address)
     if result is not None:
         request[keys.RATE_LIMIT] = result
         if not result.allowed:
-            raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)
+            kind, words = (Unavailable, "refreshes") if is_refresh else (RateLimited, "requests")
+            raise kind(f"Too many {words}; slow down.", retry_after_s=result.retry_after_s)
     return await handler(request)
+
+
+def _is_refresh(request: web.Request) -> bool:
+    condition = getattr(request.match_info.handler, _AS_REFRESH, None)
+    return condition is not None and condition(request)
 
 
 MIDDLEWARES = (observe, translate_errors, shed, authenticate, limit)

@@ -12,7 +12,7 @@ from server.auth.tokens import bearer_token
 from server.errors import Conflict, Forbidden, Unauthenticated
 from server.http import keys
 from server.http.bodies import read_json
-from server.http.middlewares import limited_by_address
+from server.http.middlewares import limited_as_refresh, limited_by_address
 from server.http.responses import json_response
 from server.limits.rates import find_client_ip
 from server.model_request import RequestId, UserId
@@ -86,6 +86,7 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 @limited_by_address
+@limited_as_refresh(lambda _: True)
 async def refresh(request: web.Request) -> web.Response:
     form = parse(Refresh, await _read_form(request))
     session = await request.app[keys.ACCOUNTS].refresh(form.refresh_token, _stranger(request))

@@ -13,7 +13,7 @@ from server import __version__
 from server.auth.gotrue.error_form import GoTrueError
 from server.http import keys
 from server.http.bodies import read_json
-from server.http.middlewares import Handler, limited_by_address, public
+from server.http.middlewares import Handler, limited_as_refresh, limited_by_address, public
 from server.http.responses import json_response
 from server.openapi import parts
 from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser
@@ -76,11 +76,16 @@ async def sign_up(request: web.Request) -> web.Response:
     return json_response(await request.app[keys.GOTRUE].sign_up(await _read_form(request)))
 
 
+def _grant_type(request: web.Request) -> str | None:
+    return request.query.get("grant_type")
+
+
 @limited_by_address
+@limited_as_refresh(lambda request: _grant_type(request) == "refresh_token")
 async def token(request: web.Request) -> web.Response:
     """A session for a password, or for a refresh token."""
     form = await _read_form(request)
-    match request.query.get("grant_type"):
+    match _grant_type(request):
         case "password":
             return json_response(await request.app[keys.GOTRUE].sign_in(form))
         case "refresh_token":

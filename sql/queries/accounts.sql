@@ -54,9 +54,10 @@ SELECT id, email, created_at, last_sign_in_at, raw_user_meta_data
 FROM account;
 
 -- name: rotate_refresh_token
--- Trade token $1 for its child $2. A token that was traded before is taken again for $3 seconds (its answer may have been
--- lost); after that its reuse ends the whole session. The session is locked before its token, in the order in which
--- deleting an account or a session locks them.
+-- Trade token $1 for its child $2. A token that was traded before is taken again for $3 seconds, because its answer may
+-- have been lost. After that it is taken while no child of it was used: then the answer was certainly lost, and the unused
+-- children are revoked. Any other reuse ends the whole session. The session is locked before its token, in the order in
+-- which deleting an account or a session locks them.
 WITH presented AS MATERIALIZED (
     SELECT token.id, token.token, token.session_id, token.revoked, token.updated_at, session.user_id
     FROM auth.refresh_tokens AS token
@@ -64,10 +65,28 @@ WITH presented AS MATERIALIZED (
     WHERE token.token = $1
         AND (session.not_after IS NULL OR session.not_after > now())
     FOR UPDATE OF session, token
+), judged AS MATERIALIZED (
+    SELECT *, NOT revoked OR updated_at > clock_timestamp() - make_interval(secs => $3) AS is_fresh
+    FROM presented
+), superseded AS (
+    UPDATE auth.refresh_tokens AS child
+    SET revoked = true, updated_at = clock_timestamp()
+    FROM judged
+    WHERE NOT judged.is_fresh
+        AND child.session_id = judged.session_id
+        AND child.parent = judged.token
+        AND NOT child.revoked
+        AND NOT EXISTS (
+            SELECT
+            FROM auth.refresh_tokens AS used
+            INNER JOIN auth.refresh_tokens AS next ON next.session_id = used.session_id AND next.parent = used.token
+            WHERE used.session_id = judged.session_id AND used.parent = judged.token
+        )
+    RETURNING child.id
 ), fresh AS (
     SELECT *
-    FROM presented
-    WHERE NOT revoked OR updated_at > clock_timestamp() - make_interval(secs => $3)
+    FROM judged
+    WHERE is_fresh OR EXISTS (SELECT FROM superseded)
 ), spent AS (
     UPDATE auth.refresh_tokens AS token
     SET revoked = true, updated_at = clock_timestamp()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import unicodedata
 from typing import Any
 
 import asyncpg
@@ -79,6 +80,36 @@ async def test_an_account_from_its_beginning_to_its_end(stranger: Api, prefix: s
     assert_unauthenticated(await alice.create("hello"), blames_token=True)
 
 
+async def test_c1_an_address_with_blanks_around_it_is_the_address(start: Start) -> None:
+    """Keyboards of phones add the blank."""
+    stranger = await start(auth_rate_limit_per_minute=0)
+    blank = {"email": f" {EMAIL} ", "password": PASSWORD}
+    created = await stranger.post("/auth/signup", blank)
+    assert (created.status, created.json["user"]["email"]) == (201, EMAIL)
+    assert (await stranger.post("/auth/signin", blank)).status == 200
+    assert (await stranger.post("/auth/recover", {"email": f"{EMAIL} "})).status == 200
+    signed_in = await stranger.post("/auth/v1/token?grant_type=password", blank)
+    assert signed_in.status == 200, signed_in.body
+    alice = Api(stranger.client, stranger.app, signed_in.json["access_token"])
+    assert (await alice.send("PUT", "/auth/v1/user", json={"email": "carol@example.com\u00a0"})).status == 200
+    assert (await alice.get("/auth/v1/user")).json["email"] == "carol@example.com"
+    other = await stranger.post("/auth/v1/signup", {"email": "bob@example.com ", "password": PASSWORD})
+    assert other.json["user"]["email"] == "bob@example.com"
+
+
+async def test_c4_a_password_is_the_same_in_both_normal_forms(start: Start) -> None:
+    """A Mac sends one `é` as two characters, other systems as one."""
+    stranger = await start(auth_rate_limit_per_minute=0)
+    forms = [unicodedata.normalize(form, "né en été 1987") for form in ("NFC", "NFD")]
+    for index, chosen in enumerate(forms):
+        email = f"user{index}@example.com"
+        assert (await stranger.post("/auth/signup", {"email": email, "password": chosen})).status == 201
+        for sent in forms:
+            body = {"email": email, "password": sent}
+            assert (await stranger.post("/auth/signin", body)).status == 200
+            assert (await stranger.post("/auth/v1/token?grant_type=password", body)).status == 200
+
+
 async def test_a_second_account_with_the_address_is_a_conflict(stranger: Api) -> None:
     await stranger.sign_up(EMAIL)
     assert_problem(await stranger.post("/auth/signup", CREDENTIALS | {"email": "Alice@Example.com"}), 409, "CONFLICT")
@@ -128,7 +159,7 @@ BAD_SIGN_UPS: list[tuple[dict[str, Any], list[str]]] = [
     ({"email": EMAIL}, ["password"]),
     ({"password": PASSWORD}, ["email"]),
     (CREDENTIALS | {"email": "a" * 250 + "@example.com"}, ["email"]),
-    (CREDENTIALS | {"email": "a@b.co\n"}, ["email"]),
+    (CREDENTIALS | {"email": "a@b.co\nb"}, ["email"]),
     (CREDENTIALS | {"email": "a@localhost"}, ["email"]),
     (CREDENTIALS | {"email": "\u0430dmin@example.com"}, ["email"]),
     (CREDENTIALS | {"email": None}, ["email"]),
@@ -275,11 +306,43 @@ async def test_beyond_the_rate_an_address_is_told_when_to_come_back(start: Start
         assert_unauthenticated(reply)
         assert reply.headers["RateLimit-Policy"] == '"auth";q=3;w=60'
         assert reply.headers["RateLimit"].startswith(f'"auth";r={left};t=')
-    for path in ("signup", "signin", "refresh", "recover"):
+    for path in ("signup", "signin", "recover"):
         assert_problem(await api.post(f"/auth/{path}", CREDENTIALS), 429, "RATE_LIMITED")
     refused = await api.post("/auth/signup", CREDENTIALS)
     assert 1 <= int(refused.headers["Retry-After"]) <= 20
     assert refused.headers["RateLimit"] == f'"auth";r=0;t={refused.headers["Retry-After"]}'
+
+
+async def test_c2_sign_ins_take_nothing_from_refreshes(start: Start) -> None:
+    api = await start(auth_rate_limit_per_minute=3)
+    session = (await api.post("/auth/signup", CREDENTIALS)).json
+    while (await api.post("/auth/signin", CREDENTIALS)).status == 200:
+        pass
+    for _ in range(5):
+        reply = await api.post("/auth/refresh", {"refresh_token": session["refresh_token"]})
+        assert reply.status == 200, reply.body
+        assert reply.headers["RateLimit-Policy"] == '"refresh";q=30;w=60'
+        session = reply.json
+        gotrue = await api.post("/auth/v1/token?grant_type=refresh_token", {"refresh_token": session["refresh_token"]})
+        assert gotrue.status == 200, gotrue.body
+        session = gotrue.json
+    assert (await api.post("/auth/v1/token?grant_type=password", CREDENTIALS)).status == 429
+
+
+async def test_c2_beyond_their_rate_refreshes_are_503_which_clients_retry(start: Start) -> None:
+    """30 at once, then one every two seconds: 1,800 an hour. Both surfaces share the bucket."""
+    api = await start(auth_rate_limit_per_minute=3)
+    paths = ("/auth/refresh", "/auth/v1/token?grant_type=refresh_token")
+    statuses = [(await api.post(paths[index % 2], {"refresh_token": "x"})).status for index in range(30)]
+    assert set(statuses) == {401, 400}
+    while (refused := await api.post(paths[0], {"refresh_token": "x"})).status == 401:
+        assert len(statuses) < 60
+        statuses.append(refused.status)
+    assert_problem(refused, 503, "SERVER_ERROR")
+    assert refused.headers["Retry-After"] in {"1", "2"}
+    there = await api.post(paths[1], {"refresh_token": "x"})
+    assert (there.status, there.headers["Retry-After"] in {"1", "2"}) == (503, True)
+    assert_unauthenticated(await api.post("/auth/signin", CREDENTIALS))
 
 
 async def test_who_is_signed_in_is_limited_as_a_user_and_not_by_address(start: Start) -> None:

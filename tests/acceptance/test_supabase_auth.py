@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from server.auth.supabase import check_accounts
+from server.settings import Settings
 from tests.acceptance.conftest import PASSWORD, Api, Reply, Start
 from tests.acceptance.test_auth import assert_problem, assert_unauthenticated
 from tests.fakes.gotrue import (
@@ -23,7 +26,7 @@ from tests.fakes.gotrue import (
     Refusal,
     serve_gotrue,
 )
-from tests.fakes.signers import ec_signer
+from tests.fakes.signers import Signer, ec_signer
 from tests.supabase import Project
 
 EMAIL = "alice@example.com"
@@ -270,3 +273,36 @@ async def test_doctor_looks_at_the_accounts(
     said = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
     assert (process.returncode, words in said) == (code, True), said
     assert SERVICE not in said
+
+
+async def test_c2_the_rate_of_the_project_signs_no_user_out(start: Start, project: Project, gotrue: GoTrueFake) -> None:
+    api = await start(**settings_of(project, gotrue))
+    gotrue.fault = Refusal(429, "over_request_rate_limit", "Request rate limit reached")
+    reply = await api.post("/auth/refresh", {"refresh_token": "any"})
+    assert_problem(reply, 503, "SERVER_ERROR")
+    assert reply.headers["Retry-After"] == "10"
+
+
+async def test_c4_a_password_is_tried_in_nfc_and_then_as_it_was_sent(
+    start: Start, project: Project, gotrue: GoTrueFake
+) -> None:
+    api = await start(**settings_of(project, gotrue))
+    composed, decomposed = (unicodedata.normalize(form, "né en été 1987") for form in ("NFC", "NFD"))
+    await gotrue.add("nfc@example.com", composed)
+    await gotrue.add("nfd@example.com", decomposed)
+    for email in ("nfc@example.com", "nfd@example.com"):
+        assert (await api.post("/auth/signin", {"email": email, "password": decomposed})).status == 200
+    assert (await api.post("/auth/signup", {"email": EMAIL, "password": decomposed})).status == 201
+    assert (await api.post("/auth/signin", {"email": EMAIL, "password": composed})).status == 200
+    gotrue.calls.clear()
+    assert (await api.post("/auth/signin", {"email": EMAIL, "password": "wrong"})).status == 401
+    assert len(gotrue.calls) == 1
+
+
+async def test_c8_doctor_names_a_key_that_cannot_be_used(project: Project, gotrue: GoTrueFake) -> None:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    gotrue.published = (ec_signer("good"), Signer("EdDSA", lambda _: b"", "ed", jwk))
+    text = await check_accounts(Settings(**settings_of(project, gotrue)))
+    assert "Tokens of these public keys are refused: ed (OKP Ed25519)." in text
+    gotrue.published = gotrue.published[:1]
+    assert "refused" not in await check_accounts(Settings(**settings_of(project, gotrue)))

@@ -55,6 +55,51 @@ async def test_a_listed_origin_is_allowed_on_answers_and_errors(start: Start) ->
         assert {"location", "link", "etag", "retry-after", "ratelimit", "x-request-id"} <= exposed
 
 
+PATTERNS = "capacitor://localhost,app://-,https://*.example.com,http://localhost:*"
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_allowed"),
+    [
+        ("capacitor://localhost", True),
+        ("app://-", True),
+        ("https://app.example.com", True),
+        ("https://a.b.example.com", True),
+        ("http://localhost", True),
+        ("http://localhost:5173", True),
+        ("ionic://localhost", False),
+        ("https://example.com", False),
+        ("https://evilexample.com", False),
+        ("https://example.com.evil.test", False),
+        ("https://evil.test/.example.com", False),
+        ("https://evil.test#.example.com", False),
+        ("http://app.example.com", False),
+        ("https://app.example.com:8443", False),
+        ("http://localhost:5173.evil.test", False),
+        ("http://localhost.evil.test", False),
+        ("https://*.example.com", False),
+        ("null", False),
+    ],
+)
+async def test_c9_app_shells_and_patterns_are_allowed_origins(start: Start, origin: str, is_allowed: bool) -> None:  # noqa: FBT001
+    api = await start(allowed_origins=PATTERNS)
+    preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    for reply in (
+        await api.get("/health", headers={"Origin": origin}),
+        await api.send("OPTIONS", "/api/requests", headers=preflight),
+    ):
+        expected = origin if is_allowed else None
+        assert reply.headers.get("Access-Control-Allow-Origin") == expected
+
+
+async def test_c9_scripts_may_read_what_clients_retry_by(start: Start) -> None:
+    api = await start(allowed_origins=ORIGIN)
+    reply = await api.get("/health", headers={"Origin": ORIGIN})
+    exposed = {name.strip().lower() for name in reply.headers["Access-Control-Expose-Headers"].split(",")}
+    kinds = {f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")}
+    assert kinds | {"x-should-retry", "idempotent-replayed"} <= exposed
+
+
 async def _unauthenticated(api: Api) -> Reply:
     return await api.get("/api/requests", headers={"Origin": ORIGIN, "Authorization": "Bearer nonsense"})
 

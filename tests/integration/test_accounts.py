@@ -242,20 +242,62 @@ async def test_a_lost_answer_may_be_asked_for_again_within_the_reuse_interval(wo
 async def test_asking_again_does_not_lengthen_the_reuse_interval(world: World) -> None:
     first, _ = await world.sign_up()
     for _ in range(2):
-        await world.accounts.refresh(first.refresh_token)
+        active = await world.accounts.refresh(first.refresh_token)
         await world.age_refresh_tokens(REUSE_INTERVAL_S * 0.6)
+    await world.accounts.refresh(active.refresh_token)
     assert isinstance(await refused(world.accounts.refresh(first.refresh_token)), Unauthenticated)
 
 
 async def test_reuse_after_the_interval_ends_the_whole_session_and_no_other(world: World) -> None:
     stolen, _ = await world.sign_up()
     elsewhere = await world.accounts.sign_in(EMAIL, PASSWORD)
-    active = await world.accounts.refresh(stolen.refresh_token)
+    active = await world.accounts.refresh((await world.accounts.refresh(stolen.refresh_token)).refresh_token)
     await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
     assert isinstance(await refused(world.accounts.refresh(stolen.refresh_token)), Unauthenticated)
     assert isinstance(await refused(world.accounts.refresh(active.refresh_token)), Unauthenticated)
     assert (await world.accounts.refresh(elsewhere.refresh_token)).user.id == stolen.user.id
     assert await world.count("auth.sessions") == 1
+
+
+async def test_c3_the_parent_of_an_unused_token_is_taken_however_late(world: World) -> None:
+    """The answer with the child was lost, each time."""
+    first, principal = await world.sign_up()
+    for _ in range(3):
+        await world.accounts.refresh(first.refresh_token)
+        await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
+    again = await world.accounts.refresh(first.refresh_token)
+    assert TokenVerifier(SigningKey(SECRET)).verify(again.access_token) == principal
+    assert await world.pool.fetchval("SELECT count(*) FROM auth.refresh_tokens WHERE NOT revoked") == 1
+    assert (await world.accounts.refresh(again.refresh_token)).user == first.user
+
+
+async def test_c3_it_is_taken_late_in_a_session_too(world: World) -> None:
+    session, _ = await world.sign_up()
+    for _ in range(3):
+        parent = session.refresh_token
+        await world.accounts.refresh(parent)
+        await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
+        session = await world.accounts.refresh(parent)
+
+
+async def test_c3_a_child_that_was_replaced_ends_the_session_once_it_is_used(world: World) -> None:
+    """Two clients go on from one token: one of them stole it."""
+    first, _ = await world.sign_up()
+    replaced = await world.accounts.refresh(first.refresh_token)
+    await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
+    active = await world.accounts.refresh(first.refresh_token)
+    await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
+    for token in (replaced.refresh_token, active.refresh_token):
+        assert isinstance(await refused(world.accounts.refresh(token)), Unauthenticated)
+    assert await world.count("auth.sessions") == 0
+
+
+async def test_c3_one_used_child_of_two_is_enough_to_refuse_the_parent(world: World) -> None:
+    first, _ = await world.sign_up()
+    here, _ = [await world.accounts.refresh(first.refresh_token) for _ in range(2)]
+    await world.accounts.refresh(here.refresh_token)
+    await world.age_refresh_tokens(REUSE_INTERVAL_S + 1)
+    assert isinstance(await refused(world.accounts.refresh(first.refresh_token)), Unauthenticated)
 
 
 async def test_an_unknown_refresh_token_is_unauthenticated_and_harms_nobody(world: World) -> None:

@@ -5,14 +5,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from server.auth import key_set
+from server.auth.issuers import project_issuers
 from server.auth.key_set import COOLDOWN_S, MAX_BODY_BYTES, MAX_PAUSE_S, TTL_S, UNKNOWN_S, KeySet
+from server.auth.public_keys import name_unusable_keys
 from server.auth.tokens import SigningKey, TokenVerifier
 from server.errors import Unauthenticated, Unavailable
 from tests.fakes.clock import Clock
 from tests.fakes.jwks import KeyServer, serve_keys
-from tests.fakes.signers import Signer, ec_signer, rsa_signer
+from tests.fakes.signers import Signer, ec_signer, rsa_signer, secret_signer
 
 NOW = 1_795_000_000
 USER = "6f1c2b8e-9d3a-4c55-8a77-0b8f3b1d2e4f"
@@ -39,7 +42,7 @@ async def keys(server: KeyServer, clock: Clock) -> AsyncIterator[KeySet]:
 
 @pytest.fixture
 def verifier(server: KeyServer, keys: KeySet) -> TokenVerifier:
-    return TokenVerifier(SigningKey(), issuer=server.base_url, public_keys=keys, clock=lambda: NOW)
+    return TokenVerifier(SigningKey(), issuers=project_issuers([server.base_url]), public_keys=keys, clock=lambda: NOW)
 
 
 def token(server: KeyServer, signer: Signer) -> str:
@@ -48,10 +51,54 @@ def token(server: KeyServer, signer: Signer) -> str:
 
 
 async def is_good(verifier: TokenVerifier, text: str) -> bool:
+    return await status_of(verifier, text) == 200
+
+
+async def status_of(verifier: TokenVerifier, text: str) -> int:
     try:
-        return str((await verifier.identify(text)).user_id) == USER
-    except Unauthenticated:
-        return False
+        assert str((await verifier.identify(text)).user_id) == USER
+    except (Unauthenticated, Unavailable) as problem:
+        return problem.status
+    return 200
+
+
+async def test_c6_an_unknown_key_is_503_until_the_list_was_asked_again(
+    server: KeyServer, verifier: TokenVerifier, clock: Clock
+) -> None:
+    """A 401 would sign out the users of a project that has changed its key a moment ago."""
+    assert await is_good(verifier, token(server, OLD))
+    server.signers.append(NEW)
+    clock.now += 1
+    with pytest.raises(Unavailable) as caught:
+        await verifier.identify(token(server, NEW))
+    assert caught.value.headers["Retry-After"] == f"{COOLDOWN_S - 1:.0f}"
+    clock.now += COOLDOWN_S - 1
+    assert [await status_of(verifier, token(server, signer)) for signer in (NEW, NEWEST)] == [200, 503]
+    clock.now += COOLDOWN_S
+    assert await status_of(verifier, token(server, NEWEST)) == 401, "the list was asked and does not have it"
+    assert server.calls == 3
+
+
+async def test_c6_a_list_that_cannot_be_fetched_says_nothing_of_a_new_key(
+    server: KeyServer, verifier: TokenVerifier, clock: Clock
+) -> None:
+    assert await is_good(verifier, token(server, OLD))
+    server.signers.append(NEW)
+    server.fault = web.Response(status=500)
+    clock.now += COOLDOWN_S
+    assert await status_of(verifier, token(server, NEW)) == 503
+    server.fault = None
+    clock.now += COOLDOWN_S
+    assert await status_of(verifier, token(server, NEW)) == 200
+
+
+async def test_c6_a_token_that_no_key_can_make_valid_is_401_at_once(server: KeyServer, verifier: TokenVerifier) -> None:
+    """An expired one is refreshed by its client, which has to know at once."""
+    assert await is_good(verifier, token(server, OLD))
+    claims = {"iss": server.base_url, "sub": USER, "aud": "authenticated", "role": "authenticated", "iat": NOW - 9000}
+    assert await status_of(verifier, NEW.token(claims | {"exp": NOW - 5400})) == 401
+    forged = secret_signer("no secret of the project", kid="made up")
+    assert await status_of(verifier, forged.token(claims | {"exp": NOW + 600})) == 401
 
 
 async def settle(keys: KeySet) -> None:
@@ -207,7 +254,9 @@ async def test_while_they_are_away_attempts_grow_rare(server: KeyServer, verifie
 async def test_a_project_without_public_keys_has_an_empty_list(server: KeyServer, clock: Clock) -> None:
     server.signers = []
     keys = KeySet(server.url, clock=clock)
-    verifier = TokenVerifier(SigningKey("s" * 32), issuer=server.base_url, public_keys=keys, clock=lambda: NOW)
+    verifier = TokenVerifier(
+        SigningKey("s" * 32), issuers=project_issuers([server.base_url]), public_keys=keys, clock=lambda: NOW
+    )
     try:
         assert not await is_good(verifier, token(server, OLD)), "an unknown key is 401 here, not 503"
     finally:
@@ -222,3 +271,39 @@ async def test_closing_ends_a_fetch_that_is_under_way(server: KeyServer, clock: 
     await keys.close()
     await waiting
     assert keys.get("old") is None
+
+
+async def test_c8_a_key_that_cannot_be_used_is_named_in_the_log(
+    server: KeyServer, verifier: TokenVerifier, clock: Clock
+) -> None:
+    """Once for each list, and not again with every download."""
+    jwk = {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "kid": "ed",
+        "alg": "EdDSA",
+        "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    }
+    server.signers.append(Signer("EdDSA", lambda _: b"", "ed", jwk))
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await is_good(verifier, token(server, OLD))
+            assert verifier._public_keys is not None
+            await settle(verifier._public_keys)
+            clock.now += TTL_S
+    ignored = [entry for entry in logs if entry["event"] == "public_keys_ignored"]
+    assert [entry["keys"] for entry in ignored] == [["ed (OKP Ed25519 EdDSA)"]]
+    assert "ES256" in ignored[0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        (b'{"keys":[{"kty":"oct","kid":"s"}]}', ["s (oct)"]),
+        (b'{"keys":[1,{}]}', ["without a kid (no type)"] * 2),
+        (b'{"keys":[{"kid":7,"kty":["x"]}]}', ["7 (['x'])"]),
+        (b'{"keys":[]}', []),
+    ],
+)
+def test_c8_every_unusable_key_has_a_name(listed: bytes, names: list[str]) -> None:
+    assert name_unusable_keys(listed) == names

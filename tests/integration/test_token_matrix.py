@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from server.auth.issuers import project_issuers
 from server.auth.key_set import KeySet
 from server.auth.tokens import LEEWAY_S, MAX_PROJECT_LIFETIME_S, SigningKey, TokenVerifier
-from server.errors import Unauthenticated
+from server.errors import Unauthenticated, Unavailable
 from tests.fakes.jwks import serve_keys
 from tests.fakes.signers import Json, Signer, ec_signer, encode, rsa_signer, secret_signer
 
@@ -77,7 +79,15 @@ def literal(issuer: str, name: str, text: str) -> str:
     return json.dumps(claims(issuer, **{name: "here"})).replace('"here"', text)
 
 
+OTHER_ISSUER = "https://auth.example.com/auth/v1"
+
 GOOD_CHANGES: dict[str, Json] = {
+    "iss missing": {"iss": GONE},
+    "iss null": {"iss": None},
+    "iss at Supabase, behind a custom domain": {"iss": "https://abc.supabase.co/auth/v1"},
+    "iss with a slash at its end": {"iss": "https://abc.supabase.co/auth/v1/"},
+    "iss without its path": {"iss": "https://abc.supabase.co"},
+    "iss the one of SUPABASE_JWT_ISSUER": {"iss": OTHER_ISSUER},
     "as it comes": {},
     "aud a list with ours": {"aud": ["authenticated", "other"]},
     "just over, within the leeway": {"iat": NOW - 3600, "exp": NOW - LEEWAY_S + 1},
@@ -94,15 +104,21 @@ GOOD_CHANGES: dict[str, Json] = {
     ),
 }
 
+FOREIGN_ISSUERS: dict[str, Json] = {
+    "iss another project": {"iss": "https://other.supabase.co/auth/v1"},
+    "iss a longer name": {"iss": "https://abc.supabase.co.evil.example/auth/v1"},
+    "iss our own accounts": {"iss": "ai-sdk-server/auth/v1"},
+    "iss another port": {"iss": "http://127.0.0.1"},
+    "iss empty": {"iss": ""},
+    "iss supabase, as in the keys of old": {"iss": "supabase"},
+}
+"""Accepted of a public key of the project, which only the project can sign for; refused of a secret."""
+
 BAD_CHANGES: dict[str, Json] = {
-    **{f"{name} missing": {name: GONE} for name in ("iss", "sub", "aud", "exp", "iat", "role")},
-    **{f"{name} null": {name: None} for name in ("iss", "sub", "aud", "exp", "iat", "role")},
+    **{f"{name} missing": {name: GONE} for name in ("sub", "aud", "exp", "iat", "role")},
+    **{f"{name} null": {name: None} for name in ("sub", "aud", "exp", "iat", "role")},
     **{f"{name} an object": {name: {}} for name in ("iss", "sub", "aud", "exp", "iat", "role")},
     **{f"{name} true": {name: True} for name in ("iss", "sub", "aud", "exp", "iat", "role")},
-    "iss another project": {"iss": "https://other.supabase.co/auth/v1"},
-    "iss our own accounts": {"iss": "ai-sdk-server/auth/v1"},
-    "iss the project without its path": {"iss": "http://127.0.0.1"},
-    "iss supabase, as in the keys of old": {"iss": "supabase"},
     "aud anon": {"aud": "anon"},
     "aud a prefix": {"aud": "authenticate"},
     "aud empty": {"aud": ""},
@@ -252,12 +268,12 @@ def bad_headers(project: Project, issuer: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def project_verifier(project: Project) -> AsyncIterator[tuple[TokenVerifier, str]]:
-    """What checks the tokens of that project, and the issuer that they have to name."""
+    """What checks the tokens of that project, and the issuer that they name."""
     async with serve_keys(*project.published) as server:
         keys = KeySet(server.url)
         verifier = TokenVerifier(
             SigningKey(project.secret),
-            issuer=server.base_url,
+            issuers=project_issuers([server.base_url, OTHER_ISSUER], reference="abc"),
             max_lifetime_s=MAX_PROJECT_LIFETIME_S,
             public_keys=keys,
             clock=lambda: NOW,
@@ -272,7 +288,7 @@ async def is_taken(verifier: TokenVerifier, token: str) -> bool:
     """Whether it speaks for the user; whatever else it raises is a fault."""
     try:
         return str((await verifier.identify(token)).user_id) == USER
-    except Unauthenticated:
+    except (Unauthenticated, Unavailable):  # the latter: a key that is not known yet
         return False
 
 
@@ -289,6 +305,42 @@ async def test_a_token_is_taken_or_refused_as_expected(project: Project) -> None
         assert {name for name, token in bad.items() if await is_taken(verifier, token)} == set()
         assert {name for name, token in good.items() if not await is_taken(verifier, token)} == set(), "a second time"
         assert len(good) + len(bad) >= 60
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+async def test_c5_the_key_of_the_project_decides_and_not_the_issuer(project: Project) -> None:
+    async with project_verifier(project) as (verifier, issuer):
+        for spelling in (
+            issuer,
+            f"{issuer}/",
+            issuer.removesuffix("/auth/v1"),
+            "https://abc.supabase.co/auth/v1",
+            GONE,
+        ):
+            assert await is_taken(verifier, project.signer.token(claims(issuer, iss=spelling))), spelling
+        is_public = project.signer in project.published
+        for name, changes in FOREIGN_ISSUERS.items():
+            assert await is_taken(verifier, project.signer.token(claims(issuer, **changes))) == is_public, name
+
+
+async def test_c5_the_log_says_why_a_token_is_refused_once_a_minute() -> None:
+    async with project_verifier(PROJECTS[0]) as (verifier, issuer):
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert not await is_taken(verifier, SECRET.token(claims(issuer, iss="https://elsewhere.example")))
+            assert not await is_taken(verifier, secret_signer("a stranger's").token(claims("https://noise.example")))
+        refusals = [entry for entry in logs if entry["event"] == "token_refused"]
+        assert [entry["iss"] for entry in refusals] == ["https://elsewhere.example"]
+        assert "SUPABASE_JWT_ISSUER" in refusals[0]["fix"]
+
+
+@pytest.mark.parametrize("issuer", ["https://abcdefghij.supabase.co/auth/v1", "https://abcdefghij.supabase.co", None])
+def test_c5_without_a_known_reference_any_project_at_supabase_is_accepted(issuer: str | None) -> None:
+    """With a custom domain and a database at another host, no setting names the project."""
+    issuers = project_issuers(["https://api.example.com/auth/v1"])
+    assert issuers.accept(issuer, has_public_key=False)
+    assert issuers.accept("https://api.example.com", has_public_key=False)
+    assert not issuers.accept("https://evil.example/auth/v1", has_public_key=False)
 
 
 async def test_old_and_new_tokens_are_good_side_by_side() -> None:

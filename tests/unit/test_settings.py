@@ -237,6 +237,52 @@ def test_an_origin_is_taken_with_or_without_its_slash(monkeypatch: pytest.Monkey
     assert settings.allowed_origins == ("https://a.example", "http://localhost:5173", "*")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("ionic://localhost", "ionic://localhost"),
+        ("app://-", "app://-"),
+        ("app://.", "app://."),
+        ("tauri://localhost/", "tauri://localhost"),
+        ("https://*.example.com", "https://*.example.com"),
+        ("http://localhost:*", "http://localhost:*"),
+        ("https://*.example.com:*", "https://*.example.com:*"),
+        ("http://[::1]:5173", "http://[::1]:5173"),
+        ("https://App.Example:443", "https://app.example"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://localhost:443", "http://localhost:443"),
+    ],
+)
+def test_c9_origins_of_app_shells_and_patterns_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    assert load(monkeypatch, ALLOWED_ORIGINS=given).allowed_origins == (expected,)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://*",
+        "*.example.com",
+        "https://app-*.example.com",
+        "https://example.*",
+        "https://a.*.example.com",
+        "http://localhost:3*",
+        "*://localhost",
+        "http://localhost:port",
+        "null",
+        "file://",
+    ],
+)
+def test_c9_a_pattern_that_would_never_match_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    with pytest.raises(CannotStart) as caught:
+        load(monkeypatch, ALLOWED_ORIGINS=value)
+    assert "ALLOWED_ORIGINS: must be origins" in str(caught.value)
+
+
 @pytest.mark.parametrize(("value", "level"), [("DEBUG", "debug"), ("Warning", "warning"), ("error", "error")])
 def test_a_log_level_is_a_word_in_upper_or_lower_case(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
     assert load(monkeypatch, LOG_LEVEL=value).log_level == level

@@ -12,7 +12,13 @@ from server.auth.accounts import Session
 from server.auth.emails import normalise_email
 from server.auth.embedded_accounts import EmbeddedAccounts, fingerprint
 from server.auth.gotrue.error_form import GoTrueError
-from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Passwords, require_acceptable
+from server.auth.passwords import (
+    MAX_PASSWORD_LENGTH,
+    MIN_PASSWORD_LENGTH,
+    Passwords,
+    normalise_password,
+    require_acceptable,
+)
 from server.auth.principal import Principal
 from server.encoding import dumps
 from server.errors import Conflict, Invalid, Unauthenticated
@@ -154,7 +160,7 @@ def _require_address(email: object) -> str:
 
 
 def _require_strong(password: str) -> None:
-    if len(password) < MIN_PASSWORD_LENGTH:
+    if len(normalise_password(password)) < MIN_PASSWORD_LENGTH:
         words = f"Password should be at least {MIN_PASSWORD_LENGTH} characters."
         raise GoTrueError(422, "weak_password", words, reasons=("length",))
     try:

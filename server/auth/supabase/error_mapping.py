@@ -70,7 +70,7 @@ def map_error(
     """The meaning of an error response to an operation. The problem contains no internals of Supabase."""
     code, status = response.code, response.status
     if status == HTTPStatus.TOO_MANY_REQUESTS or code.startswith("over_"):
-        return MappedError(_limited(response, retry_after))
+        return MappedError(_limited(response, operation, retry_after))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return unavailable(_outage_fix(response))
     if fix := _settings_fix(response, operation, key_name):
@@ -93,14 +93,16 @@ def misconfigured(fix: str = _URL_FIX) -> MappedError:
     return MappedError(problem, MISCONFIGURED, fix)
 
 
-def _limited(response: ErrorResponse, retry_after: str) -> Problem:
+def _limited(response: ErrorResponse, operation: Operation, retry_after: str) -> Problem:
+    """503 for a refresh: clients retry after it, and sign their user out after a 429."""
     seconds = _RETRY_S.get(response.code, _OTHER_RETRY_S)
     if match := _AFTER.search(response.text):
         seconds = float(match[1])
     elif retry_after.isascii() and retry_after.isdigit():
         seconds = float(retry_after[:6])
     words = "Too many e-mails were requested" if "email" in response.code else "Too many calls to the account service"
-    return RateLimited(f"{words}; try again later.", retry_after_s=min(seconds, _MAX_RETRY_S))
+    kind = Unavailable if operation is Operation.REFRESH else RateLimited
+    return kind(f"{words}; try again later.", retry_after_s=min(seconds, _MAX_RETRY_S))
 
 
 def _outage_fix(response: ErrorResponse) -> str:

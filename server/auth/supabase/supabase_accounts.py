@@ -8,13 +8,14 @@ import structlog
 
 from server.auth.accounts import ANONYMOUS, CHECK_YOUR_EMAIL, Caller, Session, SignedUp, User
 from server.auth.emails import normalise_email
+from server.auth.passwords import normalise_password
 from server.auth.principal import Principal
 from server.auth.supabase.answers import UnexpectedAnswer, read_object, read_session, read_user
 from server.auth.supabase.client import AuthResponse, GoTrue, NoAnswer
 from server.auth.supabase.error_mapping import MappedError, Operation, map_error, misconfigured, unavailable
 from server.auth.supabase.error_response import ErrorResponse, read_error_response
 from server.auth.supabase.project_keys import CallCredentials, ProjectKeys
-from server.errors import Forbidden, Invalid, Problem
+from server.errors import Forbidden, Invalid, Problem, Unauthenticated
 
 QUIET_S = 60.0
 """Least time between two log lines about the same fault."""
@@ -56,7 +57,7 @@ class SupabaseAccounts:
 
     async def sign_up(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> SignedUp:
         """Without a session, the returned user is not used: Supabase invents one for an address that has an account."""
-        body = {"email": normalise_email(email), "password": password}
+        body = {"email": normalise_email(email), "password": normalise_password(password)}
         data = await self._ask(Operation.SIGN_UP, "/signup", self._keys.for_stranger(caller.address), body=body)
         if "access_token" in data:
             return SignedUp(body["email"], "Account created.", self._read_session(data))
@@ -64,9 +65,14 @@ class SupabaseAccounts:
         return SignedUp(body["email"], CHECK_YOUR_EMAIL)
 
     async def sign_in(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> Session:
-        return await self._request_session(
-            Operation.SIGN_IN, "password", {"email": _address(email), "password": password}, caller
-        )
+        """The password is tried in NFC, then as it was sent: other clients of the project may have set it so."""
+        body = {"email": _address(email), "password": normalise_password(password)}
+        try:
+            return await self._request_session(Operation.SIGN_IN, "password", body, caller)
+        except Unauthenticated:
+            if body["password"] == password:
+                raise
+        return await self._request_session(Operation.SIGN_IN, "password", body | {"password": password}, caller)
 
     async def refresh(self, refresh_token: str, caller: Caller = ANONYMOUS, /) -> Session:
         return await self._request_session(Operation.REFRESH, "refresh_token", {"refresh_token": refresh_token}, caller)

@@ -66,10 +66,9 @@ def test_every_spelling_of_an_address_becomes_one(text: str, expected: str) -> N
         "<a@b.co>",
         "Alice <a@b.co>",
         "a@b.co, b@b.co",
-        " a@b.co",
-        "a@b.co ",
         "a b@b.co",
-        "a@b.co\n",
+        "a @b.co",
+        "a@ b.co",
         "a@b.co\r\nBcc: x@y.co",
         "a\0@b.co",
         "a\u200b@b.co",
@@ -121,3 +120,19 @@ def test_a_normal_form_is_ascii_lower_case_short_and_its_own_normal_form(text: s
     assert address.isascii()
     assert len(address) <= MAX_EMAIL_LENGTH
     assert normalise_email(address) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a@b.co ",
+        " a@b.co",
+        "\ta@b.co\r\n",
+        "a@b.co\u00a0",
+        "\u200ea@b.co\u200b ",
+        "\ufeff a@b.co",
+        " " * 300 + "a@b.co",
+    ],
+)
+def test_c1_blanks_and_invisible_marks_around_an_address_are_removed(text: str) -> None:
+    assert normalise_email(text) == "a@b.co"

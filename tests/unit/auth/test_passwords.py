@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 
 import bcrypt
@@ -186,3 +187,28 @@ def test_other_passwords_cannot_be_chosen_and_are_not_repeated_in_the_error(pass
         require_acceptable(password)
     assert [error.field for error in caught.value.errors] == ["password"]
     assert not password or password not in caught.value.detail
+
+
+async def test_c4_a_password_is_hashed_in_nfc_and_matches_in_every_form(passwords: Passwords) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "né en été") for form in ("NFC", "NFD"))
+    for chosen in (composed, decomposed):
+        stored = await passwords.hash(chosen)
+        assert await passwords.matches(stored, composed)
+        assert await passwords.matches(stored, decomposed)
+        assert not await passwords.matches(stored, "ne en ete")
+
+
+async def test_c4_a_hash_of_the_raw_form_still_matches_that_form(passwords: Passwords) -> None:
+    """Accounts from before the normalisation, and imported ones."""
+    decomposed = unicodedata.normalize("NFD", "né en été")
+    for stored in (
+        PasswordHasher(time_cost=1, memory_cost=64).hash(decomposed),
+        bcrypt.hashpw(decomposed.encode(), bcrypt.gensalt(4)).decode(),
+    ):
+        assert await passwords.matches(stored, decomposed)
+
+
+def test_c4_the_length_of_a_password_is_that_of_its_nfc_form() -> None:
+    require_acceptable(unicodedata.normalize("NFD", "é" * 100))
+    with pytest.raises(Invalid):
+        require_acceptable(unicodedata.normalize("NFD", "é" * 7))

@@ -375,3 +375,11 @@ def test_anything_but_one_bearer_header_is_unauthenticated(headers: list[str]) -
     with pytest.raises(Unauthenticated) as caught:
         bearer_token(headers)
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+
+
+def test_c7_clocks_may_differ_by_thirty_seconds(verifier: TokenVerifier) -> None:
+    for claims in ({"iat": NOW + 15}, {"iat": NOW + 30}, {"exp": NOW - 29}, {"nbf": NOW + 30}):
+        assert verifier.verify(with_claims(**claims)).user_id == USER
+    for claims in ({"iat": NOW + 31}, {"exp": NOW - 30}):
+        with pytest.raises(Unauthenticated):
+            verifier.verify(with_claims(**claims))

@@ -1,0 +1,43 @@
+"""The origins that CORS allows: exact ones, and patterns for subdomains and ports."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+_WILDCARDS = {"*.": r"(?:[a-z0-9_-]+\.)+", ":*": r"(?::[0-9]{1,5})?"}
+_WILDCARD = re.compile(r"(?<=//)\*\.|:\*$")
+
+Options = TypeVar("Options")
+
+
+class AllowedOrigins(Mapping[str, Options]):
+    """The same options for each allowed origin; aiohttp-cors looks a request's origin up in it.
+
+    `https://*.example.com` allows every subdomain at any depth, not `example.com` itself. `http://localhost:*` allows
+    every port and none. `*` alone allows every origin.
+    """
+
+    def __init__(self, origins: Sequence[str], options: Options) -> None:
+        self._origins = origins
+        self._options = options
+        self._exact = frozenset(origin for origin in origins if not _WILDCARD.search(origin))
+        self._patterns = [re.compile(_pattern(origin), re.ASCII) for origin in origins if _WILDCARD.search(origin)]
+
+    def __getitem__(self, origin: str) -> Options:
+        if origin in self._exact or any(pattern.fullmatch(origin) for pattern in self._patterns):
+            return self._options
+        raise KeyError(origin)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._origins)
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+
+def _pattern(origin: str) -> str:
+    pattern, end = "", 0
+    for match in _WILDCARD.finditer(origin):
+        pattern += re.escape(origin[end : match.start()]) + _WILDCARDS[match[0]]
+        end = match.end()
+    return pattern + re.escape(origin[end:])
