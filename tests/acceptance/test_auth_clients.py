@@ -69,6 +69,7 @@ async def test_the_scenario_in_python(new_client: Callable[[], AsyncGoTrueClient
     refreshed = await client.refresh_session(first)
     assert refreshed.session is not None
     assert refreshed.session.refresh_token != first
+    await client.refresh_session(refreshed.session.refresh_token)  # a used child: its parent is refused from now on
     await let_time_pass(database)
     with pytest.raises(AuthApiError) as reused:
         await new_client().refresh_session(first)

@@ -28,6 +28,9 @@ say("get user", [user.data.user?.email, user.data.user?.identities?.length, user
 const refreshed = await supabase.auth.refreshSession({ refresh_token: first.refresh_token });
 say("refresh", [refreshed.data.session!.refresh_token !== first.refresh_token, refreshed.error]);
 
+// With a used child, its parent is refused once some time has passed.
+await supabase.auth.refreshSession();
+
 // Whoever runs this lets some time pass in the database, and sends a line.
 say("wait", null);
 await Deno.stdin.read(new Uint8Array(1));
