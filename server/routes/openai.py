@@ -37,7 +37,7 @@ from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.requests.stream import RequestStream
 
-HOLD_S = 10.0
+HOLD_S = 4.0
 """A stream without an event for this time begins with a comment; a later failure is an event, not an HTTP status."""
 GRACE_S = 5.0
 """Time to wait after the deadline of a request, for its outcome to be stored."""
@@ -242,7 +242,7 @@ async def _stream(
 async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
     """The bytes to write. Raises the `Problem` that ends the request before the first byte."""
     try:
-        async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S)) as batches:
+        async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S, has_states=False)) as batches:
             async for batch in batches:
                 chunks.model = stream.model or chunks.model
                 if data := b"".join(chunks.encode(event.value) for event in batch):
