@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     storage_secret_access_key: SecretStr | None = None
     storage_bucket: str | None = None
 
+    public_url: str | None = None
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
 
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
-    @field_validator("hf_base_url", "supabase_url", "storage_url")
+    @field_validator("hf_base_url", "supabase_url", "storage_url", "public_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:

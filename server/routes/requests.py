@@ -20,7 +20,7 @@ from server.http.middlewares import refused_under_overload
 from server.http.parameters import accepts_events, read_filters, read_id, single
 from server.http.preferences import Waiting, read_preferences, read_wait_parameter
 from server.http.request_events import send_request
-from server.http.responses import raw_json_response
+from server.http.responses import link_to, raw_json_response
 from server.model_request import RequestId, Status
 from server.openapi import parts
 from server.openapi.objects import CANCELLED, COMPLETED, FAILED, RUNNING, ModelRequestObject
@@ -199,7 +199,8 @@ async def list_requests(request: web.Request) -> web.Response:
     headers: dict[str, str] = {}
     if page.next_cursor is not None:
         query = {name: value for name, value in request.query.items() if name != "cursor"}
-        headers[hdrs.LINK] = f'<{request.path}?{urlencode(query | {"cursor": str(page.next_cursor)})}>; rel="next"'
+        path = f"{request.path}?{urlencode(query | {'cursor': str(page.next_cursor)})}"
+        headers[hdrs.LINK] = f'<{link_to(request, path)}>; rel="next"'
     return raw_json_response(b"[" + b",".join(page.objects) + b"]", headers=headers)
 
 
@@ -226,9 +227,9 @@ async def delete(request: web.Request) -> web.Response:
 
 
 def _location(request: web.Request, request_id: RequestId) -> str:
-    """The path of a request, with the prefix that the client uses."""
+    """The reference to a request, with the prefix that the client uses."""
     prefix = "/api" if request.path.startswith("/api/") else ""
-    return f"{prefix}/requests/{request_id}"
+    return link_to(request, f"{prefix}/requests/{request_id}")
 
 
 def _replay_headers(created: Created[AnySubscription]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from server.requests.history import MAX_PAGE_BYTES
-from tests.acceptance.conftest import Api, Reply
+from tests.acceptance.conftest import Api, Reply, Start
 
 
 def _next(reply: Reply) -> str | None:
@@ -91,3 +91,15 @@ async def test_a_page_ends_early_when_it_grows_too_large(api: Api) -> None:
     assert sum(len(page) for page in pages) == 30
     assert len(pages) > 1
     assert max(sizes) < MAX_PAGE_BYTES * 1.01
+
+
+async def test_s9_references_begin_with_the_public_url(start: Start) -> None:
+    api = await (await start(public_url="https://example.com/ai/")).sign_up()
+    for path in ("/api/requests", "/requests"):
+        body = {"model_type": "text2text", "input_data": {"prompt": "hello"}}
+        created = await api.post(path, body, headers={"Prefer": "respond-async"})
+        assert created.headers["Location"] == f"https://example.com/ai{path}/{created.json['id']}"
+    page = await api.get("/api/requests?limit=1")
+    assert page.headers["Link"].startswith("<https://example.com/ai/api/requests?limit=1&cursor=")
+    chat = await api.post("/v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": "hi"}]})
+    assert chat.headers["Location"].startswith("https://example.com/ai/api/requests/")
