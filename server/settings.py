@@ -23,6 +23,8 @@ _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+_WORDS = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+"""Messages for kinds of errors whose own messages in pydantic use terms of Python."""
 _ORIGIN = re.compile(r"\*|https?://[^/\s,]+")
 
 
@@ -317,4 +319,5 @@ def _split_url(text: str) -> SplitResult | None:
 
 def _line(item: Any) -> str:
     name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-    return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+    words = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{name}: {words}"
