@@ -23,6 +23,8 @@ _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+_WORDS = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+"""Messages for kinds of errors whose own messages in pydantic use terms of Python."""
 _ORIGIN = re.compile(
     r"""(?P<scheme>https?|capacitor|ionic|app|tauri)://
         (?P<host>(?:\*\.)?[^*/\s,:@?\#\[\]]+|\[[0-9a-f:.]+\])
@@ -80,6 +82,7 @@ class Settings(BaseSettings):
     storage_secret_access_key: SecretStr | None = None
     storage_bucket: str | None = None
 
+    public_url: str | None = None
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
 
@@ -120,7 +123,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
-    @field_validator("hf_base_url", "supabase_url", "storage_url")
+    @field_validator("hf_base_url", "supabase_url", "storage_url", "public_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:
@@ -347,4 +350,5 @@ def _origin(text: str) -> str:
 
 def _line(item: Any) -> str:
     name = str(item["loc"][0]).upper() if item["loc"] else "settings"
-    return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+    words = _WORDS.get(item["type"]) or item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{name}: {words}"

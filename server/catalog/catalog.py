@@ -93,6 +93,11 @@ class Catalog:
             raise invalid(errors)
         return checked[0], checked[1], next(iter(self.chain(name, model)), None)
 
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """All names of the model type that has this name; the name alone if it is unknown."""
+        model_type = self._types.get(name)
+        return (name,) if model_type is None else model_type.names
+
     def _is_offered(self, task: Task) -> bool:
         return task in TEXT_TASKS or self._settings.backend is not Backend.EDGE
 

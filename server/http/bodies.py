@@ -1,6 +1,7 @@
 """Reads JSON bodies, within limits of time, size, depth and values."""
 
 import asyncio
+import codecs
 import re
 from typing import Any, TypeVar
 
@@ -60,6 +61,7 @@ async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
 
 def parse_json(body: bytes) -> Any:
     """Parse strictly (RFC 8259): no NaN, no lone surrogates, no depth beyond `MAX_DEPTH`."""
+    body = body.removeprefix(codecs.BOM_UTF8)  # some clients send it, and RFC 8259 allows to ignore it
     if not body.strip():
         raise BadSyntax("The request body is empty: send a JSON object.")
     try:
@@ -73,7 +75,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _require_plain_json(request: web.Request) -> None:
-    if hdrs.CONTENT_ENCODING in request.headers:
+    if is_encoded(request):
         raise UnsupportedMedia("Send the body without Content-Encoding.")
     try:
         media, charset = request.content_type.lower(), request.charset
@@ -83,6 +85,12 @@ def _require_plain_json(request: web.Request) -> None:
         raise UnsupportedMedia("Send JSON, with the header 'Content-Type: application/json'.")
     if charset is not None and charset.lower() not in {"utf-8", "utf8", "us-ascii"}:
         raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
+
+
+def is_encoded(request: web.Request) -> bool:
+    """Whether the body is compressed. `identity` is no encoding."""
+    codings = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ["identity"])).lower().split(",")
+    return any(coding.strip() != "identity" for coding in codings)
 
 
 async def say_continue(request: web.Request) -> None:

@@ -12,6 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from server.errors import NotFound, Problem, RangeNotSatisfiable
 from server.files.stored import StoredFile
+from server.http.entity_tags import has_tag
 from server.http.keys import OBJECTS
 from server.http.ranges import Part, Unsatisfiable, read_range
 from server.storage.objects import ObjectKey, OpenObject
@@ -27,7 +28,7 @@ async def answer_file(request: web.Request, file: StoredFile, *, name: str) -> w
     """The response for a file. Raises `RangeNotSatisfiable` and the errors of the store, before the first byte."""
     headers = _headers(file, name)
     etag = headers[hdrs.ETAG]
-    if _names(request.headers.get(hdrs.IF_NONE_MATCH, ""), etag):
+    if has_tag(request, etag):
         return web.Response(status=304, headers=headers)
     headers[hdrs.CONTENT_TYPE] = file.content_type
     if request.method == hdrs.METH_HEAD:
@@ -51,12 +52,6 @@ def _headers(file: StoredFile, name: str) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         hdrs.VARY: hdrs.AUTHORIZATION,
     }
-
-
-def _names(header: str, etag: str) -> bool:
-    """Whether a list of entity tags contains this one, by weak comparison."""
-    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
-    return etag in tags or "*" in tags
 
 
 def _part(request: web.Request, file: StoredFile, etag: str) -> Part | None:

@@ -6,6 +6,7 @@ from importlib import resources
 
 from aiohttp import hdrs, web
 
+from server.http.entity_tags import has_tag, weak_tag
 from server.http.middlewares import Handler, always_up
 
 CONTENT_SECURITY_POLICY = (
@@ -31,7 +32,7 @@ def read_page(name: str) -> Page:
 
 def make_page(body: bytes, kind: str) -> Page:
     """`kind` is the file name's extension."""
-    return Page(body, _MEDIA_TYPES[kind], hashlib.sha256(body).hexdigest()[:16])
+    return Page(body, _MEDIA_TYPES[kind], weak_tag(hashlib.sha256(body).hexdigest()[:16]))
 
 
 def serve(page: Page) -> Handler:
@@ -46,12 +47,12 @@ def serve(page: Page) -> Handler:
 
 def respond(request: web.Request, page: Page) -> web.Response:
     headers = {
-        hdrs.ETAG: f'"{page.etag}"',
+        hdrs.ETAG: page.etag,
         hdrs.CACHE_CONTROL: "no-cache",
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
-    if any(tag.value in {page.etag, "*"} for tag in request.if_none_match or ()):
+    if has_tag(request, page.etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=page.body, content_type=page.media_type, charset="utf-8", headers=headers)

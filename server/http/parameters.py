@@ -15,6 +15,8 @@ from server.schemas import invalid
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
 _MAX_PAGE: Final = 1000
+_FILTER_FIELDS = {"model_type": "model_types"}
+_QUALITY = re.compile(r"q\s*=\s*(0?\.\d+|0\.?|1(?:\.0*)?)", re.ASCII)
 
 
 def read_idempotency_key(request: web.Request) -> str | None:
@@ -34,12 +36,19 @@ def read_idempotency_key(request: web.Request) -> str | None:
 
 
 def accepts_events(request: web.Request) -> bool:
-    """Whether the client asks for a stream: `Accept` names `text/event-stream`, with a q other than 0."""
+    """Whether the client asks for a stream: `Accept` names `text/event-stream`, and prefers nothing else to it.
+
+    Quality values count (RFC 9110, 12.5.1). At the same quality a client that names the stream gets it.
+    """
+    qualities: dict[str, float] = {}
     for item in ",".join(request.headers.getall(hdrs.ACCEPT, [])).split(","):
         media, *parameters = (part.strip().lower() for part in item.split(";"))
-        if media == "text/event-stream":
-            return not any(re.fullmatch(r"q\s*=\s*0(?:\.0*)?", parameter) for parameter in parameters)
-    return False
+        matches = (_QUALITY.fullmatch(parameter) for parameter in parameters)
+        quality = next((float(match[1]) for match in matches if match is not None), 1.0)
+        qualities[media] = max(quality, qualities.get(media, 0.0))
+    stream = qualities.get("text/event-stream", 0.0)
+    ranges = ("application/json", "application/*", "*/*")  # the most specific range decides
+    return stream > 0 and stream >= next((qualities[media] for media in ranges if media in qualities), 0.0)
 
 
 def read_id(text: str) -> RequestId:
@@ -68,7 +77,7 @@ def read_filters(request: web.Request) -> Filters:
             errors.append(FieldError(name[:200] or "(empty)", "is not a known parameter"))
             continue
         try:
-            values[name] = readers[name](single(request, name))
+            values[_FILTER_FIELDS.get(name, name)] = readers[name](single(request, name))
         except ValueError as error:
             message = "must be one of " + ", ".join(Status) if name == "status" else str(error)
             errors.append(FieldError(name, message))
@@ -96,10 +105,10 @@ def _read_cursor(text: str) -> UUID:
     return UUID(text)
 
 
-def _read_model_type(text: str) -> str:
+def _read_model_type(text: str) -> tuple[str, ...]:
     if not re.fullmatch(r"[a-z0-9-]{1,64}", text, re.ASCII):
         raise ValueError("must be the name of a model type")
-    return text
+    return (text,)
 
 
 def _read_time(text: str) -> datetime:

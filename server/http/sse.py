@@ -8,6 +8,8 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
+from server.encoding import escape_separators
+
 STALL_S = 150.0
 """A client that takes longer for one write counts as gone."""
 RETRY_MS = 1000
@@ -25,13 +27,13 @@ log = structlog.get_logger(__name__)
 def encode(name: str, data: bytes, event_id: str | None = None) -> bytes:
     """One event; `data` is JSON without line breaks."""
     head = f"event: {name}\ndata: " if event_id is None else f"id: {event_id}\nevent: {name}\ndata: "
-    return b"%b%b\n\n" % (head.encode(), data)
+    return b"%b%b\n\n" % (head.encode(), escape_separators(data))
 
 
 def encode_large(name: str, data: bytes, event_id: str) -> Iterator[bytes | memoryview]:
-    """One event in pieces, without a copy of the data."""
+    """One event in pieces. The data is copied only if it holds separators to escape."""
     yield b"id: %b\nevent: %b\ndata: " % (event_id.encode(), name.encode())
-    view = memoryview(data)
+    view = memoryview(escape_separators(data))
     for start in range(0, len(view), MAX_PIECE):
         yield view[start : start + MAX_PIECE]
     yield b"\n\n"

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
 from server.files.uploads import too_large
-from server.http.bodies import say_continue
+from server.http.bodies import is_encoded, say_continue
 
 GAP_S = 30.0
 """The longest time between two pieces of a body. The total time is not limited."""
@@ -37,7 +37,7 @@ async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
 
     Raises `BadSyntax`, `UnsupportedMedia`, `BodyTooLarge` and `BodyTimeout`, as the chunks do.
     """
-    if hdrs.CONTENT_ENCODING in request.headers:
+    if is_encoded(request):
         raise UnsupportedMedia("Send the file without Content-Encoding.")
     declared = _declared_type(request.headers)
     is_form = declared == _FORM

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 
-from server.encoding import dumps
+from server.encoding import dumps_line
 from server.errors import Problem, Unavailable
 from server.inference.events import Segment
 from server.openai.chat import completion_id, finish_reason_of, tool_call_id
@@ -14,7 +14,8 @@ from server.openai.outcome import RETRY_AFTER_S, created_of, problem_of, usage_o
 from server.openai.refusals import error_event
 from server.transcript import EventValue, Final, Part, Reset
 
-KEEP_ALIVE = b": still here\n\n"
+KEEP_ALIVE = b": still here\n"
+"""A bare comment line. Some clients make an empty event of every blank line, and read it as JSON."""
 _DONE = b"data: [DONE]\n\n"
 _FIELDS = {Segment.OUTPUT: "content", Segment.REASONING: "reasoning_content"}
 
@@ -93,7 +94,7 @@ class Chunks:
         return self._event({"choices": [choice]} | ({"usage": None} if self._wants_usage else {}))
 
     def _event(self, fields: Mapping[str, Any]) -> bytes:
-        return b"data: %b\n\n" % dumps({**self._head, "model": self.model, **fields})
+        return b"data: %b\n\n" % dumps_line({**self._head, "model": self.model, **fields})
 
 
 def _reset_impossible() -> Problem:

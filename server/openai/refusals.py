@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.encoding import dumps
+from server.encoding import dumps_line
 from server.errors import ErrorResponse, Problem
 
 _INVALID = 400
@@ -38,7 +38,7 @@ def error_response(problem: Problem) -> ErrorResponse:
 
 def error_event(problem: Problem) -> bytes:
     """The last event of a stream that fails after its first byte: clients raise it. No `[DONE]` follows."""
-    return b"data: %b\n\n" % dumps(error_response(problem).body)
+    return b"data: %b\n\n" % dumps_line(error_response(problem).body)
 
 
 def _body(problem: Problem, status: int) -> dict[str, Any]:

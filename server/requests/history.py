@@ -1,6 +1,7 @@
 """Reads model requests for their owners: one request, or a page of the history."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -23,12 +24,15 @@ _TURN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The filters of a page; None does not filter. `cursor` is the id of the last request of the previous page."""
+    """The filters of a page; None does not filter. `cursor` is the id of the last request of the previous page.
+
+    `model_types` are the names of one model type, since a request keeps the name that it was made with.
+    """
 
     limit: int = 100
     cursor: UUID | None = None
     status: Status | None = None
-    model_type: str | None = None
+    model_types: Sequence[str] | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
 
@@ -88,7 +92,7 @@ class History:
                 user_id,
                 cursor,
                 filters.status,
-                filters.model_type,
+                filters.model_types,
                 filters.created_after,
                 filters.created_before,
                 wanted + 1,

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import structlog
@@ -226,8 +226,11 @@ class ModelRequests:
             return waiter.seen
 
     async def page(self, user_id: UserId, filters: Filters) -> Page:
-        """Requests of the user, newest first."""
-        return await self.history.page(user_id, filters)
+        """Requests of the user, newest first. A filter by one name of a model type finds all its names."""
+        types = filters.model_types
+        if types is not None:
+            types = [other for name in types for other in self._catalog.names_of(name)]
+        return await self.history.page(user_id, replace(filters, model_types=types))
 
     def watch(self, request_id: RequestId) -> Waiter:
         """A waiter for the end of a request, or for a change. Enter it, `get` the request, then wait."""

@@ -17,7 +17,8 @@ from server.errors import NotFound, Unavailable
 from server.model_request import RequestId, Status
 from server.transcript import START, EventValue, Final, Part, Position, Reset, StatusChange, Transcript
 
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 4.0
+"""Clients with short time-outs (10 s is common) must see bytes in time: at least every 5 s, with room for delays."""
 DELTA_CHARS = 16 * 1024
 """Longer text is split into several events: a client with little memory holds one event at a time."""
 BATCH_CHARS = 32 * 1024
@@ -105,9 +106,12 @@ class RequestStream:
         self._transcript = await self._read_stored()
         return self._transcript is None or self._position.offset != self._transcript.length + 1
 
-    async def batches(self, *, heartbeat_s: float | None = None) -> AsyncGenerator[list[StreamEvent], None]:
+    async def batches(
+        self, *, heartbeat_s: float | None = None, has_states: bool = True
+    ) -> AsyncGenerator[list[StreamEvent], None]:
         """Events in batches as they occur; an empty batch after `heartbeat_s` (`HEARTBEAT_S`) without an event.
 
+        `has_states=False` leaves out the changes of status, for a protocol that has no bytes for them.
         The batches end after the final event, or without one when the server stops.
         """
         heartbeat_s, clock = heartbeat_s or HEARTBEAT_S, asyncio.get_running_loop().time
@@ -116,7 +120,7 @@ class RequestStream:
             while view is not None:
                 ready = await self._load_end(view) if view.status.is_final else view
                 if ready is not None:
-                    for batch in _batched(self._events(ready)):
+                    for batch in _batched(self._events(ready, has_states=has_states)):
                         yield batch
                         written_at = clock()
                 if self.is_over or self._subscription.is_closed:
@@ -172,11 +176,11 @@ class RequestStream:
             self._attach(stored)
         return view
 
-    def _events(self, view: View) -> Iterator[StreamEvent]:
+    def _events(self, view: View, *, has_states: bool) -> Iterator[StreamEvent]:
         """All events from the reader's position to the present."""
         if view.status is not Status.PENDING or self._epoch == UNKNOWN.epoch:
             yield from self._turn_to(view)
-        if not view.status.is_final and self._sent != (view.status, view.epoch):
+        if has_states and not view.status.is_final and self._sent != (view.status, view.epoch):
             self._sent = (view.status, view.epoch)
             yield StreamEvent(self._cursor, StatusChange(self._subscription.request_id, view.status))
         if self._transcript is not None:

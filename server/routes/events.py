@@ -3,12 +3,14 @@
 import functools
 from collections.abc import AsyncGenerator
 from typing import Any
+from uuid import UUID
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from server.actors.feeds import Change, Feed, change_of, recent_id
+from server.auth.tokens import bearer_token
 from server.encoding import dumps
-from server.errors import FieldError, Invalid, NotFound
+from server.errors import FieldError, Invalid, NotFound, Unauthenticated, Unavailable
 from server.http import keys
 from server.http.disconnects import may_be_left
 from server.http.parameters import read_id, single
@@ -65,7 +67,7 @@ def routes() -> tuple[Route, ...]:
         )),
         route("GET", "/api/requests/events", stream_changes, Operation(
             "stream_changes", "Follow all requests of the user", {"200": feed},
-            "It does not resume: a client that comes back gets a new snapshot.",
+            "It does not resume: a client that comes back gets a new snapshot. It ends with the session or the token.",
         )),
     )  # fmt: skip
 
@@ -81,20 +83,44 @@ async def stream_request(request: web.Request) -> web.StreamResponse:
 
 @may_be_left
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """The changes of the user's requests: a snapshot of those not final, then each change, until the client leaves."""
-    user_id = request[keys.PRINCIPAL].user_id
-    with request.app[keys.FEEDS].open(user_id) as feed:
+    """The changes of the user's requests: a snapshot of those not final, then each change, until the client leaves.
+
+    The stream ends when the session or the token of the client does. Raises `Unauthenticated` if the session has ended.
+    """
+    user_id, session_id = request[keys.PRINCIPAL].user_id, _embedded_session(request)
+    if session_id is not None and await request.app[keys.READER].fetch("ended_sessions", [session_id]):
+        raise Unauthenticated
+    with request.app[keys.FEEDS].open(user_id, session_id) as feed:
         rows = await request.app[keys.READER].fetch("feed_requests", [user_id], recent_id(), [])
         changes = [change_of(row) for row in rows]
         feed.begin(changes)
         snapshot = {"requests": [_public(change) for change in changes if not change.status.is_final]}
-        return await send_events(request, _changes(feed, snapshot))
+        return await send_events(request, _changes(request, feed, snapshot))
 
 
-async def _changes(feed: Feed, snapshot: dict[str, Any]) -> AsyncGenerator[bytes | memoryview, None]:
+def _embedded_session(request: web.Request) -> UUID | None:
+    """The session of the client, if this server keeps the sessions. Those of Supabase are not ours to read."""
+    return request[keys.PRINCIPAL].session_id if request.app[keys.SETTINGS].supabase_url is None else None
+
+
+async def _has_valid_token(request: web.Request) -> bool:
+    try:
+        await request.app[keys.VERIFIER].identify(bearer_token(request.headers.getall(hdrs.AUTHORIZATION, [])))
+    except Unauthenticated:
+        return False
+    except Unavailable:  # the keys of a project cannot be read at the moment
+        return True
+    return True
+
+
+async def _changes(
+    request: web.Request, feed: Feed, snapshot: dict[str, Any]
+) -> AsyncGenerator[bytes | memoryview, None]:
     yield encode("snapshot", dumps(snapshot))
     while not feed.is_closed:
         changes = await feed.wait(HEARTBEAT_S)
+        if feed.has_ended or not await _has_valid_token(request):
+            break
         yield b"".join(encode("status", dumps(_public(change))) for change in changes) or HEARTBEAT
     yield FAREWELL
 

@@ -11,7 +11,7 @@ from server.http import keys
 from server.http.file_responses import answer_file
 from server.http.middlewares import refused_under_overload
 from server.http.parameters import read_uuid
-from server.http.responses import json_response
+from server.http.responses import json_response, link_to
 from server.http.uploads import open_body
 from server.model_request import RequestId
 from server.openapi import parts
@@ -88,7 +88,7 @@ async def upload(request: web.Request) -> web.Response:
         "created_at": taken.created_at,
     }
     prefix = "/api" if request.path.startswith("/api/") else ""
-    return json_response(body, status=201, headers={hdrs.LOCATION: f"{prefix}/files/{taken.id}"})
+    return json_response(body, status=201, headers={hdrs.LOCATION: link_to(request, f"{prefix}/files/{taken.id}")})
 
 
 async def get_upload(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.http import keys
+from server.http.entity_tags import has_tag, weak_tag
 from server.http.responses import raw_json_response
 from server.inference.events import Listing
 from server.openapi import parts
@@ -33,9 +34,9 @@ async def list_models(request: web.Request) -> web.Response:
     """The catalog of this server and the live listing; null where upstream has none, or has not answered in time."""
     listing = await request.app[keys.UPSTREAM].listing()
     body = dumps({"model_types": _described(request.app[keys.CATALOG]), "live": _live(listing)})
-    etag = hashlib.sha256(body).hexdigest()[:16]
-    headers: dict[str, str] = {hdrs.ETAG: f'"{etag}"', hdrs.CACHE_CONTROL: "private, no-cache"}
-    if any(tag.value in {etag, "*"} for tag in request.if_none_match or ()):
+    etag = weak_tag(hashlib.sha256(body).hexdigest()[:16])
+    headers: dict[str, str] = {hdrs.ETAG: etag, hdrs.CACHE_CONTROL: "private, no-cache"}
+    if has_tag(request, etag):
         return web.Response(status=304, headers=headers)
     return raw_json_response(body, headers=headers)
 

@@ -21,7 +21,7 @@ from server.http import keys
 from server.http.bodies import read_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.middlewares import refused_under_overload
-from server.http.responses import json_response
+from server.http.responses import json_response, link_to
 from server.http.sse import EventStream
 from server.inference.events import Task
 from server.model_request import RequestId, Status
@@ -37,7 +37,7 @@ from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.requests.stream import RequestStream
 
-HOLD_S = 10.0
+HOLD_S = 4.0
 """A stream without an event for this time begins with a comment; a later failure is an event, not an HTTP status."""
 GRACE_S = 5.0
 """Time to wait after the deadline of a request, for its outcome to be stored."""
@@ -82,7 +82,7 @@ def routes() -> tuple[Route, ...]:
 async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, as a whole or as a stream."""
     ask, created = await _create(request, read_chat)
-    with _named(created) as headers:
+    with _named(request, created) as headers:
         if isinstance(created.subscription, StreamSubscription):
             model = created.model or ask.model
             chunks = Chunks(created.subscription.request_id, model=model, wants_usage=ask.wants_usage)
@@ -95,7 +95,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     """The vectors of one text or of several."""
     ask, created = await _create(request, read_embeddings)
     render = functools.partial(_render_embeddings, is_base64=ask.is_base64)
-    with _named(created) as headers:
+    with _named(request, created) as headers:
         return await _reply(request, created, render, asked=ask.model, headers=headers)
 
 
@@ -152,9 +152,9 @@ async def _create(
 
 
 @contextlib.contextmanager
-def _named(created: Created[Waiter] | Created[StreamSubscription]) -> Iterator[dict[str, str]]:
+def _named(request: web.Request, created: Created[Waiter] | Created[StreamSubscription]) -> Iterator[dict[str, str]]:
     """Headers that name the request; an error in the block gets them as well."""
-    headers: dict[str, str] = {hdrs.LOCATION: f"/api/requests/{created.subscription.request_id}"}
+    headers: dict[str, str] = {hdrs.LOCATION: link_to(request, f"/api/requests/{created.subscription.request_id}")}
     if created.is_replayed:
         headers[_REPLAYED] = "true"
     with created:
@@ -242,7 +242,7 @@ async def _stream(
 async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
     """The bytes to write. Raises the `Problem` that ends the request before the first byte."""
     try:
-        async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S)) as batches:
+        async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S, has_states=False)) as batches:
             async for batch in batches:
                 chunks.model = stream.model or chunks.model
                 if data := b"".join(chunks.encode(event.value) for event in batch):

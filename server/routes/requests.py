@@ -15,11 +15,12 @@ from server.errors import Conflict, Invalid, KeyReused, NotFound
 from server.http import keys
 from server.http.bodies import read_create_body
 from server.http.disconnects import may_be_left, wait_for
+from server.http.entity_tags import known_tags, opaque, weak_tag
 from server.http.middlewares import refused_under_overload
 from server.http.parameters import accepts_events, read_filters, read_id, single
 from server.http.preferences import Waiting, read_preferences, read_wait_parameter
 from server.http.request_events import send_request
-from server.http.responses import raw_json_response
+from server.http.responses import link_to, raw_json_response
 from server.model_request import RequestId, Status
 from server.openapi import parts
 from server.openapi.objects import CANCELLED, COMPLETED, FAILED, RUNNING, ModelRequestObject
@@ -40,7 +41,7 @@ def routes() -> tuple[Route, ...]:
         "Without it a create waits for DEFAULT_WAIT_S.",
         parts.TEXT | {"examples": ["respond-async", "wait=30"]},
     )
-    etag = parts.TEXT | {"examples": ['"1-processing"']}
+    etag = parts.TEXT | {"examples": ['W/"1-processing"']}
     known = parts.header("If-None-Match", "An ETag: with a wait, any change from that state ends it.", etag)
     moment = parts.TEXT | {"format": "date-time", "examples": ["2026-11-23T08:00:00Z"]}
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
@@ -176,17 +177,17 @@ async def get(request: web.Request) -> web.StreamResponse:
     waiting = read_preferences(request.headers.getall("Prefer", []), default_s=0.0, max_s=max_wait_s)
     if "wait" in request.query:
         waiting = read_wait_parameter(single(request, "wait") or "", max_s=max_wait_s)
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get(hdrs.IF_NONE_MATCH, "").split(",")}
+    known = known_tags(request)
     with service.watch(request_id) as waiter:
         view = await service.get(user_id, request_id)
-        if waiting.seconds > 0 and not view.status.is_final and (not known - {""} or _etag(view) in known):
+        if waiting.seconds > 0 and not view.status.is_final and (not known or opaque(_etag(view)) in known):
             waiter.seen = view
-            waiter.any_change = _etag(view) in known
+            waiter.any_change = opaque(_etag(view)) in known
             del view  # frees its object: the waiter keeps it while there is memory
             update = await wait_for(request, waiter, waiting.seconds)
             view = update if update is not None and update.body is not None else await service.get(user_id, request_id)
     headers = {hdrs.ETAG: _etag(view)} | waiting.headers
-    if _etag(view) in known:
+    if opaque(_etag(view)) in known:
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return raw_json_response(view.body or b"", headers=headers)
 
@@ -198,7 +199,8 @@ async def list_requests(request: web.Request) -> web.Response:
     headers: dict[str, str] = {}
     if page.next_cursor is not None:
         query = {name: value for name, value in request.query.items() if name != "cursor"}
-        headers[hdrs.LINK] = f'<{request.path}?{urlencode(query | {"cursor": str(page.next_cursor)})}>; rel="next"'
+        path = f"{request.path}?{urlencode(query | {'cursor': str(page.next_cursor)})}"
+        headers[hdrs.LINK] = f'<{link_to(request, path)}>; rel="next"'
     return raw_json_response(b"[" + b",".join(page.objects) + b"]", headers=headers)
 
 
@@ -225,9 +227,9 @@ async def delete(request: web.Request) -> web.Response:
 
 
 def _location(request: web.Request, request_id: RequestId) -> str:
-    """The path of a request, with the prefix that the client uses."""
+    """The reference to a request, with the prefix that the client uses."""
     prefix = "/api" if request.path.startswith("/api/") else ""
-    return f"{prefix}/requests/{request_id}"
+    return link_to(request, f"{prefix}/requests/{request_id}")
 
 
 def _replay_headers(created: Created[AnySubscription]) -> dict[str, str]:
@@ -235,4 +237,4 @@ def _replay_headers(created: Created[AnySubscription]) -> dict[str, str]:
 
 
 def _etag(view: View) -> str:
-    return f'"{view.epoch}-{view.status}"'
+    return weak_tag(f"{view.epoch}-{view.status}")

@@ -169,6 +169,15 @@ WITH account AS (
 )
 SELECT id FROM account;
 
+-- name: ended_sessions
+-- Those of the sessions $1 that are not open any more.
+SELECT asked.id
+FROM unnest($1::uuid[]) AS asked (id)
+WHERE NOT EXISTS (
+    SELECT FROM auth.sessions AS session
+    WHERE session.id = asked.id AND (session.not_after IS NULL OR session.not_after > now())
+);
+
 -- name: close_sessions
 -- End sessions of account $1: session $2 ($3 = 'local'), all but it ('others'), or all of them ('global').
 DELETE FROM auth.sessions

@@ -24,7 +24,7 @@ WITH page AS MATERIALIZED (
     WHERE user_id = $1
         AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         AND ($3::text IS NULL OR status = $3)
-        AND ($4::text IS NULL OR model_type = $4)
+        AND ($4::text [] IS NULL OR model_type = ANY($4))
         AND ($5::timestamptz IS NULL OR created_at > $5)
         AND ($6::timestamptz IS NULL OR created_at < $6)
     ORDER BY id DESC

@@ -1,6 +1,8 @@
 """The stream of all that becomes of a user's requests."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -140,3 +142,39 @@ async def test_what_was_deleted_at_another_instance_has_ended(start: Start) -> N
         await snapshot_of(source)
         assert (await elsewhere.send("DELETE", f"/api/requests/{waiting['id']}")).status == 204
         assert await statuses_of(source, waiting["id"]) == ["cancelled"]
+
+
+async def _sign_out(api: Api) -> None:
+    assert (await api.post("/api/auth/signout")).status == 204
+
+
+async def _delete_account(api: Api) -> None:
+    assert (await api.send("DELETE", "/api/auth/user")).status == 204
+
+
+async def _close_elsewhere(api: Api) -> None:
+    """As a new password does, set at another instance or on the command line."""
+    await api.app[keys.READER].fetch("close_sessions", api.user_id, None, "global")
+
+
+@pytest.mark.parametrize("end_session", [_sign_out, _delete_account, _close_elsewhere])
+async def test_s6_a_feed_ends_with_its_session(api: Api, end_session: Callable[[Api], Awaitable[None]]) -> None:
+    other = await api.sign_up()
+    async with events_of(api, "/api/requests/events") as source, events_of(other, "/api/requests/events") as stays:
+        await snapshot_of(source)
+        await snapshot_of(stays)
+        await end_session(api)
+        assert await source.all(timeout_s=5) == []
+        assert (await api.get("/api/requests/events")).status == 401
+        request_id = (await other.create("goes on")).json["id"]
+        assert (await statuses_of(stays, request_id))[-1] == "completed"
+
+
+async def test_s6_a_feed_ends_with_its_token(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    async with events_of(api, "/api/requests/events") as source:
+        await snapshot_of(source)
+        now = time.time()
+        monkeypatch.setattr(api.app[keys.VERIFIER], "_clock", lambda: now + 3600 + 60)
+        assert await source.all(timeout_s=5) == []
+        assert (await api.get("/api/requests/events")).status == 401

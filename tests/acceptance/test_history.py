@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from server.requests.history import MAX_PAGE_BYTES
-from tests.acceptance.conftest import Api, Reply
+from tests.acceptance.conftest import Api, Reply, Start
 
 
 def _next(reply: Reply) -> str | None:
@@ -52,13 +52,22 @@ async def test_filters_hold_over_the_pages(api: Api) -> None:
 
 async def test_filters_by_model_type_and_time(api: Api) -> None:
     first = (await api.create("first")).json
-    second = (await api.create("second", model_type="chat")).json
-    listed = (await api.get("/api/requests?model_type=chat")).json
+    second = (await api.create("second", model_type="text-generation")).json
+    listed = (await api.get("/api/requests?model_type=text-generation")).json
     assert [item["id"] for item in listed] == [second["id"]]
     after = (await api.get("/api/requests", params={"created_after": first["created_at"]})).json
     assert [item["id"] for item in after] == [second["id"]]
     before = (await api.get("/api/requests", params={"created_before": second["created_at"]})).json
     assert [item["id"] for item in before] == [first["id"]]
+
+
+@pytest.mark.parametrize("name", ["chat-completion", "text2text", "chat"])
+async def test_around_a_filter_by_one_name_of_a_model_type_finds_all_names(api: Api, name: str) -> None:
+    made = [(await api.create("x", model_type=other)).json["id"] for other in ("text2text", "chat-completion", "chat")]
+    await api.create("other", model_type="text-generation")
+    listed = (await api.get(f"/api/requests?model_type={name}")).json
+    assert [item["id"] for item in listed] == made[::-1]
+    assert [item["model_type"] for item in listed] == ["chat", "chat-completion", "text2text"]
 
 
 async def test_a_time_that_is_too_far_away_is_refused_as_that(api: Api) -> None:
@@ -82,3 +91,15 @@ async def test_a_page_ends_early_when_it_grows_too_large(api: Api) -> None:
     assert sum(len(page) for page in pages) == 30
     assert len(pages) > 1
     assert max(sizes) < MAX_PAGE_BYTES * 1.01
+
+
+async def test_s9_references_begin_with_the_public_url(start: Start) -> None:
+    api = await (await start(public_url="https://example.com/ai/")).sign_up()
+    for path in ("/api/requests", "/requests"):
+        body = {"model_type": "text2text", "input_data": {"prompt": "hello"}}
+        created = await api.post(path, body, headers={"Prefer": "respond-async"})
+        assert created.headers["Location"] == f"https://example.com/ai{path}/{created.json['id']}"
+    page = await api.get("/api/requests?limit=1")
+    assert page.headers["Link"].startswith("<https://example.com/ai/api/requests?limit=1&cursor=")
+    chat = await api.post("/v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": "hi"}]})
+    assert chat.headers["Location"].startswith("https://example.com/ai/api/requests/")

@@ -54,9 +54,9 @@ async def streamed(api: Api, *, headers: dict[str, str] | None = None, **fields:
 
 
 async def lines_of(response: ClientResponse) -> list[str]:
-    """Everything that the stream says, a line for each event."""
+    """Everything that the stream says, a line for each event and comment."""
     async with asyncio.timeout(20):
-        return [line for line in (await response.text()).split("\n\n") if line]
+        return [line for line in (await response.text()).split("\n") if line]
 
 
 async def newest(api: Api) -> dict[str, Any]:

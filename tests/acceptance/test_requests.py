@@ -75,7 +75,7 @@ async def test_long_poll_returns_when_it_is_final(api: Api) -> None:
     created = await api.create_async(model="offline/slow-2s")
     reply = await api.get(f"/api/requests/{created.json['id']}?wait=30")
     assert (reply.status, reply.json["status"]) == (200, "completed")
-    assert reply.headers["ETag"] == '"1-completed"'
+    assert reply.headers["ETag"] == 'W/"1-completed"'
 
 
 async def _leave(call: "asyncio.Task[Any]", api: Api) -> None:
@@ -110,6 +110,17 @@ async def test_a_long_poll_with_if_none_match_ends_unchanged_as_304(api: Api) ->
     started = await api.get(f"{path}?wait=20", headers={"If-None-Match": '"0-pending"'})
     reply = await api.get(f"{path}?wait=0.2", headers={"If-None-Match": started.headers["ETag"]})
     assert reply.status == 304
+
+
+@pytest.mark.parametrize("form", ['W/"{}"', '"{}"', '"{}-gzip"', 'W/"{}-br"', '"x", "{}-zstd"'])
+async def test_s4_a_long_poll_waits_with_the_tag_that_a_proxy_changed(api: Api, form: str) -> None:
+    created = await api.create_async(model="offline/slow-20s")
+    path = f"/api/requests/{created.json['id']}"
+    await api.get(f"{path}?wait=20", headers={"If-None-Match": '"0-pending"'})
+    started = asyncio.get_running_loop().time()
+    reply = await api.get(f"{path}?wait=0.4", headers={"If-None-Match": form.format("1-processing")})
+    assert (reply.status, reply.headers["ETag"]) == (304, 'W/"1-processing"')
+    assert asyncio.get_running_loop().time() - started > 0.35
 
 
 async def test_a_long_poll_with_if_none_match_ends_at_any_change(start: Start) -> None:
@@ -216,7 +227,7 @@ async def test_an_outage_is_not_an_outcome(api: Api) -> None:
     """The model is loading when it is first asked: the request goes back to the backlog and then completes."""
     reply = await api.create(model="offline/loading-503")
     assert (reply.json["status"], reply.json["attempt"]) == ("completed", 1)
-    assert reply.headers["ETag"] == '"2-completed"'
+    assert reply.headers["ETag"] == 'W/"2-completed"'
 
 
 async def test_a_deadline_ends_a_request_that_still_runs(api: Api) -> None:

@@ -363,7 +363,12 @@ async def test_after_is_said_once(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("accept", "is_stream"),
-    [("*/*", False), ("text/event-stream;q=0", False), ("text/html, text/event-stream;q=0.1", True)],
+    [
+        ("*/*", False),
+        ("text/event-stream;q=0", False),
+        ("text/html, text/event-stream;q=0.1", True),
+        ("application/json, text/event-stream", True),
+    ],
 )
 async def test_only_who_asks_for_a_stream_gets_one(api: Api, accept: str, *, is_stream: bool) -> None:
     reply = await api.create("hello", headers={"Accept": accept})
@@ -381,3 +386,20 @@ async def test_streams_beyond_the_limit_are_told_when_to_come_back(api: Api, mon
     ]
     assert [(reply.status, reply.headers["Retry-After"]) for reply in refused] == [(503, "5")] * 3
     assert len((await api.get("/api/requests")).json) == 1
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("application/json, text/event-stream;q=0.5", False),
+        ("text/event-stream;q=0.5, */*", False),
+        ("text/event-stream; Q=.5, application/*;q=0.8", False),
+        ("text/event-stream, application/json;q=0.9", True),
+        ("text/event-stream;q=0.5, */*;q=0.1", True),
+        ("text/event-stream;q=0.5, application/json;q=0.4, */*", True),
+        ("text/event-stream;q=0.3, text/html", True),
+    ],
+)
+async def test_s5_the_quality_values_of_accept_decide(api: Api, accept: str, *, is_stream: bool) -> None:
+    reply = await api.create("hello", headers={"Accept": accept})
+    assert reply.headers["Content-Type"].startswith("text/event-stream" if is_stream else "application/json")

@@ -338,3 +338,18 @@ def test_what_is_no_url_is_refused_without_quoting_it(monkeypatch: pytest.Monkey
         Settings.load(_env_file=None)
     assert name in str(raised.value)
     assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("PORT", "abc", "PORT: must be a whole number"),
+        ("PORT", "70000", "PORT: must be less than or equal to 65535"),
+        ("MAX_WAIT_S", "1x", "MAX_WAIT_S: must be a number"),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT: must be 'json' or 'console'"),
+    ],
+)
+def test_around_a_wrong_value_is_one_plain_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
+) -> None:
+    assert faults(monkeypatch, **{name: value}) == (line,)

@@ -2,9 +2,11 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from server.errors import BadSyntax, Invalid
-from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, parse_json
+from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, is_encoded, parse_json
 
 
 def _lists(depth: int) -> bytes:
@@ -63,7 +65,6 @@ def test_an_empty_body_is_called_empty(body: bytes) -> None:
         pytest.param(b"+1", id="plus sign"),
         pytest.param(b'"\x00"', id="raw NUL"),
         pytest.param(b'"a\nb"', id="raw line feed"),
-        pytest.param(b"\xef\xbb\xbf{}", id="BOM"),
         pytest.param("{}".encode("utf-16"), id="UTF-16"),
         pytest.param(b'"\xff"', id="not UTF-8"),
         pytest.param(b'"\xc0\x80"', id="overlong NUL"),
@@ -204,3 +205,31 @@ def test_a_long_key_is_not_copied_for_every_member_below_it() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2_000_000
+
+
+def test_around_a_byte_order_mark_at_the_start_is_ignored() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": "\xef\xbb\xbf"}') == {"a": "\ufeff"}
+
+
+@pytest.mark.parametrize("body", [b"\xef\xbb\xbf", b"\xef\xbb\xbf \n"])
+def test_around_a_byte_order_mark_alone_is_an_empty_body(body: bytes) -> None:
+    with pytest.raises(BadSyntax, match="empty"):
+        parse_json(body)
+
+
+@pytest.mark.parametrize(
+    ("codings", "expected"),
+    [
+        ([], False),
+        (["identity"], False),
+        (["Identity"], False),
+        (["identity, identity"], False),
+        (["gzip"], True),
+        (["identity", "gzip"], True),
+        (["identity,br"], True),
+        ([""], True),
+    ],
+)
+def test_around_identity_is_no_content_encoding(codings: list[str], *, expected: bool) -> None:
+    headers = CIMultiDict([("Content-Encoding", coding) for coding in codings])
+    assert is_encoded(make_mocked_request("POST", "/", headers=headers)) is expected

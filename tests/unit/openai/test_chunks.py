@@ -125,6 +125,17 @@ def test_a_failure_after_the_beginning_is_an_event_and_the_end(begin: str) -> No
     assert chunks.is_over
 
 
+def test_s2_a_comment_makes_no_event_where_every_blank_line_does() -> None:
+    assert make().keep_alive() == b": still here\n"
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_s1_separators_of_lines_are_escaped_in_chunks(separator: str) -> None:
+    data = make().encode(delta(f"a{separator}b"))
+    assert separator not in data.decode()
+    assert deltas_of(read(data))[-1] == {"content": f"a{separator}b"}
+
+
 def test_text_that_starts_anew_ends_the_stream() -> None:
     chunks = make()
     chunks.encode(delta("hi"))

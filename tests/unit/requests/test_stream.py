@@ -16,6 +16,7 @@ from server.inference.events import Delta, Segment
 from server.model_request import RequestId, Status, mint_id
 from server.requests import stream as streams
 from server.requests.stream import Cursor, RequestStream, StreamEvent
+from server.routes import openai
 from server.storage.database import DedicatedConnection
 from server.transcript import Final, Part, Reset, StatusChange, Transcript
 from tests.signals import until
@@ -61,7 +62,11 @@ class World:
 class Reader:
     """Collects the events of a stream in the background."""
 
-    def __init__(self, world: World, after: Cursor | None = None) -> None:
+    def __init__(
+        self, world: World, after: Cursor | None = None, *, heartbeat_s: float | None = None, has_states: bool = True
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._has_states = has_states
         self._follower = world.subscriptions.follow(world.id)
         self.stream = RequestStream(
             self._follower,
@@ -88,7 +93,7 @@ class Reader:
         self._follower.__exit__(None, None, None)
 
     async def _read(self) -> None:
-        async for batch in self.stream.batches():
+        async for batch in self.stream.batches(heartbeat_s=self._heartbeat_s, has_states=self._has_states):
             self.events += batch
             self.heartbeats += not batch
 
@@ -375,6 +380,20 @@ async def test_a_stream_is_kept_alive_while_the_row_cannot_be_read(
         world.subscriptions.publish(world.id, View(Status.CANCELLED if has_ended else RUNNING, 1))
         reader.look()
         await until(lambda: reader.heartbeats >= 3)
+
+
+async def test_s3_changes_that_a_protocol_does_not_show_delay_no_heartbeat(world: World) -> None:
+    """Each change comes before the heartbeat is due, so that a count from the last change would never end."""
+    async with Reader(world, heartbeat_s=0.2, has_states=False) as reader:
+        for epoch in range(1, 13):
+            world.tell(RUNNING, epoch)
+            await asyncio.sleep(0.05)
+        assert reader.heartbeats >= 1
+        assert reader.events == []
+
+
+def test_s3_a_stream_is_never_silent_for_5_s() -> None:
+    assert max(streams.HEARTBEAT_S, openai.HOLD_S) < 5
 
 
 async def test_a_long_text_is_cut_into_events_that_anyone_can_hold(world: World) -> None:
