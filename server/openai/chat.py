@@ -138,7 +138,9 @@ def tool_calls_of(request_id: UUID, output: Mapping[str, Any]) -> list[dict[str,
     ]
 
 
-def finish_reason_of(output: Mapping[str, Any]) -> str | None:
-    """Upstream's reason. Some providers send none, or `stop`, with tool calls."""
-    reason: str | None = output.get("finish_reason")
-    return "tool_calls" if output.get("tool_calls") and reason in {None, "stop"} else reason
+def finish_reason_of(output: Mapping[str, Any]) -> str:
+    """One of OpenAI's four reasons: its clients refuse others. Some providers send none, or `stop`, with tool calls."""
+    reason = output.get("finish_reason")
+    if reason in {"length", "tool_calls", "content_filter"}:
+        return str(reason)
+    return "tool_calls" if output.get("tool_calls") else "stop"

@@ -154,3 +154,19 @@ def test_what_a_request_ended_with_becomes_an_error_of_the_call(
 
 def test_what_was_completed_is_no_error() -> None:
     assert problem_of(COMPLETED) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ({"finish_reason": None}, "stop"),
+        ({}, "stop"),
+        ({"finish_reason": "odd"}, "stop"),
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "content_filter"}, "content_filter"),
+        ({"finish_reason": "odd", "tool_calls": [{}]}, "tool_calls"),
+    ],
+)
+def test_a4b_the_finish_reason_is_one_that_clients_know(output: dict[str, Any], reason: str) -> None:
+    *_, last, _ = read(make().encode(final(COMPLETED | {"output_data": {"output": "hi"} | output})))
+    assert last["choices"][0]["finish_reason"] == reason

@@ -28,7 +28,7 @@ def test_the_pieces_of_tool_calls_are_put_together() -> None:
     assert data["finish_reason"] is None
     assert data["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}},
-        {"id": "c2", "type": "function", "function": {"name": "say", "arguments": ""}},
+        {"id": "c2", "type": "function", "function": {"name": "say", "arguments": "{}"}},
     ]
 
 
@@ -38,8 +38,7 @@ def test_the_arguments_of_tool_calls_are_handed_on_as_they_come() -> None:
     other = {"index": 1, "id": "c2", "function": {"name": "say", "arguments": "{}"}}
     events = decipher(choice(tool_calls=[first]), choice(tool_calls=[rest]), choice(tool_calls=[other]), DONE)
     assert events[1:-1] == [
-        Delta("", Segment.TOOL_CALL, 0, "add"),
-        Delta('{"a":1}', Segment.TOOL_CALL, 0),
+        Delta('{"a":1}', Segment.TOOL_CALL, 0, "add"),
         Delta("{}", Segment.TOOL_CALL, 1, "say"),
     ]
 
