@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from server.inference.events import Delta, Segment
-from server.inference.protocol.texts import Cleaner, Unintelligible
+from server.inference.events import CallHead, Delta, Segment
+from server.inference.protocol.texts import Cleaner, Unintelligible, clean_all
 from server.inference.protocol.usage import MAX_COUNT
 
 MAX_TOOL_CALLS = 128
@@ -23,11 +23,12 @@ _CONTROL_TOKEN = re.compile(r"<[|\uff5c].*?(?:[|\uff5c]>|$)", re.DOTALL)
 class _ToolCall:
     """`name` is as upstream sent it, in one piece or several. The call is announced with its first arguments.
 
-    From then on its id and its name stay. `early` holds arguments that arrive before the name.
+    From then on its head and its name stay. `early` holds arguments that arrive before the name.
     """
 
     number: int
     id: str = ""
+    extra_content: dict[str, Any] | None = None
     name: str = ""
     arguments: list[str] = field(default_factory=list)
     early: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class ToolCalls:
         self._by_index: dict[int, _ToolCall] = {}
         self._by_id: dict[str, _ToolCall] = {}
         self._cleaner = Cleaner()
+        self._did_replace = False
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -71,7 +73,7 @@ class ToolCalls:
     @property
     def did_replace(self) -> bool:
         """Whether any text had to be cleaned."""
-        return self._cleaner.did_replace or any(call.cleaner.did_replace for call in self._calls)
+        return self._did_replace or self._cleaner.did_replace or any(call.cleaner.did_replace for call in self._calls)
 
     def add(self, pieces: Any) -> Iterator[Delta]:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
@@ -87,6 +89,7 @@ class ToolCalls:
             call = self._find(index, call_id, name, arguments)
             if not call.is_announced:
                 call.id = call.id or call_id
+                call.extra_content = call.extra_content or self._clean_extra(piece.get("extra_content"))
                 call.name = _join_names(call.name, name)[:MAX_NAME]
             elif name and call_id == call.id and call.repeats(arguments):
                 continue
@@ -109,9 +112,21 @@ class ToolCalls:
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                **({"extra_content": call.extra_content} if call.extra_content else {}),
             }
             for call in self._calls
         ]
+
+    def _clean_extra(self, value: Any) -> dict[str, Any] | None:
+        """`value` if it is an object that can be stored."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            cleaned, did_replace = clean_all(orjson.loads(orjson.dumps(value)))
+        except orjson.JSONEncodeError:
+            return None
+        self._did_replace |= did_replace
+        return cleaned if isinstance(cleaned, dict) else None
 
     def _find(self, index: int, call_id: str, name: str, arguments: str) -> _ToolCall:
         """The call that a piece belongs to, which is new if the piece begins one."""
@@ -150,7 +165,8 @@ class ToolCalls:
             call.is_announced = True
             call.name = self._cleaner.whole(_without_tokens(call.name))
             call.arguments.append(text)
-            yield Delta(text, Segment.TOOL_CALL, call.number, call.name)
+            head = CallHead(call.id, call.extra_content) if call.id or call.extra_content else None
+            yield Delta(text, Segment.TOOL_CALL, call.number, call.name, head)
 
 
 def _begins_another(call: _ToolCall, name: str, arguments: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.inference.protocol import TextResponseReader
 from server.model_request import Completed
 from tests.fakes.huggingface import event
@@ -38,8 +38,8 @@ def test_the_arguments_of_tool_calls_are_handed_on_as_they_come() -> None:
     other = {"index": 1, "id": "c2", "function": {"name": "say", "arguments": "{}"}}
     events = decipher(choice(tool_calls=[first]), choice(tool_calls=[rest]), choice(tool_calls=[other]), DONE)
     assert events[1:-1] == [
-        Delta('{"a":1}', Segment.TOOL_CALL, 0, "add"),
-        Delta("{}", Segment.TOOL_CALL, 1, "say"),
+        Delta('{"a":1}', Segment.TOOL_CALL, 0, "add", CallHead("c1")),
+        Delta("{}", Segment.TOOL_CALL, 1, "say", CallHead("c2")),
     ]
 
 
@@ -47,9 +47,9 @@ def test_arguments_wait_for_the_name_of_their_function() -> None:
     early = {"index": 0, "id": "c1", "function": {"arguments": '{"a"'}}
     named = {"index": 0, "function": {"name": "add", "arguments": ":1}"}}
     events = decipher(choice(tool_calls=[early]), choice(tool_calls=[named]), DONE)
-    assert events[1:-1] == [Delta('{"a":1}', Segment.TOOL_CALL, 0, "add")]
+    assert events[1:-1] == [Delta('{"a":1}', Segment.TOOL_CALL, 0, "add", CallHead("c1"))]
     nameless = decipher(choice(tool_calls=[early]), DONE)
-    assert nameless[1:-1] == [Delta('{"a"', Segment.TOOL_CALL)]
+    assert nameless[1:-1] == [Delta('{"a"', Segment.TOOL_CALL, head=CallHead("c1"))]
 
 
 def test_what_is_not_fit_to_be_stored_goes_from_tool_calls_too() -> None:

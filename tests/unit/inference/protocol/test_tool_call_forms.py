@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.inference.events import Segment
+from server.inference.events import CallHead, Delta, Segment
 from tests.fixtures.deciphering import DONE, choice, completed, decipher, document, failed, joined
 
 
@@ -105,3 +105,26 @@ def test_t7_the_call_of_the_old_form_is_a_tool_call() -> None:
 def test_t7_reasons_of_tool_calls_have_one_name(reason: str) -> None:
     data = completed(choice(reason, tool_calls=[piece("f", "{}", index=0, id="a1")]), DONE).output_data
     assert data["finish_reason"] == "tool_calls"
+
+
+EXTRA = {"google": {"thought_signature": "c2ln"}}
+
+
+def test_t8_t9_the_first_delta_has_the_id_and_the_extra_content() -> None:
+    pieces = [piece("f", "", id="functions.f:0", extra_content=EXTRA), piece(None, "{}")]
+    events = decipher(*(choice(tool_calls=[one]) for one in pieces), choice("tool_calls"), DONE)
+    assert events[1] == Delta("{}", Segment.TOOL_CALL, 0, "f", CallHead("functions.f:0", EXTRA))
+    [call] = events[-1].output_data["tool_calls"]
+    assert (call["id"], call["extra_content"]) == ("functions.f:0", EXTRA)
+
+
+@pytest.mark.parametrize("extra", ["text", [1], {}, None])
+def test_t9_extra_content_that_is_no_object_is_left_out(extra: Any) -> None:
+    data = completed(choice("stop", tool_calls=[piece("f", "{}", id="a1", extra_content=extra)]), DONE).output_data
+    assert "extra_content" not in data["tool_calls"][0]
+
+
+def test_t9_extra_content_is_fit_to_be_stored() -> None:
+    data = completed(choice("stop", tool_calls=[piece("f", "{}", extra_content={"a": "b\0"})]), DONE).output_data
+    assert data["tool_calls"][0]["extra_content"] == {"a": "b\ufffd"}
+    assert data["cleaned"] is True
