@@ -121,7 +121,7 @@ class ToolCall(Body):
     type: Literal["function"] = "function"
     function: CalledFunction
     extra_content: dict[str, Any] | None = None
-    """What the model's provider added to the call, unchanged: Gemini wants its signature back."""
+    """Fields that the model's provider added to the call, unchanged: Gemini wants its signature back."""
 
 
 class Message(Body):

@@ -75,9 +75,14 @@ class Answer:
             self.finish_reason = clean(_FINISH.get(known, known if known in _OPENAI_REASONS else reason))[:64] or None
 
     def count(self, usage: Any) -> None:
-        """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk."""
+        """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk.
+
+        Zeros do not replace counts: some send a chunk with placeholders at the end.
+        """
         if isinstance(usage, dict):
-            self.usage = read_usage(usage)
+            counted = read_usage(usage)
+            if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
+                self.usage = counted
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""

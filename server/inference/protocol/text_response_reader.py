@@ -201,10 +201,7 @@ class TextResponseReader:
             self._break(read_reported(document))
             return
         if usage := document.get("usage"):
-            self._answer.count(usage)
-            self._has_usage = True
-            if self._is_complete:
-                self.grace_s = AFTER_USAGE_S
+            self._count(usage)
         if "choices" in document:
             self._take_choices(document["choices"])
         else:
@@ -230,7 +227,12 @@ class TextResponseReader:
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
             answer.add(_content_of(reasoning), Segment.REASONING)
         if content := delta.get("content"):
-            answer.add(_content_of(content))
+            if isinstance(content, str):
+                answer.add(content)
+            else:
+                self._add_parts(content)
+        elif refusal := delta.get("refusal"):
+            answer.add(_content_of(refusal))
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
@@ -239,6 +241,19 @@ class TextResponseReader:
             self._end(reason, choice)
         if self._form is _Form.WHOLE and self._error is None:
             self._is_complete |= isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+
+    def _count(self, usage: Any) -> None:
+        self._answer.count(usage)
+        self._has_usage = True
+        if self._is_complete:
+            self.grace_s = AFTER_USAGE_S
+
+    def _add_parts(self, parts: Any) -> None:
+        """Content in parts. Mistral's thoughts are parts of their own, with parts inside."""
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
+                self._answer.add(_content_of(part.get("text") or part.get("refusal")))
 
     def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
         """Note why the generation ended; some providers report a failure in no other way."""
@@ -249,6 +264,8 @@ class TextResponseReader:
         self._is_complete |= self._answer.finish_reason is not None
         if self._is_complete:
             self.grace_s = AFTER_USAGE_S if self._has_usage else AFTER_FINISH_S
+        if usage := choice.get("usage"):
+            self._count(usage)  # Moonshot's place
 
     def _undivided(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """The text or the message of a choice without a delta. A message after deltas only repeats them."""
