@@ -92,10 +92,19 @@ def test_endless_tool_calls_are_refused() -> None:
         ("  Ah. <think>no</think>", None, "  Ah. <think>no</think>"),
         ("<think>Hm.</think>Ah. <think>no</think>", "Hm.", "Ah. <think>no</think>"),
         ("<think>Hm <think> again.</think>Ah.", "Hm <think> again.", "Ah."),
+        ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Ah.", "Hm.", "Ah."),
+        ("<|channel|>analysis<|message|>Hm.<|channel|>final <|message|>a < b <|x|>.<|return|>", "Hm.", "a < b <|x|>."),
+        ("<|start|>assistant<|channel|>final<|message|>Ah.<|retu", None, "Ah.<|retu"),
+        ("<|channel|>analysis<|message|>Hm.", "Hm.", ""),
+        ("<|channel|>final <|constrain|>json<|message|>{}", None, "{}"),
+        ("<|start|>assistant<|message|>Ah.", None, "Ah."),
+        ("<|channel|>Ah.", None, "Ah."),
+        ("<|chan", None, "<|chan"),
+        ("Ah. <|channel|>no", None, "Ah. <|channel|>no"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, answer: str, size: int) -> None:
+def test_a2_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, answer: str, size: int) -> None:
     pieces = [choice(content=text[start : start + size]) for start in range(0, len(text), size)]
     events = decipher(*pieces, choice(finish="stop"), DONE)
     data = events[-1].output_data
@@ -104,7 +113,24 @@ def test_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, ans
     assert joined(events, Segment.REASONING) == (thought or "")
 
 
-_PIECES_OF_THOUGHT = st.sampled_from(["<think>", "</think>", "<", "/", "think>", " ", "\n", "a", "</th"])
+_PIECES_OF_THOUGHT = st.sampled_from(
+    [
+        "<think>",
+        "</think>",
+        "<",
+        "/",
+        "think>",
+        " ",
+        "\n",
+        "a",
+        "</th",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+        "<|",
+        "|>",
+    ]
+)
 
 
 @given(st.lists(_PIECES_OF_THOUGHT, max_size=12), st.data())
