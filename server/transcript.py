@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.model_request import RequestId, Status
 
 Shape = list[list[Any]]
@@ -39,6 +39,7 @@ class Part(NamedTuple):
     name: str
     text: str
     end: Position
+    head: CallHead | None = None
 
 
 class StatusChange(NamedTuple):
@@ -73,6 +74,7 @@ class _Run:
     number: int
     name: str
     start: int
+    head: CallHead | None = None
     pieces: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
@@ -117,7 +119,9 @@ class Transcript:
         """Append a delta and call the readers."""
         run = self._runs[-1] if self._runs else None
         if run is None or run.segment is not delta.segment or run.number != delta.number:
-            run = _Run(delta.segment, delta.number, delta.name or self._name_of(delta), self.length)
+            begun = self._find_call(delta) if delta.segment is Segment.TOOL_CALL else None
+            name, head = (delta.name, delta.head) if begun is None else (begun.name, begun.head)
+            run = _Run(delta.segment, delta.number, name, self.length, head)
             self._runs.append(run)
         if delta.text:
             self.length += len(delta.text)
@@ -141,11 +145,11 @@ class Transcript:
             run = self._runs[index]
             begin = max(position.offset, run.start)
             if run.end == run.start >= position.offset and index > position.run:
-                yield Part(run.segment, run.number, run.name, "", Position(run.start, index))
+                yield Part(run.segment, run.number, run.name, "", Position(run.start, index), run.head)
             while run.end > begin:
                 text = run.take(begin, limit)
                 begin += len(text)
-                yield Part(run.segment, run.number, run.name, text, Position(begin, index))
+                yield Part(run.segment, run.number, run.name, text, Position(begin, index), run.head)
 
     def text_of(self, segment: Segment) -> str:
         """All of one segment, joined."""
@@ -188,26 +192,30 @@ class Transcript:
             [segment, len(text), number] for (segment, number), (_, text) in texts.items()
         ]
         taken = dict.fromkeys(texts, 0)
+        heads = _heads_of(output_data)
         for segment, length, *number in wanted:
             key = (Segment(segment), number[0] if number else 0)
             if key in texts:
                 name, text = texts[key]
-                transcript.append(Delta(text[taken[key] : taken[key] + length], *key, name))
+                head = heads.get(key[1]) if key[0] is Segment.TOOL_CALL else None
+                transcript.append(Delta(text[taken[key] : taken[key] + length], *key, name, head))
                 taken[key] += length
         transcript.is_complete = transcript.is_kept = True
         return transcript
 
-    def _name_of(self, delta: Delta) -> str:
-        """The name of a tool call that another segment interrupted."""
-        return next((run.name for run in self._runs if run.segment is delta.segment and run.number == delta.number), "")
+    def _find_call(self, delta: Delta) -> _Run | None:
+        """The first run of a tool call that another segment interrupted."""
+        return next((run for run in self._runs if run.segment is delta.segment and run.number == delta.number), None)
 
     def _tool_calls(self) -> list[dict[str, Any]]:
         calls: dict[int, dict[str, Any]] = {}
+        heads: dict[int, dict[str, Any]] = {}
         for run in self._runs:
             if run.segment is Segment.TOOL_CALL:
                 call = calls.setdefault(run.number, {"name": run.name, "arguments": ""})
                 call["arguments"] += "".join(run.pieces)
-        return [{"type": "function", "function": call} for call in calls.values()]
+                heads.setdefault(run.number, _fields_of(run.head))
+        return [heads[number] | {"type": "function", "function": call} for number, call in calls.items()]
 
 
 _RANK = {Segment.REASONING: 0, Segment.OUTPUT: 1, Segment.TOOL_CALL: 2}
@@ -228,3 +236,21 @@ def _texts_of(output_data: Any) -> dict[tuple[Segment, int], tuple[str, str]]:
             case {"function": {"name": str(name), "arguments": str(arguments)}}:
                 texts[Segment.TOOL_CALL, number] = name, arguments
     return texts
+
+
+def _heads_of(output_data: Any) -> dict[int, CallHead]:
+    """The heads of the tool calls that have one."""
+    calls = output_data.get("tool_calls") if isinstance(output_data, dict) else None
+    heads: dict[int, CallHead] = {}
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict):
+            call_id, extra = call.get("id"), call.get("extra_content")
+            head = CallHead(call_id if isinstance(call_id, str) else "", extra if isinstance(extra, dict) else None)
+            if head != CallHead():
+                heads[number] = head
+    return heads
+
+
+def _fields_of(head: CallHead | None) -> dict[str, Any]:
+    """The head as fields of a tool call."""
+    return {} if head is None else {name: value for name, value in head._asdict().items() if value}

@@ -9,17 +9,19 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from server.actors.heartbeat import Lease
 from server.actors.peer_notifier import PeerNotifier
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.model_request import InstanceId, RequestId
-from server.transcript import Position, Transcript
+from server.transcript import Part, Position, Transcript
 
-PART_CHARS = 1_000
+PART_CHARS = 800
 """Length of one part. An escaped character takes up to six bytes, and the limit of a hint is 8,000 bytes."""
+MAX_CALL_ID = 200
+"""Length of the id of a tool call. A longer one, and `extra_content`, are not sent to other instances."""
 PARTS_AT_ONCE = 100
 """For one reader's instance, before the turn of the next, so that a long text does not hold up the others."""
 PAUSE_S = 0.01
@@ -102,13 +104,23 @@ class StreamRelay:
         self._wake_up.set()
 
     def take_text(
-        self, request_id: str, epoch: int, start: int, run: int, segment: str, number: int, name: str, text: str
+        self,
+        request_id: str,
+        epoch: int,
+        start: int,
+        run: int,
+        segment: str,
+        number: int,
+        name: str,
+        text: str,
+        call_id: str = "",
     ) -> None:
         """Add a part of a run on another instance: of its segment `run`, beginning at `start`.
 
         Known text is skipped. After a gap the text is requested again.
         """
-        delta = Delta(_checked(text, str), Segment(segment), _checked(number, int), _checked(name, str))
+        head = CallHead(_checked(call_id, str)) if call_id else None
+        delta = Delta(_checked(text, str), Segment(segment), _checked(number, int), _checked(name, str), head)
         mirror = self._mirrors.get(RequestId(UUID(request_id)))
         if mirror is None or mirror.epoch != epoch:
             return
@@ -144,7 +156,7 @@ class StreamRelay:
             for part in itertools.islice(parts, PARTS_AT_ONCE):
                 start, run = part.end.offset - len(part.text), part.end.run
                 outbox.position = part.end
-                told = (part.segment, part.number, part.name, part.text)
+                told = _encode(part)
                 self._hints.tell(reader, "text", request_id, outbox.epoch, start, run, *told)
             has_more = outbox.position < outbox.transcript.end
             if has_more:
@@ -153,6 +165,13 @@ class StreamRelay:
                 del self._outboxes[key]
                 if all(other.transcript is not outbox.transcript for other in self._outboxes.values()):
                     outbox.transcript.readers.discard(self._wake_up.set)
+
+
+def _encode(part: Part) -> tuple[Any, ...]:
+    """The arguments of `take_text` from `segment` on. Earlier versions know no id of a tool call."""
+    call_id = part.head.id if part.head is not None else ""
+    encoded = (part.segment, part.number, part.name, part.text)
+    return (*encoded, call_id) if 0 < len(call_id) <= MAX_CALL_ID else encoded
 
 
 def _checked(value: object, kind: type[Value]) -> Value:

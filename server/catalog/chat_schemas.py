@@ -120,6 +120,8 @@ class ToolCall(Body):
     id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     type: Literal["function"] = "function"
     function: CalledFunction
+    extra_content: dict[str, Any] | None = None
+    """Fields that the model's provider added to the call, unchanged: Gemini wants its signature back."""
 
 
 class Message(Body):

@@ -1,5 +1,7 @@
 """The schemas of `output_data`, one for each task, independent of the provider. For OpenAPI and tests."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -28,6 +30,7 @@ class WantedCall(BaseModel):
     id: str
     type: str
     function: WantedFunction
+    extra_content: dict[str, Any] | None = Field(None, description="Send it back with the call in the next turn.")
 
 
 class ChatOutput(TextOutput):

@@ -53,13 +53,27 @@ class AnswerBody:
         self._loop = asyncio.get_running_loop()
         self._waits_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._end):
+            if timer is not None:
+                timer.cancel()
+
+    def end_within(self, seconds: float, *, begins_again: bool) -> None:
+        """End the body at the latest after this time, with a `TimeoutError`.
+
+        A later end replaces an earlier one only with `begins_again`.
+        """
+        end = self._loop.time() + seconds
+        if self._end is not None:
+            if not begins_again and self._end.when() <= end:
+                return
+            self._end.cancel()
+        self._end = self._loop.call_at(end, self._content.set_exception, TimeoutError())
 
     async def read(self) -> bytes:
         """The next bytes, b"" at the end.

@@ -52,7 +52,7 @@ class Attempt:
         self.is_upstream_fault = True
         """False if a failure is not upstream's, such as an unreadable input file."""
 
-    async def run(
+    async def run(  # noqa: C901 - a method for the inner loop would be called for each chunk
         self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float
     ) -> AsyncGenerator[Step, None]:
         """Yield the steps of the answer, and a `Completed` or a `Failure` as the last, within `timeout_s`.
@@ -70,11 +70,14 @@ class Attempt:
                     reader = read(response.status, response.headers)
                     with AnswerBody(response, gap_s=self._gap_s) as body:
                         while chunk := await body.read():
-                            for event in _merge_deltas(reader.feed(chunk)):
+                            events = _merge_deltas(reader.feed(chunk))
+                            for event in events:
                                 yield event
                             if reader.is_over:
                                 await body.drain()
                                 break
+                            if reader.grace_s is not None:
+                                body.end_within(reader.grace_s, begins_again=bool(events))
             except BadAnswer as fault:
                 cut = fault.error
             except InputFault as fault:

@@ -80,18 +80,26 @@ class Started:
     provider: str | None = None
 
 
+class CallHead(NamedTuple):
+    """Upstream's id of a tool call, and its `extra_content`, which upstream wants back (Gemini's signature)."""
+
+    id: str = ""
+    extra_content: Mapping[str, Any] | None = None
+
+
 class Delta(NamedTuple):
     """New text at the end of a segment. It is not empty, and Postgres can store it.
 
     `number` counts tool calls from 0; the text of a tool call is its arguments. The first delta of a tool call has its
-    `name`, and only its text may be empty. A tuple, because deltas are by far the most frequent events, and a tuple is
-    created in a third of the time.
+    `name` and its `head`, and only its text may be empty. A tuple, because deltas are by far the most frequent events,
+    and a tuple is created in a third of the time.
     """
 
     text: str
     segment: Segment = Segment.OUTPUT
     number: int = 0
     name: str = ""
+    head: CallHead | None = None
 
 
 class FileChunk(NamedTuple):

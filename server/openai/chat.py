@@ -127,18 +127,25 @@ def completion_id(request_id: UUID) -> str:
 
 
 def tool_call_id(request_id: UUID, number: int) -> str:
-    """The same in every response for the request: a stream sends a call before upstream's id of it is known."""
+    """The id of a call that upstream gave none: the same in every response for the request."""
     return f"call_{request_id.hex}{number}"
 
 
 def tool_calls_of(request_id: UUID, output: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"id": call.get("id") or tool_call_id(request_id, number), "type": "function", "function": call["function"]}
+        {
+            "id": call.get("id") or tool_call_id(request_id, number),
+            "type": "function",
+            "function": call["function"],
+            **({"extra_content": call["extra_content"]} if call.get("extra_content") else {}),
+        }
         for number, call in enumerate(output.get("tool_calls") or ())
     ]
 
 
-def finish_reason_of(output: Mapping[str, Any]) -> str | None:
-    """Upstream's reason. Some providers send none, or `stop`, with tool calls."""
-    reason: str | None = output.get("finish_reason")
-    return "tool_calls" if output.get("tool_calls") and reason in {None, "stop"} else reason
+def finish_reason_of(output: Mapping[str, Any]) -> str:
+    """One of OpenAI's four reasons: its clients refuse others. Some providers send none, or `stop`, with tool calls."""
+    reason = output.get("finish_reason")
+    if reason in {"length", "tool_calls", "content_filter"}:
+        return str(reason)
+    return "tool_calls" if output.get("tool_calls") else "stop"

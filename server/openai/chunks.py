@@ -77,7 +77,10 @@ class Chunks:
         function = {"arguments": part.text}
         if part.number not in self._calls:
             self._calls.add(part.number)
-            call |= {"id": tool_call_id(self._request_id, part.number), "type": "function"}
+            call_id = part.head.id if part.head is not None else ""
+            call |= {"id": call_id or tool_call_id(self._request_id, part.number), "type": "function"}
+            if part.head is not None and part.head.extra_content:
+                call["extra_content"] = part.head.extra_content
             function = {"name": part.name, **function}
         return self._chunk({"tool_calls": [call | {"function": function}]})
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.transcript import START, Position, Transcript
 
 OUTPUT, REASONING, TOOL_CALL = Segment.OUTPUT, Segment.REASONING, Segment.TOOL_CALL
@@ -13,7 +13,7 @@ OUTPUT, REASONING, TOOL_CALL = Segment.OUTPUT, Segment.REASONING, Segment.TOOL_C
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
 _deltas = st.lists(
     st.one_of(
-        st.builds(Delta, _texts, st.sampled_from([OUTPUT, REASONING]), st.just(0), st.just("")),
+        st.builds(Delta, _texts, st.sampled_from([OUTPUT, REASONING]), st.just(0), st.just(""), st.none()),
         st.builds(lambda text, number: Delta(text, TOOL_CALL, number, f"tool{number}"), _texts, st.integers(0, 2)),
     ),
     max_size=30,
@@ -142,3 +142,16 @@ def test_a_reader_never_goes_back_though_some_calls_have_no_arguments(
     ends = [part.end for part in transcript.since(Position(cut, -1), limit=1)]
     assert ends == sorted(ends)
     assert all(end.offset >= cut for end in ends)
+
+
+def test_t8_t9_a_rebuilt_transcript_has_the_heads_of_its_calls() -> None:
+    head = CallHead("functions.f:0", {"google": {}})
+    source = Transcript()
+    for delta in (Delta("{", Segment.TOOL_CALL, 0, "f", head), Delta("hm"), Delta("}", Segment.TOOL_CALL, 0)):
+        source.append(delta)
+    assert [part.head for part in source.since(START, limit=9)] == [head, None, head]
+    partial = source.partial()
+    assert partial is not None
+    assert partial["tool_calls"][0]["id"] == "functions.f:0"
+    again = Transcript.rebuild(partial, source.shape())
+    assert list(again.since(START, limit=9)) == list(source.since(START, limit=9))

@@ -10,8 +10,16 @@ from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
 from server.model_request import Usage
 
-_FINISH = {"eos_token": "stop", "stop_sequence": "stop"}
-"""TGI's reasons, by OpenAI's names."""
+_OPENAI_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+"""OpenAI's names; its deprecated `function_call` is `tool_calls` here."""
+_FINISH = {
+    **dict.fromkeys(("eos_token", "eos", "stop_sequence", "end_turn", "end_of_turn", "stop_token", "complete"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens", "model_length"), "length"),
+    **dict.fromkeys(("tool_call", "tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(("safety", "refusal"), "content_filter"),
+    **dict.fromkeys(("null", "none"), ""),
+}
+"""Reasons of TGI, Anthropic, Google and others, by OpenAI's names. "" is no reason."""
 
 
 class Answer:
@@ -52,23 +60,29 @@ class Answer:
         deltas, self._fresh = self._fresh, []
         return deltas
 
-    def flush(self) -> None:
+    def flush(self, *, is_complete: bool) -> None:
         """Release text that was held back; nothing is added afterwards."""
         for piece, place in self._thoughts.flush() if self._thoughts is not None else ():
             self._clean(piece, place)
         for segment, cleaner in self._cleaners.items():
             self._emit(cleaner.flush(), segment)
-        self._fresh += self.tool_calls.flush()
+        self._fresh += self.tool_calls.flush(is_complete=is_complete)
 
     def finish(self, reason: Any) -> None:
         """Note why the generation ended, if `reason` says so."""
         if isinstance(reason, str) and reason:
-            self.finish_reason = clean(_FINISH.get(reason, reason))[:64]
+            known = reason.lower()
+            self.finish_reason = clean(_FINISH.get(known, known if known in _OPENAI_REASONS else reason))[:64] or None
 
     def count(self, usage: Any) -> None:
-        """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk."""
+        """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk.
+
+        Zeros do not replace counts: some send a chunk with placeholders at the end.
+        """
         if isinstance(usage, dict):
-            self.usage = read_usage(usage)
+            counted = read_usage(usage)
+            if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
+                self.usage = counted
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""

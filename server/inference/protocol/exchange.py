@@ -14,7 +14,12 @@ Progress = Started | Delta | FileChunk
 
 
 class AnswerReader(Protocol):
-    """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks."""
+    """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks.
+
+    `grace_s` is the wait in seconds for the rest of an answer that is complete already; None for another answer.
+    """
+
+    grace_s: float | None
 
     @property
     def is_over(self) -> bool:

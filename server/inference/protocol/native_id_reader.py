@@ -31,6 +31,8 @@ def open_lookup(exchange: Exchange, provider: str, *, redirects: int = MAX_REDIR
 class NativeIdReader:
     """Implements `AnswerReader`. It yields no events for the user."""
 
+    grace_s: float | None = None
+
     def __init__(
         self, exchange: Exchange, provider: str, status: int, headers: Mapping[str, str], *, redirects: int
     ) -> None:

@@ -80,6 +80,8 @@ def open_with(exchange: Exchange) -> OpenReader:
 class ResultReader:
     """Implements `AnswerReader`. A file is passed on in chunks; a document is read when it is complete."""
 
+    grace_s: float | None = None
+
     def __init__(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> None:
         self._headers = {name.lower(): value for name, value in headers.items()}
         self._exchange = replace(exchange, provider=exchange.provider or read_provider(self._headers))

@@ -20,8 +20,14 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 """Limit of an error; the longest recorded one is a page of 22 KB."""
 
+AFTER_FINISH_S = 3.0
+"""The wait for usage after the finish reason. Some providers send no `[DONE]` and leave the stream open."""
+AFTER_USAGE_S = 0.5
+"""The wait for `[DONE]` after the finish reason and usage."""
+
 EMPTY = UpstreamError("The model provider sent an empty completion.", is_transient=True)
 BROKEN_OFF = UpstreamError("The model's answer broke off before its end.", is_transient=True)
+FAILED = UpstreamError("The model provider reported that it could not finish its answer.", is_transient=True)
 GARBLED = UpstreamError("The model provider's answer could not be understood.", is_transient=True)
 WEB_PAGE = UpstreamError("The model provider answered with a web page instead of a completion.", is_transient=True)
 TOO_LARGE = UpstreamError("The model provider's answer was larger than any completion.")
@@ -31,6 +37,8 @@ BLANK = b"\xef\xbb\xbf \t\r\n"
 _FIRST_OF_JSON = b'{["-0123456789tfn'
 _FIRST_OF_EVENTS = b":deir"
 """Comments, and the fields data, event, id and retry."""
+_FAILURES = frozenset({"error", "network_error", "server_error", "internal_error", "abort"})
+"""Finish reasons of failed generations."""
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 
 
@@ -85,8 +93,10 @@ class TextResponseReader:
         self._held: list[str] = []
         self._error: UpstreamError | None = None
         self._is_complete = False
+        self._has_usage = False
         self._has_started = False
         self._is_over = False
+        self.grace_s: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -119,7 +129,7 @@ class TextResponseReader:
             self._error = self._judge(self._status, self._headers, bytes(self._body), now=self._now)
         if not self._is_complete and self._error is None:
             self._error = cut or self._name_what_is_missing()
-        self._answer.flush()
+        self._answer.flush(is_complete=self._error is None or self._is_complete)
         progress = self._take_progress()
         if self._error is None or self._is_complete:
             return [*progress, *self._complete()]
@@ -161,23 +171,37 @@ class TextResponseReader:
             self._release()
             self._is_complete |= not self._answer.is_empty  # some end tool calls without a finish_reason
         elif data:
-            document = parse_json(data)
+            try:
+                document = parse_json(data)
+            except Unintelligible:
+                self._take_odd(ServerEvent(event.name, data))
+                return
             if event.name == b"error":
                 self._break(read_reported(document))
             else:
                 self._take(document)
+
+    def _take_odd(self, event: ServerEvent) -> None:
+        """An event that is not JSON: a comment in its data, or several documents, one in each line."""
+        lines = event.data.splitlines()
+        if len(lines) > 1:
+            self._take_events([ServerEvent(event.name, line) for line in lines])
+        elif not event.data.startswith(b":"):
+            raise Unintelligible
 
     def _take(self, document: Any) -> None:
         """One event, or the whole document: they differ in few names."""
         while isinstance(document, list) and document:
             document = document[0]  # TGI wraps; only the first of several answers counts
         if not isinstance(document, dict):
+            if document is None and self._form is _Form.EVENTS:
+                return  # some providers keep the connection alive in this way
             raise Unintelligible
         if is_error(document):
             self._break(read_reported(document))
             return
         if usage := document.get("usage"):
-            self._answer.count(usage)
+            self._count(usage)
         if "choices" in document:
             self._take_choices(document["choices"])
         else:
@@ -203,14 +227,45 @@ class TextResponseReader:
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
             answer.add(_content_of(reasoning), Segment.REASONING)
         if content := delta.get("content"):
-            answer.add(_content_of(content))
+            if isinstance(content, str):
+                answer.add(content)
+            else:
+                self._add_parts(content)
+        elif refusal := delta.get("refusal"):
+            answer.add(_content_of(refusal))
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
+        elif function := delta.get("function_call"):
+            answer.add_calls({"index": 0, "function": function})  # OpenAI's form before tool calls
         if reason := choice.get("finish_reason"):
-            answer.finish(reason)
-            self._is_complete |= answer.finish_reason is not None
-        if self._form is _Form.WHOLE:
+            self._end(reason, choice)
+        if self._form is _Form.WHOLE and self._error is None:
             self._is_complete |= isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+
+    def _count(self, usage: Any) -> None:
+        self._answer.count(usage)
+        self._has_usage = True
+        if self._is_complete:
+            self.grace_s = AFTER_USAGE_S
+
+    def _add_parts(self, parts: Any) -> None:
+        """Content in parts. Mistral's thoughts are parts of their own, with parts inside."""
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
+                self._answer.add(_content_of(part.get("text") or part.get("refusal")))
+
+    def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
+        """Note why the generation ended; some providers report a failure in no other way."""
+        if isinstance(reason, str) and reason.lower() in _FAILURES:
+            self._break(read_reported(choice) if is_error(choice) else FAILED)
+            return
+        self._answer.finish(reason)
+        self._is_complete |= self._answer.finish_reason is not None
+        if self._is_complete:
+            self.grace_s = AFTER_USAGE_S if self._has_usage else AFTER_FINISH_S
+        if usage := choice.get("usage"):
+            self._count(usage)  # Moonshot's place
 
     def _undivided(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """The text or the message of a choice without a delta. A message after deltas only repeats them."""

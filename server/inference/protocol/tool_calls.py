@@ -1,40 +1,71 @@
 """Tool calls, assembled from pieces and passed on as deltas."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from server.inference.events import Delta, Segment
-from server.inference.protocol.texts import Cleaner, Unintelligible
+from server.inference.events import CallHead, Delta, Segment
+from server.inference.protocol.texts import Cleaner, Unintelligible, clean_all
 from server.inference.protocol.usage import MAX_COUNT
 
 MAX_TOOL_CALLS = 128
 MAX_NAME = 200
 """Characters of a name, which every delta repeats. Offered functions have names of 64 at most."""
 
+_CONTROL_TOKEN = re.compile(r"<[|\uff5c].*?(?:[|\uff5c]>|$)", re.DOTALL)
+"""A token of a chat template, whole or cut off, as in `manage_cart<|channel|>commentary`."""
+
 
 @dataclass(slots=True)
 class _ToolCall:
-    """`name` and `arguments` are clean. `early` holds arguments that arrive before the name."""
+    """`name` is as upstream sent it, in one piece or several. The call is announced with its first arguments.
+
+    From then on its head and its name stay. `early` holds arguments that arrive before the name.
+    """
 
     number: int
     id: str = ""
+    extra_content: dict[str, Any] | None = None
     name: str = ""
     arguments: list[str] = field(default_factory=list)
     early: list[str] = field(default_factory=list)
-    is_told: bool = False
+    is_announced: bool = False
+    cleaner: Cleaner = field(default_factory=Cleaner)
+
+    @property
+    def has_arguments(self) -> bool:
+        return any(piece and not piece.isspace() for piece in (*self.arguments, *self.early))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are a complete JSON object, so that nothing can follow."""
+        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(orjson.loads("".join(self.arguments)), dict)
+        except orjson.JSONDecodeError:
+            return False
+
+    def repeats(self, arguments: str) -> bool:
+        """Whether `arguments` are all of this call's arguments again, as some providers send them at the end."""
+        return self.is_whole and arguments.strip() == "".join(self.arguments).strip()
 
 
 class ToolCalls:
-    """Together numbers all calls of an answer -1, so a new id begins a new call as well."""
+    """Providers number calls in different ways: each from 0, all 0 or -1, each piece with a new number, or not at all.
+
+    Some send a new id with each piece. So a piece begins a call only with a name, or with a new number and a new id.
+    """
 
     def __init__(self) -> None:
         self._calls: list[_ToolCall] = []
-        self._by_index: dict[Any, _ToolCall] = {}
-        self._cleaners: list[Cleaner] = []
+        self._by_index: dict[int, _ToolCall] = {}
+        self._by_id: dict[str, _ToolCall] = {}
         self._cleaner = Cleaner()
+        self._did_replace = False
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -42,7 +73,7 @@ class ToolCalls:
     @property
     def did_replace(self) -> bool:
         """Whether any text had to be cleaned."""
-        return any(cleaner.did_replace for cleaner in (self._cleaner, *self._cleaners))
+        return self._did_replace or self._cleaner.did_replace or any(call.cleaner.did_replace for call in self._calls)
 
     def add(self, pieces: Any) -> Iterator[Delta]:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
@@ -50,17 +81,30 @@ class ToolCalls:
             if not isinstance(piece, dict):
                 continue
             function = piece.get("function")
-            arguments = _arguments(function.get("arguments")) if isinstance(function, dict) else ""
-            index = piece.get("index")
-            call = self._find(index if isinstance(index, int) else position, _id(piece.get("id")))
-            if isinstance(function, dict):
-                call.name = call.name or self._cleaner.whole(_text(function.get("name"))[:MAX_NAME])
-                yield from self._tell(call, self._cleaners[call.number].feed(arguments))
+            if not isinstance(function, dict):
+                function = {}
+            name, arguments = _text(function.get("name")), _arguments(function.get("arguments"))
+            index, call_id = piece.get("index"), self._cleaner.whole(_id(piece.get("id")))
+            index = index if isinstance(index, int) else position
+            call = self._find(index, call_id, name, arguments)
+            if not call.is_announced:
+                call.id = call.id or call_id
+                call.extra_content = call.extra_content or self._clean_extra(piece.get("extra_content"))
+                call.name = _join_names(call.name, name)[:MAX_NAME]
+            elif name and call_id == call.id and call.repeats(arguments):
+                continue
+            yield from self._pass_on(call, call.cleaner.feed(arguments))
 
-    def flush(self) -> Iterator[Delta]:
-        """The text that was held back; nothing is added afterwards."""
-        for call, cleaner in zip(self._calls, self._cleaners, strict=True):
-            yield from self._tell(call, cleaner.flush(), is_last=True)
+    def flush(self, *, is_complete: bool) -> Iterator[Delta]:
+        """The text that was held back; nothing is added afterwards.
+
+        A call without arguments has the arguments `{}`, unless the answer is not complete.
+        """
+        for call in self._calls:
+            text = call.cleaner.flush()
+            if is_complete and not text and not call.has_arguments:
+                text = "{}"
+            yield from self._pass_on(call, text, is_last=True)
 
     def as_data(self) -> list[dict[str, Any]]:
         return [
@@ -68,34 +112,82 @@ class ToolCalls:
                 "id": call.id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                **({"extra_content": call.extra_content} if call.extra_content else {}),
             }
             for call in self._calls
         ]
 
-    def _find(self, index: int, call_id: str) -> _ToolCall:
-        call_id = self._cleaner.whole(call_id)
+    def _clean_extra(self, value: Any) -> dict[str, Any] | None:
+        """`value` if it is an object that can be stored."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            cleaned, did_replace = clean_all(orjson.loads(orjson.dumps(value)))
+        except orjson.JSONEncodeError:
+            return None
+        self._did_replace |= did_replace
+        return cleaned if isinstance(cleaned, dict) else None
+
+    def _find(self, index: int, call_id: str, name: str, arguments: str) -> _ToolCall:
+        """The call that a piece belongs to, which is new if the piece begins one."""
         call = self._by_index.get(index)
-        if call is None or (call_id and call.id and call_id != call.id):
-            if len(self._calls) >= MAX_TOOL_CALLS:
-                raise Unintelligible
-            call = self._by_index[index] = _ToolCall(len(self._calls))
-            self._calls.append(call)
-            self._cleaners.append(Cleaner())
-        call.id = call.id or call_id
+        if call is None:
+            same = self._by_id.get(call_id)
+            if same is not None and (not name or (name == same.name and not same.is_whole)):
+                return same
+            return self._calls[-1] if self._calls and not call_id and not name else self._begin(index, call_id)
+        if call_id and call.id and call_id != call.id:
+            if not name:
+                return self._by_id.get(call_id, call)
+            return call if name == call.name and not call.is_whole else self._begin(index, call_id)
+        return self._begin(index, call_id) if name and _begins_another(call, name, arguments) else call
+
+    def _begin(self, index: int, call_id: str) -> _ToolCall:
+        if len(self._calls) >= MAX_TOOL_CALLS:
+            raise Unintelligible
+        call = self._by_index[index] = _ToolCall(len(self._calls))
+        self._calls.append(call)
+        if call_id:
+            self._by_id[call_id] = call
         return call
 
-    def _tell(self, call: _ToolCall, text: str, *, is_last: bool = False) -> Iterator[Delta]:
-        """The delta for `text`, once the name is known."""
-        if not call.is_told and not call.name and not is_last:
-            call.early.append(text)
+    def _pass_on(self, call: _ToolCall, text: str, *, is_last: bool = False) -> Iterator[Delta]:
+        """The delta for `text`. The first one waits for the whole name: it is known when the arguments begin."""
+        if call.is_announced:
+            if text:
+                call.arguments.append(text)
+                yield Delta(text, Segment.TOOL_CALL, call.number)
             return
-        text = "".join((*call.early, text))
-        call.early.clear()
-        if text or not call.is_told:
-            name = "" if call.is_told else call.name
-            call.is_told = True
+        call.early.append(text)
+        if is_last or (call.name and any(call.early)):
+            text = "".join(call.early)
+            call.early.clear()
+            call.is_announced = True
+            call.name = self._cleaner.whole(_without_tokens(call.name))
             call.arguments.append(text)
-            yield Delta(text, Segment.TOOL_CALL, call.number, name)
+            head = CallHead(call.id, call.extra_content) if call.id or call.extra_content else None
+            yield Delta(text, Segment.TOOL_CALL, call.number, call.name, head)
+
+
+def _begins_another(call: _ToolCall, name: str, arguments: str) -> bool:
+    """Whether a piece with a name, and with no other id, begins a call after `call`."""
+    if not call.name or not call.has_arguments:
+        return False  # the name, or more of it
+    if name != call.name and _without_tokens(name) != call.name:
+        return True
+    return bool(arguments.strip()) and call.is_whole and not call.repeats(arguments)
+
+
+def _join_names(begun: str, piece: str) -> str:
+    """A name in pieces; some providers repeat it, or what came of it so far."""
+    return piece if piece.startswith(begun) else begun if begun.startswith(piece) else begun + piece
+
+
+def _without_tokens(name: str) -> str:
+    """The part of `name` outside of control tokens."""
+    if "<" not in name:
+        return name
+    return next((part.strip() for part in _CONTROL_TOKEN.split(name) if part.strip()), "")
 
 
 def _listed(pieces: Any) -> list[Any]:

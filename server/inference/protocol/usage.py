@@ -9,17 +9,25 @@ MAX_COUNT = 2**31 - 1
 
 
 def read_usage(usage: Any) -> Usage:
-    """Usage in OpenAI's shape; missing and absurd counts are None."""
+    """Usage in OpenAI's shape; missing and absurd counts are None.
+
+    Where the total is larger than prompt and completion, the completion is without the reasoning.
+    """
     if not isinstance(usage, dict):
         return Usage()
     generated = read_count(usage.get("completion_tokens"))
-    used = read_count(usage.get("total_tokens"))
+    prompt, used = read_count(usage.get("prompt_tokens")), read_count(usage.get("total_tokens"))
+    if prompt is not None and generated is not None and used is not None and used > prompt + generated:
+        generated = used - prompt
     if usage.get("total_tokens") is None:
         used = add_counts(usage.get("prompt_tokens"), generated)
     return Usage(used, generated)
 
 
 def read_count(value: Any) -> int | None:
+    """A count, also as a float such as 12.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
     return value if is_count else None
 

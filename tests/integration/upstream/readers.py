@@ -20,6 +20,7 @@ class BytesReader:
     """Every byte becomes a part of one file."""
 
     is_over = False
+    grace_s: float | None = None
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
@@ -43,6 +44,7 @@ class BytesReader:
 
 class _FollowUpReader:
     is_over = False
+    grace_s: float | None = None
 
     def __init__(self, follow_up: FollowUp) -> None:
         self._follow_up = follow_up

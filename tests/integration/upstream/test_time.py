@@ -2,10 +2,14 @@
 
 import asyncio
 
+import pytest
+
+from server.model_request import Usage
 from tests.fakes.huggingface import (
     Answer,
     End,
     chat_answer,
+    event,
 )
 from tests.integration.upstream.generations import Client, Connect
 
@@ -57,3 +61,39 @@ async def test_a_stream_whose_end_is_known_is_not_waited_for(connect: Connect) -
     client.fake.answer(Answer(200, {}, chat_answer("a").pieces, end=End.STALL))
     async with asyncio.timeout(2):
         await client.complete()
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+COMPLETE = event({"choices": [{"index": 0, "delta": {"content": "all"}, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (COMPLETE, event({"choices": [], "usage": USAGE})),
+        (event({"choices": [], "usage": USAGE}), COMPLETE),
+        (COMPLETE, event({"choices": [], "usage": USAGE}), *[b": alive\n\n"] * 100),
+    ],
+)
+async def test_a9_after_finish_and_usage_the_end_is_not_waited_for(connect: Connect, pieces: tuple[bytes, ...]) -> None:
+    client = connect(gap_s=20)
+    client.fake.answer(Answer(200, {}, pieces, pause_s=0.1, end=End.STALL))
+    async with asyncio.timeout(1.5):
+        completed = await client.complete()
+    assert (completed.output_data["output"], completed.usage) == ("all", Usage(7, 2))
+
+
+async def test_a9_after_the_finish_usage_is_waited_for_a_few_seconds(connect: Connect) -> None:
+    client = connect(gap_s=20, timeout_s=20)
+    client.fake.answer(Answer(200, {}, (COMPLETE,), end=End.STALL))
+    late_usage = (COMPLETE, event({"choices": [], "usage": USAGE}))
+    client.fake.answer(Answer(200, {}, late_usage, pause_s=1.5, end=End.STALL))
+    async with asyncio.timeout(10):
+        assert (await client.complete()).usage == Usage()
+        assert (await client.complete()).usage == Usage(7, 2)
+
+
+async def test_a9_text_after_the_finish_is_not_cut_off(connect: Connect) -> None:
+    client = connect(gap_s=20, timeout_s=20)
+    client.fake.answer(Answer(200, {}, (COMPLETE,) * 12, pause_s=0.4, end=End.STALL))
+    assert (await client.complete()).output_data["output"] == "all" * 12

@@ -14,7 +14,7 @@ from server.actors.heartbeat import Lease
 from server.actors.peer_notifier import PeerNotifier
 from server.actors.stream_relay import StreamRelay
 from server.encoding import dumps
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.model_request import RequestId, mint_id
 from server.transcript import START, Transcript
 
@@ -23,7 +23,9 @@ EPOCH = 3
 _texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
 _deltas = st.lists(
     st.one_of(
-        st.builds(Delta, _texts, st.sampled_from([Segment.OUTPUT, Segment.REASONING]), st.just(0), st.just("")),
+        st.builds(
+            Delta, _texts, st.sampled_from([Segment.OUTPUT, Segment.REASONING]), st.just(0), st.just(""), st.none()
+        ),
         st.builds(
             lambda text, number: Delta(text, Segment.TOOL_CALL, number, f"tool{number}"),
             st.just("") | _texts,
@@ -192,3 +194,13 @@ def test_a_later_run_replaces_the_mirror_of_an_earlier_one() -> None:
     pair.reader.take_text(str(pair.id), EPOCH, 0, 0, "output", 0, "", "old")
     assert later is not None
     assert later.end == START
+
+
+def test_t8_the_id_of_a_tool_call_reaches_the_mirror() -> None:
+    pair = Pair()
+    pair.source.append(Delta("{}", Segment.TOOL_CALL, 0, "f", CallHead("functions.f:0")))
+    pair.owner.be_asked(str(pair.id), EPOCH, 0, -1, str(uuid4()))
+    pair.owner._send()
+    pair.pass_all_on()
+    [part] = pair.mirror.since(START, limit=9)
+    assert part.head == CallHead("functions.f:0")

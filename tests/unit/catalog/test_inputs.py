@@ -341,3 +341,14 @@ def test_timestamps_that_are_none_are_one_fault_of_their_field(value: Any) -> No
 
 def test_zero_shot_classification_needs_labels() -> None:
     assert faults("zero-shot-classification", {"text": "a"}) == {"parameters.candidate_labels": "is required"}
+
+
+def test_t9_the_extra_content_of_a_call_is_kept() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    call["extra_content"] = {"google": {"thought_signature": "c2ln", "more": None}}
+    messages = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]
+    assert kept("chat", {"messages": messages})[0] == {"messages": messages}

@@ -121,14 +121,14 @@ def test_calls_without_an_id_get_one_of_their_own_that_never_changes() -> None:
     [
         ({"output": "hi", "finish_reason": "stop"}, "hi", "stop"),
         ({"output": "hi", "finish_reason": "length"}, "hi", "length"),
-        ({"output": "hi", "finish_reason": None}, "hi", None),
+        ({"output": "hi", "finish_reason": None}, "hi", "stop"),
         ({"output": "", "finish_reason": "stop"}, "", "stop"),
         ({"output": "", "finish_reason": "stop", "tool_calls": [CALL]}, None, "tool_calls"),
         ({"output": "so", "finish_reason": None, "tool_calls": [CALL]}, "so", "tool_calls"),
         ({"output": "", "finish_reason": "length", "tool_calls": [CALL]}, None, "length"),
     ],
 )
-def test_why_an_answer_ends_is_told_as_it_is(output: dict[str, Any], content: str | None, reason: str | None) -> None:
+def test_why_an_answer_ends_is_told_as_it_is(output: dict[str, Any], content: str | None, reason: str) -> None:
     [choice] = completion(ID, outcome(**output))["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
 

@@ -8,8 +8,9 @@ import pytest
 
 from server.encoding import dumps
 from server.errors import Conflict, Invalid, ModelFailed, ModelTooSlow, Problem, Unavailable
-from server.inference.events import Segment
+from server.inference.events import CallHead, Segment
 from server.model_request import RequestId, Status
+from server.openai.chat import completion
 from server.openai.chunks import Chunks
 from server.openai.outcome import problem_of
 from server.transcript import START, Final, Part, Reset, StatusChange
@@ -165,3 +166,38 @@ def test_what_a_request_ended_with_becomes_an_error_of_the_call(
 
 def test_what_was_completed_is_no_error() -> None:
     assert problem_of(COMPLETED) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ({"finish_reason": None}, "stop"),
+        ({}, "stop"),
+        ({"finish_reason": "odd"}, "stop"),
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "content_filter"}, "content_filter"),
+        ({"finish_reason": "odd", "tool_calls": [{}]}, "tool_calls"),
+    ],
+)
+def test_a4b_the_finish_reason_is_one_that_clients_know(output: dict[str, Any], reason: str) -> None:
+    *_, last, _ = read(make().encode(final(COMPLETED | {"output_data": {"output": "hi"} | output})))
+    assert last["choices"][0]["finish_reason"] == reason
+
+
+EXTRA = {"google": {"thought_signature": "c2ln"}}
+
+
+def test_t8_t9_a_call_has_the_provider_s_id_and_extra_content_once() -> None:
+    chunks = make()
+    head = CallHead("functions.f:0", EXTRA)
+    parts = [Part(Segment.TOOL_CALL, 0, "f", text, START, head) for text in ("{", "}")]
+    first, second = (delta["tool_calls"][0] for delta in deltas_of(read(b"".join(map(chunks.encode, parts))))[1:])
+    assert (first["id"], first["extra_content"]) == ("functions.f:0", EXTRA)
+    assert second == {"index": 0, "function": {"arguments": "}"}}
+
+
+def test_t9_the_whole_answer_has_the_extra_content_of_a_call() -> None:
+    call = {"id": "a1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": EXTRA}
+    output = {"output": "", "finish_reason": "tool_calls", "tool_calls": [call]}
+    [choice] = completion(ID, COMPLETED | {"output_data": output})["choices"]
+    assert choice["message"]["tool_calls"] == [call]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.events import Delta, Segment
+from server.inference.events import CallHead, Delta, Segment
 from server.inference.protocol import TextResponseReader
 from server.model_request import Completed
 from tests.fakes.huggingface import event
@@ -28,7 +28,7 @@ def test_the_pieces_of_tool_calls_are_put_together() -> None:
     assert data["finish_reason"] is None
     assert data["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}},
-        {"id": "c2", "type": "function", "function": {"name": "say", "arguments": ""}},
+        {"id": "c2", "type": "function", "function": {"name": "say", "arguments": "{}"}},
     ]
 
 
@@ -38,9 +38,8 @@ def test_the_arguments_of_tool_calls_are_handed_on_as_they_come() -> None:
     other = {"index": 1, "id": "c2", "function": {"name": "say", "arguments": "{}"}}
     events = decipher(choice(tool_calls=[first]), choice(tool_calls=[rest]), choice(tool_calls=[other]), DONE)
     assert events[1:-1] == [
-        Delta("", Segment.TOOL_CALL, 0, "add"),
-        Delta('{"a":1}', Segment.TOOL_CALL, 0),
-        Delta("{}", Segment.TOOL_CALL, 1, "say"),
+        Delta('{"a":1}', Segment.TOOL_CALL, 0, "add", CallHead("c1")),
+        Delta("{}", Segment.TOOL_CALL, 1, "say", CallHead("c2")),
     ]
 
 
@@ -48,9 +47,9 @@ def test_arguments_wait_for_the_name_of_their_function() -> None:
     early = {"index": 0, "id": "c1", "function": {"arguments": '{"a"'}}
     named = {"index": 0, "function": {"name": "add", "arguments": ":1}"}}
     events = decipher(choice(tool_calls=[early]), choice(tool_calls=[named]), DONE)
-    assert events[1:-1] == [Delta('{"a":1}', Segment.TOOL_CALL, 0, "add")]
+    assert events[1:-1] == [Delta('{"a":1}', Segment.TOOL_CALL, 0, "add", CallHead("c1"))]
     nameless = decipher(choice(tool_calls=[early]), DONE)
-    assert nameless[1:-1] == [Delta('{"a"', Segment.TOOL_CALL)]
+    assert nameless[1:-1] == [Delta('{"a"', Segment.TOOL_CALL, head=CallHead("c1"))]
 
 
 def test_what_is_not_fit_to_be_stored_goes_from_tool_calls_too() -> None:
@@ -93,10 +92,19 @@ def test_endless_tool_calls_are_refused() -> None:
         ("  Ah. <think>no</think>", None, "  Ah. <think>no</think>"),
         ("<think>Hm.</think>Ah. <think>no</think>", "Hm.", "Ah. <think>no</think>"),
         ("<think>Hm <think> again.</think>Ah.", "Hm <think> again.", "Ah."),
+        ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Ah.", "Hm.", "Ah."),
+        ("<|channel|>analysis<|message|>Hm.<|channel|>final <|message|>a < b <|x|>.<|return|>", "Hm.", "a < b <|x|>."),
+        ("<|start|>assistant<|channel|>final<|message|>Ah.<|retu", None, "Ah.<|retu"),
+        ("<|channel|>analysis<|message|>Hm.", "Hm.", ""),
+        ("<|channel|>final <|constrain|>json<|message|>{}", None, "{}"),
+        ("<|start|>assistant<|message|>Ah.", None, "Ah."),
+        ("<|channel|>Ah.", None, "Ah."),
+        ("<|chan", None, "<|chan"),
+        ("Ah. <|channel|>no", None, "Ah. <|channel|>no"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, answer: str, size: int) -> None:
+def test_a2_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, answer: str, size: int) -> None:
     pieces = [choice(content=text[start : start + size]) for start in range(0, len(text), size)]
     events = decipher(*pieces, choice(finish="stop"), DONE)
     data = events[-1].output_data
@@ -105,7 +113,24 @@ def test_thoughts_in_the_text_are_told_apart(text: str, thought: str | None, ans
     assert joined(events, Segment.REASONING) == (thought or "")
 
 
-_PIECES_OF_THOUGHT = st.sampled_from(["<think>", "</think>", "<", "/", "think>", " ", "\n", "a", "</th"])
+_PIECES_OF_THOUGHT = st.sampled_from(
+    [
+        "<think>",
+        "</think>",
+        "<",
+        "/",
+        "think>",
+        " ",
+        "\n",
+        "a",
+        "</th",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+        "<|",
+        "|>",
+    ]
+)
 
 
 @given(st.lists(_PIECES_OF_THOUGHT, max_size=12), st.data())

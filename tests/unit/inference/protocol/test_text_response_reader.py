@@ -182,7 +182,7 @@ def test_content_in_parts_is_joined() -> None:
         ({"completion_tokens": 2}, Usage(None, 2)),
         ({"total_tokens": 5}, Usage(5, None)),
         ({"completion_tokens": -1, "total_tokens": 2**31}, Usage(None, None)),
-        ({"completion_tokens": True, "total_tokens": 5.0}, Usage(None, None)),
+        ({"completion_tokens": True, "total_tokens": 5.5}, Usage(None, None)),
         ({"prompt_tokens": 2**31 - 1, "completion_tokens": 1}, Usage(None, 1)),
         ("many", Usage(None, None)),
         (None, Usage(None, None)),
