@@ -1,12 +1,14 @@
 """Compresses JSON answers with gzip for clients that accept it."""
 
 import asyncio
+import functools
 import gzip
 import re
 
 from aiohttp import hdrs, web
 
-from server.http.middlewares import Handler
+from server.http.large_responses import reserve_memory
+from server.http.middlewares import Handler, is_always_up
 
 MIN_BYTES = 1024
 """Smaller answers fit into a packet as they are."""
@@ -21,7 +23,10 @@ _REFUSED = re.compile(r"q\s*=\s*0(?:\.0*)?", re.ASCII)
 
 @web.middleware
 async def compress(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Compress a JSON body of more than `MIN_BYTES`. Streams, files and answers that hold tokens stay as they are."""
+    """Compress a JSON body of more than `MIN_BYTES`. Streams, files and answers that hold tokens stay as they are.
+
+    Raises `RateLimited` and `Unavailable` while large answers take too much memory.
+    """
     response = await handler(request)
     if not isinstance(response, web.Response) or response.content_type != "application/json":
         return response
@@ -34,12 +39,23 @@ async def compress(request: web.Request, handler: Handler) -> web.StreamResponse
     if not isinstance(body, bytes) or len(body) <= MIN_BYTES or request.method == hdrs.METH_HEAD:
         return response
     if _accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, []))):
-        if len(body) <= _INLINE_BYTES:
-            response.body = gzip.compress(body, _LEVEL, mtime=0)
+        if is_always_up(request.match_info.handler):
+            response.body = _compress_shared(body)
+        elif len(body) <= _INLINE_BYTES:
+            response.body = _compress(body)
         else:
-            response.body = await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)
+            with reserve_memory(request, len(body)):  # the body waits for a thread
+                response.body = await asyncio.to_thread(_compress, body)
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"
     return response
+
+
+def _compress(body: bytes) -> bytes:
+    return gzip.compress(body, _LEVEL, mtime=0)
+
+
+_compress_shared = functools.lru_cache(maxsize=4)(_compress)
+"""For public pages, so that a client without a token cannot spend processor time on them."""
 
 
 def _accepts_gzip(header: str) -> bool:

@@ -20,22 +20,14 @@ log = structlog.get_logger(__name__)
 
 @web.middleware
 async def send_large(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send a response larger than a piece within the memory budget. Raises `RateLimited` and `Unavailable`.
-
-    The budget applies to GET only: a client would repeat a POST that was refused after it succeeded. It does not apply
-    to public responses, whose bytes all clients share.
-    """
+    """Send a response larger than a piece within the memory budget. Raises `RateLimited` and `Unavailable`."""
     response = await handler(request)
     if not isinstance(response, web.Response) or request.method == hdrs.METH_HEAD:
         return response
     body = response.body
     if not isinstance(body, bytes) or len(body) <= PIECE:
         return response
-    room: AbstractContextManager[None] = nullcontext()
-    principal = request.get(keys.PRINCIPAL)
-    if principal is not None and request.method == hdrs.METH_GET:
-        room = request.app[keys.RESPONSE_MEMORY].reserve(principal.user_id, len(body))
-    with room:
+    with reserve_memory(request, len(body)):
         response.body = _Pieces(body)
         try:
             await response.prepare(request)
@@ -49,6 +41,18 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
         finally:
             response.body = None  # aiohttp keeps the response until the next request on its connection
     return response
+
+
+def reserve_memory(request: web.Request, size: int) -> AbstractContextManager[None]:
+    """Reserve memory for a large body. Raises `RateLimited` and `Unavailable`.
+
+    The budget applies to GET only: a client would repeat a POST that was refused after it succeeded. It does not apply
+    to public responses, whose bytes all clients share.
+    """
+    principal = request.get(keys.PRINCIPAL)
+    if principal is None or request.method != hdrs.METH_GET:
+        return nullcontext()
+    return request.app[keys.RESPONSE_MEMORY].reserve(principal.user_id, size)
 
 
 class _Pieces(Payload):

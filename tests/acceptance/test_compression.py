@@ -1,10 +1,14 @@
 """Large JSON is compressed for clients that accept it; streams and answers with tokens never are."""
 
+import contextlib
 import gzip
+from uuid import uuid4
 
 import pytest
 
-from server.http import compression
+from server.files.uploads import MIB
+from server.http import compression, keys
+from server.model_request import UserId
 from tests.acceptance.conftest import PASSWORD, Api
 
 GZIP = {"Accept-Encoding": "gzip"}
@@ -65,3 +69,19 @@ async def test_s8_answers_with_tokens_are_not_compressed(api: Api, monkeypatch: 
         assert reply.json["token"]
         assert "Content-Encoding" not in reply.headers
     assert (await api.get("/api/models", headers=GZIP)).headers["Content-Encoding"] == "gzip"
+
+
+async def test_s8_large_answers_that_wait_for_compression_are_within_the_memory_budget(api: Api) -> None:
+    await api.create("x" * 50_000)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(api.app[keys.RESPONSE_MEMORY].reserve(UserId(uuid4()), 16 * MIB))
+        assert (await api.get("/api/requests", headers=GZIP)).status == 503
+    assert (await api.get("/api/requests", headers=GZIP)).status == 200
+
+
+async def test_s8_a_public_page_is_compressed_once(api: Api) -> None:
+    before = compression._compress_shared.cache_info().misses
+    pages = [await raw(api, "/openapi.json", GZIP) for _ in range(3)]
+    assert {headers["Content-Encoding"] for _, headers in pages} == {"gzip"}
+    assert compression._compress_shared.cache_info().misses == before + 1
