@@ -260,7 +260,8 @@ def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
         allow_methods=_CORS_METHODS,
         max_age=600,
     )
-    adapter = ResourcesUrlDispatcherRouterAdapter(app.router, AllowedOrigins(origins, options))
+    app[keys.ALLOWED_ORIGINS] = AllowedOrigins(origins, options)
+    adapter = ResourcesUrlDispatcherRouterAdapter(app.router, app[keys.ALLOWED_ORIGINS])
     cors = aiohttp_cors.CorsConfig(app, router_adapter=adapter)
     for route in list(app.router.routes()):
         cors.add(route)

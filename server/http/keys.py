@@ -1,5 +1,7 @@
 """Typed keys of the application's and a request's state, for app, routes and middlewares."""
 
+from typing import Any
+
 from aiohttp import web
 
 from server.actors.feeds import Feeds
@@ -11,6 +13,7 @@ from server.catalog import Catalog
 from server.engine import Engine
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
+from server.http.origins import AllowedOrigins
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits.memory import MemoryBudget
@@ -40,6 +43,7 @@ BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
+ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -37,11 +37,11 @@ def _vary_by_origin(request: web.Request, response: web.StreamResponse) -> None:
 
     aiohttp-cors works by route, and those responses have none.
     """
-    origins = request.app[keys.SETTINGS].allowed_origins
+    origins = request.app[keys.ALLOWED_ORIGINS]
     if not origins:
         return
     vary = response.headers.get(hdrs.VARY)
     response.headers[hdrs.VARY] = hdrs.ORIGIN if vary is None else f"{vary}, {hdrs.ORIGIN}"
     origin = request.headers.get(hdrs.ORIGIN)
-    if request.match_info.http_exception is not None and origin is not None and {origin, "*"} & set(origins):
+    if request.match_info.http_exception is not None and origin is not None and (origin in origins or "*" in origins):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin

@@ -87,6 +87,7 @@ async def test_c9_app_shells_and_patterns_are_allowed_origins(start: Start, orig
     for reply in (
         await api.get("/health", headers={"Origin": origin}),
         await api.send("OPTIONS", "/api/requests", headers=preflight),
+        await api.get("/api/nothing", headers={"Origin": origin}),
     ):
         expected = origin if is_allowed else None
         assert reply.headers.get("Access-Control-Allow-Origin") == expected
