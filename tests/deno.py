@@ -14,7 +14,7 @@ _TIMEOUT_S = 180
 
 
 def fetch_packages(script: Path) -> None:
-    """Fetch the imports of `script`, pinned by the lock file beside it. Without a way to npm, skip the test."""
+    """Fetch the imports of `script`, pinned by the lock file in its folder. Skip the test if npm is not reachable."""
     done = subprocess.run(
         [DENO, "cache", "--quiet", "--frozen", script.name],
         cwd=script.parent,

@@ -30,7 +30,7 @@ async def until(look: Callable[[], Any], *, within_s: float = 10.0) -> Any:
 
 
 async def until_still(read: Callable[[], int], *, pause_s: float = 0.1, within_s: float = 30.0) -> int:
-    """What `read` returns once it is not 0 and did not change for `pause_s`."""
+    """Call `read` until its result is not 0 and did not change for `pause_s`; returns that result."""
     before = 0
     async with asyncio.timeout(within_s):
         while before == 0 or before != read():
@@ -65,7 +65,7 @@ class LogLines:
 
 @contextmanager
 def log_lines() -> Iterator[LogLines]:
-    """What is logged in the block, instead of its output."""
+    """Collect the log lines of the block in place of their output."""
     found = LogLines()
     with capture_logs(processors=[found.take]):
         yield found

@@ -48,7 +48,7 @@ async def test_who_waits_holds_no_prompt(
     headers: dict[str, str],
     body: dict[str, Any],
 ) -> None:
-    # What waiters may keep of the public objects has a limit of its own; here they keep nothing.
+    # Public objects that waiters keep have their own limit. With 0 they keep none.
     monkeypatch.setattr(subscriptions, "MAX_KEPT_BYTES", 0)
     async with RawUpstream(_never_answer) as upstream:
         settings: dict[str, Any] = {"inference_backend": "huggingface", "hf_base_url": upstream.url, "concurrency": 1}

@@ -12,7 +12,7 @@ _NAMES = {text: name for name, text in statements().items()}
 
 
 class FakeConnection:
-    """What a dedicated connection uses of asyncpg's."""
+    """The methods of an asyncpg connection that a dedicated connection uses."""
 
     def __init__(self, statements: FakeStatements) -> None:
         self._statements = statements

@@ -33,7 +33,7 @@ class FakeStatements:
 
     @property
     def names(self) -> list[str]:
-        """What was asked, in order."""
+        """The names of the statements sent so far, in order."""
         return [name for name, _ in self.asked]
 
     def args_of(self, query: str) -> list[tuple[Any, ...]]:

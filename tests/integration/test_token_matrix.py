@@ -268,7 +268,7 @@ def bad_headers(project: Project, issuer: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def project_verifier(project: Project) -> AsyncIterator[tuple[TokenVerifier, str]]:
-    """What checks the tokens of that project, and the issuer that they name."""
+    """The verifier of the project's tokens, and the issuer that they name."""
     async with serve_keys(*project.published) as server:
         keys = KeySet(server.url)
         verifier = TokenVerifier(

@@ -25,7 +25,7 @@ from tests.unit.actors.test_workload import model_request
 
 
 def renewal(**changes: Any) -> dict[str, Any]:
-    """What the database answers when the lease is renewed."""
+    """The row that renews the lease."""
     return {"is_renewed": True, "live_instances": 1, "other_stores": 0, "cancelled": [], "lost": []} | changes
 
 
@@ -56,7 +56,7 @@ class FakePool:
 
 
 class Desk:
-    """An engine that nobody has started. `prepare_errors` are raised by the preparation of the database, one each."""
+    """An engine that is not started. Each preparation of the database raises one of `prepare_errors`."""
 
     def __init__(self, folder: Path, *steps: Step, predecessors: Sequence[InstanceId] = (), **settings: Any) -> None:
         self.statements = FakeStatements(
@@ -95,7 +95,7 @@ class Desk:
             await self.engine.stop()
 
     async def end(self) -> BaseException | None:
-        """What the engine ends with, of itself."""
+        """Wait for the engine to end without `stop`; returns its error."""
         assert self.engine.task is not None
         async with asyncio.timeout(10):
             await asyncio.wait({self.engine.task})

@@ -30,7 +30,7 @@ async def test_a_killed_postmaster_is_started_again_under_the_same_url(data_dir:
 
 
 async def _recall_patiently(url: str) -> Any:
-    """What a client does: connect until it is let in."""
+    """Connect as a client does, repeatedly until Postgres accepts the connection."""
 
     async def answer() -> Any:
         try:
@@ -53,7 +53,7 @@ async def test_the_postmaster_of_a_killed_server_is_replaced(own_data_dir: Path)
 
 
 async def test_server_and_postmaster_killed_while_a_backend_is_busy(data_dir: Path) -> None:
-    """A busy backend outlives its postmaster, and Postgres refuses to start beside it."""
+    """A busy backend outlives its postmaster. Postgres refuses to start while it runs."""
     async with holding(data_dir) as holder:
         connection = await asyncpg.connect(holder.url)
         busy = asyncio.create_task(connection.fetch("SELECT count(*) FROM generate_series(1, 1000000000000)"))
@@ -70,7 +70,7 @@ async def test_server_and_postmaster_killed_while_a_backend_is_busy(data_dir: Pa
 
 
 async def test_a_stale_pid_file_whose_number_belongs_to_somebody_else(data_dir: Path) -> None:
-    """In a container the numbers begin anew: the old postmaster's is soon that of another process."""
+    """A restarted container reuses process ids: another process may have that of the old postmaster."""
     somebody = await asyncio.create_subprocess_exec("sleep", "60")
     for lock in ("data/postmaster.pid", ".s.PGSQL.5432.lock"):
         (data_dir / "postgres" / lock).write_text(f"{somebody.pid}\n/elsewhere\n0\n5432\n")

@@ -1,4 +1,4 @@
-"""The embedded Postgres under other users: root, nobody, and users without a name."""
+"""The embedded Postgres under other users: root, uid 65534, and users without a name."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Who is let in: bursts are, more than the process can serve is not."""
+"""The limiter admits bursts, and refuses more creates than the process can serve."""
 
 import contextlib
 

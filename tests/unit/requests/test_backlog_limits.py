@@ -13,7 +13,7 @@ FULL_FOR_S = 0.2
 
 @pytest.fixture
 def desk(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """Nobody starts at once: others wait."""
+    """No request starts at once, because the backlog is not empty."""
     desk = Desk()
     desk.backlog.is_empty = False
     monkeypatch.setattr(admission_module, "time", clock)

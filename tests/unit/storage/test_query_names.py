@@ -57,7 +57,7 @@ def _handing_on(module: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def _looked_up_name(node: ast.AST) -> ast.AST | None:
-    """What stands for the name of a query in this expression, if anything does."""
+    """The expression for the name of a query in `node`; None if there is none."""
     if isinstance(node, ast.Subscript) and _is_statements(node.value):
         return node.slice
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _READERS:

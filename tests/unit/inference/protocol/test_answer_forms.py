@@ -1,4 +1,4 @@
-"""Text, ends and failures in the forms that providers send them in, beside OpenAI's own."""
+"""Text, ends and failures in other forms than OpenAI's, as providers send them."""
 
 from typing import Any
 

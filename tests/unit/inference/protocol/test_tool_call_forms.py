@@ -1,4 +1,4 @@
-"""Tool calls in the forms that providers send them in, beside OpenAI's own."""
+"""Tool calls in other forms than OpenAI's, as providers send them."""
 
 from typing import Any
 
