@@ -207,7 +207,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
         lifecycle=app[keys.LIFECYCLE],
         max_backlog=settings.max_backlog,
         max_backlog_per_user=settings.max_backlog_per_user,
-        on_waiting=engine.say_that_work_waits,
+        on_waiting=engine.announce_backlog,
     )
     app[keys.REQUESTS] = ModelRequests(
         admission=admission,

@@ -91,7 +91,7 @@ class Engine:
         self.request_files = StoredFiles(self._connections["files"], objects, wake=self.collector.wake)
         self._hints = PeerNotifier(self._connections["hints"], lease=self.lease)
         broadcaster = RealtimeBroadcaster(self._connections["broadcaster"]) if settings.supabase_url else None
-        on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.tell)
+        on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.notify)
         self.subscriptions = Subscriptions(self._connections["subscriptions"], on_change=on_change)
         self.feeds = Feeds(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
@@ -131,10 +131,10 @@ class Engine:
             hints=self._hints,
             most_instances=_MOST_LISTENERS if is_limited else None,
             handlers={
-                "changed": self._hear_changes,
-                "cancel": self._hear_cancel,
+                "changed": self._on_changes,
+                "cancel": self._on_cancel,
                 "backlog": self.backlog.hint,
-                "follow": self._relay.be_asked,
+                "follow": self._relay.send_to,
                 "text": self._relay.take_text,
             },
         )
@@ -182,17 +182,17 @@ class Engine:
     def cancel(self, request_id: RequestId, owner: InstanceId) -> None:
         """Have the owner of a run stop it, be it this instance or another."""
         if not self.workload.stop(request_id, StopReason.CANCELLED) and owner != self.lease.instance_id:
-            self._hints.tell(owner, "cancel", request_id)
+            self._hints.notify(owner, "cancel", request_id)
 
-    def say_that_work_waits(self) -> None:
+    def announce_backlog(self) -> None:
         """For instances with free slots."""
-        self._hints.tell_everyone("backlog")
+        self._hints.notify_all("backlog")
 
-    def _hear_changes(self, ids: list[str]) -> None:
-        self.subscriptions.look(RequestId(UUID(text)) for text in ids)
+    def _on_changes(self, ids: list[str]) -> None:
+        self.subscriptions.refresh(RequestId(UUID(text)) for text in ids)
         self.feeds.wake()
 
-    def _hear_cancel(self, request_id: str) -> None:
+    def _on_cancel(self, request_id: str) -> None:
         self.workload.stop(RequestId(UUID(request_id)), StopReason.CANCELLED)
 
     def start(self) -> None:
@@ -338,8 +338,8 @@ def _connections_to(database: Database) -> dict[str, DedicatedConnection]:
 
 
 def _both(one: Callable[[RequestId], None], other: Callable[[RequestId], None]) -> Callable[[RequestId], None]:
-    def tell(request_id: RequestId) -> None:
+    def notify(request_id: RequestId) -> None:
         one(request_id)
         other(request_id)
 
-    return tell
+    return notify

@@ -21,10 +21,10 @@ MAX_FEEDS_PER_USER = 100
 """Each change of a request goes to all feeds of its user, on the event loop that all clients share."""
 MAX_ENDED = 2_000
 """Number of final requests that one feed remembers, so that it reports each end once."""
-LOOK_INTERVAL_S = 1.0
+REFRESH_INTERVAL_S = 1.0
 MIN_PAUSE_S = 0.1
 SESSION_INTERVAL_S = 2.0
-"""A feed ends at most this long, and one `LOOK_INTERVAL_S`, after its session ended at any instance."""
+"""A feed ends at most this long, and one `REFRESH_INTERVAL_S`, after its session ended at any instance."""
 _LOOK_BACK = timedelta(seconds=15)
 """A request that began and ended between two queries is found by the time in its id. Clocks of instances differ."""
 
@@ -80,7 +80,7 @@ class Feed:
             elif change.id not in self._ended:
                 self._live.setdefault(change.id, change)
 
-    def tell(self, change: Change) -> None:
+    def notify(self, change: Change) -> None:
         """Take a state in, if it is new. A slow reader gets only the newest state of each request."""
         known = self._live.get(change.id)
         if change.id in self._ended or (known is not None and (change.epoch < known.epoch or change == known)):
@@ -98,7 +98,7 @@ class Feed:
     def forget(self, request_id: RequestId) -> None:
         """Report the request as ended, because it was deleted."""
         if (known := self._live.get(request_id)) is not None:
-            self.tell(known._replace(status=Status.CANCELLED))
+            self.notify(known._replace(status=Status.CANCELLED))
 
     def close(self) -> None:
         self._wake_up.set()
@@ -152,10 +152,10 @@ class Feeds:
         if not feeds:
             del self._by_user[feed.user_id]
 
-    def tell(self, user_id: UserId, request_id: RequestId, view: View) -> None:
+    def notify(self, user_id: UserId, request_id: RequestId, view: View) -> None:
         """Report a change of a request of this user; never blocks."""
         for feed in self._by_user.get(user_id, ()):
-            feed.tell(Change(request_id, view.status, view.epoch))
+            feed.notify(Change(request_id, view.status, view.epoch))
 
     def close(self) -> None:
         """End all feeds, because the server stops."""
@@ -172,11 +172,11 @@ class Feeds:
         while True:
             await asyncio.sleep(MIN_PAUSE_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_INTERVAL_S * random.uniform(0.9, 1.1)):  # noqa: S311
+                async with asyncio.timeout(REFRESH_INTERVAL_S * random.uniform(0.9, 1.1)):  # noqa: S311
                     await self._wake_up.wait()
             self._wake_up.clear()
             try:
-                await self.look()
+                await self.refresh()
                 await self._check_sessions()
             except DatabaseAway as error:
                 log.debug("feeds_skipped", reason=str(error))
@@ -198,7 +198,7 @@ class Feeds:
             if feed.session_id in ended:
                 feed.end()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Report the changes made by other processes. A request whose row is gone was deleted: it has ended."""
         if not self._by_user:
             return
@@ -212,7 +212,7 @@ class Feeds:
         for row in rows:
             known.pop(row["id"], None)
             for feed in self._by_user.get(row["user_id"], ()):
-                feed.tell(change_of(row))
+                feed.notify(change_of(row))
         for request_id, user_id in known.items():
             for feed in self._by_user.get(user_id, ()):
                 feed.forget(request_id)

@@ -81,7 +81,7 @@ class Generator:
         try:
             if model_request.owner != self._lease.instance_id:
                 return  # claimed under an id that was declared dead since: another claim runs it
-            self._tell(model_request, View(Status.PROCESSING, model_request.epoch))
+            self._publish(model_request, View(Status.PROCESSING, model_request.epoch))
             started = asyncio.get_running_loop().time()
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)
@@ -193,7 +193,7 @@ class Generator:
             )
             log.info("request_released", id=str(model_request.id), fate=released.status, reason=outcome.error_msg)
             status = Status.PENDING if released.completed_at is None else Status.CANCELLED
-            self._tell(model_request, View(status, model_request.epoch))
+            self._publish(model_request, View(status, model_request.epoch))
             return
         row, recorded = await self._record(running, outcome, taken)
         log.info(
@@ -210,7 +210,7 @@ class Generator:
         if recorded.counts and recorded.completed_at is not None:
             running.transcript.is_kept = row.output_data is not None or running.transcript.end == START
             body = render_final(model_request, row, completed_at=recorded.completed_at)
-            self._tell(model_request, View(row.status, row.epoch, body))
+            self._publish(model_request, View(row.status, row.epoch, body))
 
     async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[FinalRow, WriteResult]:
         """Write the outcome; one that the database refuses for its content becomes a failure."""
@@ -223,9 +223,9 @@ class Generator:
             row = _final_row(running, failed, taken)
             return row, await self._journal.record(row)
 
-    def _tell(self, model_request: ModelRequest, view: View) -> None:
+    def _publish(self, model_request: ModelRequest, view: View) -> None:
         self._subscriptions.publish(model_request.id, view)
-        self._feeds.tell(model_request.user_id, model_request.id, view)
+        self._feeds.notify(model_request.user_id, model_request.id, view)
 
 
 def _with_whole_text(completed: Completed, transcript: Transcript) -> Completed:

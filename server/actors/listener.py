@@ -42,7 +42,7 @@ class Listener:
         self._lease = lease
         self._most_instances = most_instances
         self._hints = hints
-        self._handlers = {**handlers, "echo": self._hear_echo}
+        self._handlers = {**handlers, "echo": self._on_echo}
         self._echo = asyncio.Event()
         self.is_heard = False
         """Whether hints arrive: the last echo came back."""
@@ -75,7 +75,7 @@ class Listener:
                     await connection.add_listener(channel, self._receive)
             while self._has_reason and self._lease.instance_id == instance_id:
                 self._echo.clear()
-                self._hints.tell(instance_id, "echo")
+                self._hints.notify(instance_id, "echo")
                 async with asyncio.timeout(ECHO_TIMEOUT_S):
                     await self._echo.wait()
                 self.is_heard = True
@@ -101,7 +101,7 @@ class Listener:
             except (ValueError, TypeError, AttributeError) as error:
                 log.debug("hint_not_understood", channel=channel, reason=f"{type(error).__name__}: {error}")
 
-    def _hear_echo(self) -> None:
+    def _on_echo(self) -> None:
         self._echo.set()
 
 

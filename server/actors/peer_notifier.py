@@ -47,11 +47,11 @@ class PeerNotifier:
         self._changed: dict[RequestId, None] = {}
         self._news = asyncio.Event()
 
-    def tell(self, instance_id: InstanceId, *message: Any) -> None:
+    def notify(self, instance_id: InstanceId, *message: Any) -> None:
         """Send a message to one instance."""
         self._post(channel_of(instance_id), message)
 
-    def tell_everyone(self, *message: Any) -> None:
+    def notify_all(self, *message: Any) -> None:
         """Send a message to all instances."""
         self._post(EVERYONE, message)
 
@@ -80,7 +80,7 @@ class PeerNotifier:
     async def _flush(self) -> None:
         changed, self._changed = list(self._changed), {}
         for start in range(0, len(changed), IDS_PER_HINT):
-            self.tell_everyone("changed", changed[start : start + IDS_PER_HINT])
+            self.notify_all("changed", changed[start : start + IDS_PER_HINT])
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
         payloads = self._payloads(waiting)
         while batch := list(itertools.islice(payloads, PAYLOADS_AT_ONCE)):

@@ -26,7 +26,7 @@ class RealtimeBroadcaster:
         self._news = asyncio.Event()
         self._forgotten = 0
 
-    def tell(self, request_id: RequestId) -> None:
+    def notify(self, request_id: RequestId) -> None:
         """Report a change of this request; never blocks."""
         self._waiting.pop(request_id, None)
         self._waiting[request_id] = None

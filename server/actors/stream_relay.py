@@ -89,7 +89,7 @@ class StreamRelay:
             self._keep_asking()
             await asyncio.sleep(PAUSE_S)
 
-    def be_asked(self, request_id: str, epoch: int, offset: int, run: int, reader: str) -> None:
+    def send_to(self, request_id: str, epoch: int, offset: int, run: int, reader: str) -> None:
         """Handle a request for the text of a run from a position on. Runs of other instances are ignored."""
         position = Position(_checked(offset, int), _checked(run, int))
         key = (RequestId(UUID(request_id)), InstanceId(UUID(reader)))
@@ -134,7 +134,7 @@ class StreamRelay:
     def _ask(self, request_id: RequestId, mirror: _Mirror) -> None:
         mirror.asked_at = time.monotonic()
         end = mirror.transcript.end
-        self._hints.tell_everyone("follow", request_id, mirror.epoch, end.offset, end.run, self._lease.instance_id)
+        self._hints.notify_all("follow", request_id, mirror.epoch, end.offset, end.run, self._lease.instance_id)
 
     def _keep_asking(self) -> None:
         """Repeat the requests for texts with readers; forget mirrors without."""
@@ -157,7 +157,7 @@ class StreamRelay:
                 start, run = part.end.offset - len(part.text), part.end.run
                 outbox.position = part.end
                 told = _encode(part)
-                self._hints.tell(reader, "text", request_id, outbox.epoch, start, run, *told)
+                self._hints.notify(reader, "text", request_id, outbox.epoch, start, run, *told)
             has_more = outbox.position < outbox.transcript.end
             if has_more:
                 self._wake_up.set()

@@ -60,7 +60,7 @@ class Subscription(ABC):
         """Whether the sweep has to query the database for it."""
 
     @abstractmethod
-    def tell(self, view: View | None) -> None:
+    def notify(self, view: View | None) -> None:
         """Publish the new state of the request. None: the state has to be read, or the server stops."""
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class Subscription(ABC):
     def __exit__(self, *error: object) -> None:
         self._registry.remove(self)
 
-    def _is_news(self, view: View) -> bool:
+    def _is_change(self, view: View) -> bool:
         return self.seen is None or (view.status, view.epoch) != (self.seen.status, self.seen.epoch)
 
 
@@ -96,23 +96,23 @@ class Waiter(Subscription):
         """
         loop = asyncio.get_running_loop()
         self._changed = self._changed or loop.create_future()
-        timer = loop.call_later(timeout_s, self.tell, None)
+        timer = loop.call_later(timeout_s, self.notify, None)
         try:
             return await self._changed
         finally:
             timer.cancel()
             self._changed = None
 
-    async def is_told(self, *, within_s: float) -> bool:
+    async def is_notified(self, *, within_s: float) -> bool:
         """Whether the awaited change was published in that time, with a view or without."""
         self._changed = self._changed or asyncio.get_running_loop().create_future()
-        told, _ = await asyncio.wait({self._changed}, timeout=within_s)
+        done, _ = await asyncio.wait({self._changed}, timeout=within_s)
         self._changed = None
-        return bool(told)
+        return bool(done)
 
-    def tell(self, view: View | None) -> None:
+    def notify(self, view: View | None) -> None:
         """Wake the waiter, if it waits for this. A view that comes before `wait` is kept for it."""
-        if view is not None and not view.status.is_final and not (self.any_change and self._is_news(view)):
+        if view is not None and not view.status.is_final and not (self.any_change and self._is_change(view)):
             return
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
@@ -123,12 +123,12 @@ class Waiter(Subscription):
 class StreamSubscription(Subscription):
     """Follows a request to its end: every state it is in, and the growth of its text."""
 
-    __slots__ = ("_must_read", "_news", "_wake_up")
+    __slots__ = ("_must_read", "_update", "_wake_up")
 
     def __init__(self, registry: Registry, request_id: RequestId) -> None:
         super().__init__(registry, request_id, any_change=True)
         self._wake_up = asyncio.Event()
-        self._news: View | None = None
+        self._update: View | None = None
         self._must_read = False
 
     @property
@@ -138,14 +138,14 @@ class StreamSubscription(Subscription):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server stops: no more news comes."""
+        """Whether the server stops: no more updates come."""
         return self._registry.is_closed
 
-    def tell(self, view: View | None) -> None:
+    def notify(self, view: View | None) -> None:
         if view is None:
             self._must_read = True
-        elif self._news is None or not self._news.status.is_final:
-            self._news = view
+        elif self._update is None or not self._update.status.is_final:
+            self._update = view
         self.wake()
 
     def wake(self) -> None:
@@ -165,12 +165,12 @@ class StreamSubscription(Subscription):
                 timer.cancel()
         self._wake_up.clear()
 
-    def take_news(self) -> View | None:
+    def take_update(self) -> View | None:
         """The state that was published since the last call."""
-        news, self._news = self._news, None
-        return news
+        update, self._update = self._update, None
+        return update
 
-    def take_look(self) -> bool:
+    def take_read_request(self) -> bool:
         """Whether a read of the row was requested since the last call."""
         must_read, self._must_read = self._must_read, False
         return must_read

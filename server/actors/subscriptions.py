@@ -38,7 +38,7 @@ class Subscriptions:
         self._kept_bytes = 0
         self._holders: Counter[int] = Counter()
         self._hinted: set[RequestId] = set()
-        self._news = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self.is_closed = False
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Subscriptions:
         self._subscriptions.setdefault(subscription.request_id, set()).add(subscription)
         self._count += 1
         if self.is_closed:
-            subscription.tell(None)
+            subscription.notify(None)
 
     def remove(self, subscription: Subscription) -> None:
         subscriptions = self._subscriptions[subscription.request_id]
@@ -88,28 +88,28 @@ class Subscriptions:
         """Wake all subscribers of this request; never blocks."""
         self._on_change(request_id)
         for subscription in tuple(self._subscriptions.get(request_id, ())):
-            subscription.tell(view)
+            subscription.notify(view)
 
-    def look(self, request_ids: Iterable[RequestId]) -> None:
+    def refresh(self, request_ids: Iterable[RequestId]) -> None:
         """Query these at once, because a hint says that they changed."""
         self._hinted |= self._subscriptions.keys() & set(request_ids)
         if self._hinted:
-            self._news.set()
+            self._wake_up.set()
 
     def close(self) -> None:
         """Wake all subscribers for the last time: the drain is over."""
         self.is_closed = True
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
-                subscription.tell(None)
+                subscription.notify(None)
 
     async def run(self) -> None:
         next_sweep = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_sweep):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._wake_up.wait()
+            self._wake_up.clear()
             hinted, self._hinted = self._hinted, set()
             now = asyncio.get_running_loop().time()
             if now >= next_sweep:
@@ -137,4 +137,4 @@ class Subscriptions:
             found = {record["id"] for record in changed}
             for subscription in chunk:
                 if subscription.request_id in found:
-                    subscription.tell(None)
+                    subscription.notify(None)

@@ -39,7 +39,7 @@ async def wait_for(request: web.Request, waiter: Waiter, timeout_s: float) -> Vi
     lost = _lost(request)
 
     def leave(_: "asyncio.Future[None]") -> None:
-        waiter.tell(None)
+        waiter.notify(None)
 
     lost.add_done_callback(leave)
     try:

@@ -148,7 +148,7 @@ class Admission:
             draft, created_at=accepted.created_at, deadline_at=accepted.deadline_at, queue_position=ahead
         )
         view = View(Status.PENDING, 0, body)
-        self._feeds.tell(draft.user_id, draft.id, view)
+        self._feeds.notify(draft.user_id, draft.id, view)
         return Admitted(draft.id, view)
 
     async def _find_place(self, user_id: UserId) -> int:

@@ -265,7 +265,7 @@ class ModelRequests:
                 log.info("request_cancelled", id=str(request_id))
                 view = View(Status.CANCELLED, row["epoch"])
                 self.subscriptions.publish(request_id, view)
-                self._feeds.tell(user_id, request_id, view)
+                self._feeds.notify(user_id, request_id, view)
             elif row is not None:
                 await self._stop(waiter, row["owner"])
             return await self.get(user_id, request_id)
@@ -278,7 +278,7 @@ class ModelRequests:
         give_up_at = time.monotonic() + CANCEL_WAIT_S
         while True:
             self._runs.cancel(waiter.request_id, owner)
-            if await waiter.is_told(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
+            if await waiter.is_notified(within_s=_ASK_AGAIN_S) or time.monotonic() >= give_up_at:
                 return
 
     async def delete(self, user_id: UserId, request_id: RequestId) -> None:

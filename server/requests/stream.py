@@ -136,10 +136,10 @@ class RequestStream:
 
     async def _refresh(self, known: View) -> View:
         """The latest view: the one that was published, or the row where a refresh was requested."""
-        update = self._subscription.take_news()
+        update = self._subscription.take_update()
         if update is not None and update.epoch >= known.epoch:
             known = update
-        must_read = self._subscription.take_look()
+        must_read = self._subscription.take_read_request()
         # A blocked reader may hold both a final view and a refresh request: then the row is not read.
         has_end = known.status.is_final and known.body is not None
         if not has_end and (must_read or known.status.is_final):
@@ -147,7 +147,7 @@ class RequestStream:
                 known = await self._read_view() or self._deleted(known)
             except Unavailable:
                 await asyncio.sleep(_RETRY_S)
-                self._subscription.tell(None)
+                self._subscription.notify(None)
                 return self._subscription.seen or known
         self._remember(known)
         return known

@@ -70,7 +70,7 @@ async def test_a_change_is_told_to_its_user_on_a_private_topic(any_project: Proj
     user_id = await any_project.add_user()
     [request_id] = await add_requests(any_project, user_id, 1)
     async with running(any_project.url) as (notifier, _):
-        notifier.tell(request_id)
+        notifier.notify(request_id)
         [message] = await heard(any_project, 1)
     assert (message["topic"], message["event"], message["private"]) == (f"requests:{user_id}", "status", True)
     payload = json.loads(str(message["payload"]))
@@ -82,7 +82,7 @@ async def test_a_thousand_changes_take_a_few_statements(project: Project) -> Non
     ids = await add_requests(project, await project.add_user(), 1000)
     async with running(project.url) as (notifier, line):
         for request_id in ids + ids:
-            notifier.tell(request_id)
+            notifier.notify(request_id)
         assert len(await heard(project, 1000)) == 1000
         assert line.calls == 2
 
@@ -95,7 +95,7 @@ async def test_what_changes_faster_than_it_can_be_told_is_bounded(
     ids = await add_requests(project, await project.add_user(), 25)
     async with running(project.url) as (notifier, _):
         for request_id in ids:
-            notifier.tell(request_id)
+            notifier.notify(request_id)
         told = {json.loads(str(message["payload"]))["id"] for message in await heard(project, 10)}
     assert told == {str(request_id) for request_id in ids[-10:]}
 
@@ -104,14 +104,14 @@ async def test_a_request_that_is_gone_is_not_told(project: Project) -> None:
     await bring_forward(project.url)
     [request_id] = await add_requests(project, await project.add_user(), 1)
     async with running(project.url) as (notifier, _):
-        notifier.tell(mint_id())
-        notifier.tell(request_id)
+        notifier.notify(mint_id())
+        notifier.notify(request_id)
         assert len(await heard(project, 1)) == 1
 
 
 async def test_without_realtime_nothing_is_told_and_nothing_breaks(database: str) -> None:
     async with running(database) as (notifier, line):
-        notifier.tell(mint_id())
+        notifier.notify(mint_id())
         await asyncio.wait_for(line.answered.wait(), 10)
         assert not notifier._waiting
 
@@ -122,9 +122,9 @@ async def test_a_realtime_that_fails_costs_nobody_anything(project: Project) -> 
     async with running(project.url) as (notifier, line):
         async with project.connected(is_admin=True) as connection:
             await connection.execute("ALTER TABLE realtime.messages ADD CONSTRAINT broken CHECK (topic = '') NOT VALID")
-            notifier.tell(ids[0])
+            notifier.notify(ids[0])
             await asyncio.wait_for(line.answered.wait(), 10)
             await connection.execute("ALTER TABLE realtime.messages DROP CONSTRAINT broken")
-        notifier.tell(ids[1])
+        notifier.notify(ids[1])
         [message] = await heard(project, 1)
     assert json.loads(str(message["payload"]))["id"] == str(ids[1])

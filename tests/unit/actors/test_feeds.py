@@ -42,9 +42,9 @@ async def test_an_end_that_the_snapshot_saw_before_it_was_told_is_not_lost(feeds
     """Its start was told in between, so its reader knows of it."""
     request_id = mint_id()
     with feeds.open(USER) as feed:
-        feeds.tell(USER, request_id, View(RUNNING, 1))
+        feeds.notify(USER, request_id, View(RUNNING, 1))
         feed.begin([Change(request_id, COMPLETED, 1)])
-        feeds.tell(USER, request_id, View(COMPLETED, 1))
+        feeds.notify(USER, request_id, View(COMPLETED, 1))
         assert await told(feed) == [COMPLETED]
         assert feed.live == []
 
@@ -52,7 +52,7 @@ async def test_an_end_that_the_snapshot_saw_before_it_was_told_is_not_lost(feeds
 async def test_an_end_that_was_told_before_the_snapshot_is_told_after_it(feeds: Feeds) -> None:
     request_id = mint_id()
     with feeds.open(USER) as feed:
-        feeds.tell(USER, request_id, View(COMPLETED, 1))
+        feeds.notify(USER, request_id, View(COMPLETED, 1))
         feed.begin([Change(request_id, RUNNING, 1)])
         assert await told(feed) == [COMPLETED]
         assert feed.live == []
@@ -63,9 +63,9 @@ async def test_a_request_that_is_gone_ended(feeds: Feeds, line: FakeLine) -> Non
     with feeds.open(USER) as feed:
         feed.begin([Change(gone, RUNNING, 1), Change(stays, PENDING, 0)])
         line.rows = [{"id": stays, "user_id": USER, "status": "pending", "epoch": 0}]
-        await feeds.look()
+        await feeds.refresh()
         assert [(change.id, change.status) for change in await feed.wait(0)] == [(gone, CANCELLED)]
-        await feeds.look()
+        await feeds.refresh()
         assert await told(feed) == []
         assert feed.live == [stays]
 
@@ -74,5 +74,5 @@ async def test_what_is_told_late_of_an_earlier_run_is_no_change(feeds: Feeds) ->
     request_id = RequestId(mint_id())
     with feeds.open(USER) as feed:
         for status, epoch in ((RUNNING, 1), (PENDING, 1), (RUNNING, 2), (RUNNING, 1), (COMPLETED, 2), (RUNNING, 2)):
-            feeds.tell(USER, request_id, View(status, epoch))
+            feeds.notify(USER, request_id, View(status, epoch))
         assert await told(feed) == [COMPLETED]

@@ -58,7 +58,7 @@ async def test_readers_see_the_run_begin_and_the_stored_object_at_its_end() -> N
     request = desk.claimed()
     with desk.subscriptions.follow(request.id) as follower, desk.feeds.open(request.user_id) as feed:
         await desk.process(request)
-        view = follower.take_news()
+        view = follower.take_update()
         assert [change.status for change in await feed.wait(0)] == [Status.COMPLETED]
     assert view is not None
     assert (view.status, view.epoch) == (Status.COMPLETED, 1)
@@ -119,7 +119,7 @@ async def test_an_outage_sends_the_row_back_for_a_while(
     request = desk.claimed(deadline_left_s=left_s, epoch=2)
     with desk.subscriptions.follow(request.id) as follower:
         await desk.process(request)
-        assert follower.take_news() == View(Status.PENDING, 2)
+        assert follower.take_update() == View(Status.PENDING, 2)
     [row] = desk.journal.released
     assert row == ReleasedRow(request.id, desk.lease.instance_id, 2, row.delay_s, "MODEL_ERROR", "Overloaded.")
     assert row.delay_s == pytest.approx(delay_s, abs=0.5)

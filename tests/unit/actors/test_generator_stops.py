@@ -70,7 +70,7 @@ async def test_a_row_claimed_under_an_id_that_is_dead_is_not_run() -> None:
     request = desk.claimed(owner=InstanceId(mint_id()))
     with desk.subscriptions.follow(request.id) as follower:
         await desk.process(request)
-        assert follower.take_news() is None
+        assert follower.take_update() is None
     assert desk.upstream.calls == []
     assert desk.journal.recorded == []
     assert desk.journal.released == []
@@ -85,7 +85,7 @@ async def test_no_call_is_made_before_the_lease_is_trusted() -> None:
     with desk.subscriptions.follow(request.id) as follower:
         task = desk.begin(request)
         await follower.wait(10)
-        assert follower.take_news() == View(Status.PROCESSING, 1)
+        assert follower.take_update() == View(Status.PROCESSING, 1)
         await asyncio.sleep(0)
         assert desk.upstream.calls == []
         desk.lease.renewed(time.monotonic())

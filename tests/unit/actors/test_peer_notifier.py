@@ -58,7 +58,7 @@ async def test_many_short_messages_are_no_more_than_postgres_takes() -> None:
     line = FakeLine()
     hints, _ = hints_on(line)
     for _ in range(2000):
-        hints.tell_everyone("a")
+        hints.notify_all("a")
     await hints._flush()
     assert line.heard(EVERYONE) == [["a"]] * 2000
     assert max(len(text.encode()) for _, text in line.payloads) <= POSTGRES_TAKES_BYTES
@@ -72,9 +72,9 @@ def test_every_message_arrives_in_its_order_in_payloads_that_postgres_takes(
     hints, lease = hints_on(line)
     for instance, text in said:
         if instance is None:
-            hints.tell_everyone("text", text)
+            hints.notify_all("text", text)
         else:
-            hints.tell(instance, "text", text)
+            hints.notify(instance, "text", text)
     asyncio.run(hints._flush())
     for instance in (None, *INSTANCES):
         channel = EVERYONE if instance is None else channel_of(instance)
@@ -88,7 +88,7 @@ async def test_many_short_messages_share_a_payload() -> None:
     line = FakeLine()
     hints, _ = hints_on(line)
     for _ in range(500):
-        hints.tell_everyone("backlog")
+        hints.notify_all("backlog")
     await hints._flush()
     assert (line.calls, len(line.payloads)) == (1, 1)
 
@@ -109,7 +109,7 @@ async def test_what_waits_while_the_database_does_not_answer_is_bounded() -> Non
     line = FakeLine()
     hints, _ = hints_on(line)
     for number in range(2 * MAX_WAITING):
-        hints.tell_everyone("text", number, "x" * 5_000)
+        hints.notify_all("text", number, "x" * 5_000)
     await hints._flush()
     assert [number for _, number, _ in line.heard(EVERYONE)] == list(range(MAX_WAITING, 2 * MAX_WAITING))
 
@@ -117,8 +117,8 @@ async def test_what_waits_while_the_database_does_not_answer_is_bounded() -> Non
 async def test_nothing_is_said_while_nobody_else_lives() -> None:
     line = FakeLine()
     hints, _ = hints_on(line, others=0)
-    hints.tell(INSTANCES[0], "echo")
-    hints.tell_everyone("backlog")
+    hints.notify(INSTANCES[0], "echo")
+    hints.notify_all("backlog")
     hints.changed(mint_id())
     await hints._flush()
     assert line.calls == 0
@@ -128,8 +128,8 @@ async def test_a_message_that_fits_no_payload_is_left_out_alone() -> None:
     line = FakeLine()
     hints, _ = hints_on(line)
     for text in ("before", "x" * 9_000, "after"):
-        hints.tell(INSTANCES[0], text)
-    hints.tell(INSTANCES[1], "x" * 9_000)
+        hints.notify(INSTANCES[0], text)
+    hints.notify(INSTANCES[1], "x" * 9_000)
     await hints._flush()
     assert line.heard(channel_of(INSTANCES[0])) == [["before"], ["after"]]
     assert {channel for channel, _ in line.payloads} == {channel_of(INSTANCES[0])}
@@ -140,11 +140,11 @@ async def test_a_database_that_is_away_ends_nothing(monkeypatch: pytest.MonkeyPa
     line = FakeLine()
     line.failures = 1
     hints, _ = hints_on(line)
-    hints.tell_everyone("lost")
+    hints.notify_all("lost")
     run = asyncio.create_task(hints.run())
     async with asyncio.timeout(5):
         await line.failed.wait()
-        hints.tell_everyone("heard")
+        hints.notify_all("heard")
         await line.answered.wait()
     run.cancel()
     assert line.heard(EVERYONE) == [["heard"]]

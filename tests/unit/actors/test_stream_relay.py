@@ -44,10 +44,10 @@ class Wire:
         self.lease.live_instances = 2
         self.waiting: deque[list[Any]] = deque()
 
-    def tell(self, _to: object, *message: Any) -> None:
-        self.tell_everyone(*message)
+    def notify(self, _to: object, *message: Any) -> None:
+        self.notify_all(*message)
 
-    def tell_everyone(self, *message: Any) -> None:
+    def notify_all(self, *message: Any) -> None:
         self.waiting.append(orjson.loads(dumps(message)))
 
     def relay(self, runs: dict[tuple[RequestId, int], Transcript]) -> StreamRelay:
@@ -71,7 +71,7 @@ class Pair:
     def deliver(self, message: list[Any]) -> None:
         kind, *details = message
         if kind == "follow":
-            self.owner.be_asked(*details)
+            self.owner.send_to(*details)
         else:
             self.reader.take_text(*details)
 
@@ -160,7 +160,7 @@ def test_an_ask_that_makes_no_sense_leaves_nothing_behind(ask: list[Any]) -> Non
     pair = Pair()
     known = {"{id}": str(pair.id), "{reader}": str(uuid4())}
     with pytest.raises((TypeError, ValueError)):
-        pair.owner.be_asked(*(known.get(str(value), value) for value in ask))
+        pair.owner.send_to(*(known.get(str(value), value) for value in ask))
     pair.source.append(Delta("text"))
     pair.owner._send()
     assert not pair.owner._outboxes
@@ -170,7 +170,7 @@ def test_an_ask_that_makes_no_sense_leaves_nothing_behind(ask: list[Any]) -> Non
 def test_an_ask_for_any_place_is_answered_with_what_there_is(offset: int) -> None:
     pair = Pair()
     pair.source.append(Delta("text"))
-    pair.owner.be_asked(str(pair.id), EPOCH, offset, -1, str(uuid4()))
+    pair.owner.send_to(str(pair.id), EPOCH, offset, -1, str(uuid4()))
     pair.owner._send()
     sent = "".join(message[-1] for message in pair.owner_wire.waiting)
     assert sent == "text"[max(offset, 0) :]
@@ -199,7 +199,7 @@ def test_a_later_run_replaces_the_mirror_of_an_earlier_one() -> None:
 def test_t8_the_id_of_a_tool_call_reaches_the_mirror() -> None:
     pair = Pair()
     pair.source.append(Delta("{}", Segment.TOOL_CALL, 0, "f", CallHead("functions.f:0")))
-    pair.owner.be_asked(str(pair.id), EPOCH, 0, -1, str(uuid4()))
+    pair.owner.send_to(str(pair.id), EPOCH, 0, -1, str(uuid4()))
     pair.owner._send()
     pair.pass_all_on()
     [part] = pair.mirror.since(START, limit=9)

@@ -45,18 +45,18 @@ class World:
             raise Unavailable("away", retry_after_s=1)
         return self.stored
 
-    def tell(self, status: Status, epoch: int, body: bytes | None = None) -> None:
+    def notify(self, status: Status, epoch: int, body: bytes | None = None) -> None:
         self.view = View(status, epoch, body if status.is_final else None)
         self.subscriptions.publish(self.id, self.view)
 
     def run(self, epoch: int) -> Transcript:
         self.live[epoch] = Transcript()
-        self.tell(RUNNING, epoch)
+        self.notify(RUNNING, epoch)
         return self.live[epoch]
 
     def end(self, epoch: int, text: str, status: Status = Status.COMPLETED) -> None:
         self.stored = Transcript.rebuild({"output": text})
-        self.tell(status, epoch, b'{"end":true}')
+        self.notify(status, epoch, b'{"end":true}')
 
 
 class Reader:
@@ -99,7 +99,7 @@ class Reader:
 
     def look(self) -> None:
         """What the sweep of the subscriptions does when a row changed elsewhere."""
-        self._follower.tell(None)
+        self._follower.notify(None)
 
     async def settle(self) -> list[str]:
         """Everything that follows from what was done, in short."""
@@ -161,7 +161,7 @@ async def test_a_rescued_request_begins_anew(world: World) -> None:
     async with Reader(world) as reader:
         await reader.settle()
         text.is_complete = True
-        world.tell(PENDING, 1)
+        world.notify(PENDING, 1)
         await reader.settle()
         world.run(2).append(Delta("kept"))
         await reader.settle()
@@ -185,7 +185,7 @@ async def test_a_reader_who_had_nothing_of_another_run_needs_no_reset(world: Wor
 
 
 async def test_a_run_that_another_process_has_is_waited_for(world: World) -> None:
-    world.tell(RUNNING, 1)
+    world.notify(RUNNING, 1)
     async with Reader(world, Cursor(1, 1, 2)) as reader:
         assert await reader.settle() == ["status 1.1-2"]
         world.end(1, "Hello")
@@ -216,7 +216,7 @@ async def test_text_of_a_run_that_was_handed_back_is_taken_back_when_nothing_fol
     async with Reader(world) as reader:
         await reader.settle()
         text.is_complete = True
-        world.tell(PENDING, 1)
+        world.notify(PENDING, 1)
         await reader.settle()
         world.end(1, "", Status.CANCELLED)
         assert (await reader.end())[-3:] == ["status 1.1-4", "reset 1.1-0", "cancelled 1.1-1"]
@@ -224,7 +224,7 @@ async def test_text_of_a_run_that_was_handed_back_is_taken_back_when_nothing_fol
 
 async def test_a_run_that_begins_here_after_its_reader_came_is_read_as_it_grows(world: World) -> None:
     """Its claim is in the database a moment before this process has the answer to it."""
-    world.tell(RUNNING, 1)
+    world.notify(RUNNING, 1)
     world.live[1] = Transcript()  # a mirror, which nobody fills
     async with Reader(world) as reader:
         await reader.settle()
@@ -270,7 +270,7 @@ async def test_an_end_whose_text_cannot_be_read_yet_is_told_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "_RETRY_S", 0.0)
-    world.tell(RUNNING, 1)
+    world.notify(RUNNING, 1)
     async with Reader(world) as reader:
         await reader.settle()
         world.is_away = True
@@ -306,7 +306,7 @@ async def test_an_end_that_was_deleted_before_its_text_was_read_does_not_speak_o
     async with Reader(world) as reader:
         await reader.settle()
         world.stored = None
-        world.tell(Status.CANCELLED, 1, b'{"output_data":{"output":"Hello"}}')
+        world.notify(Status.CANCELLED, 1, b'{"output_data":{"output":"Hello"}}')
         assert (await reader.end())[-2:] == ["reset 1.1-0", "cancelled 1.1-1"]
     assert b"output" not in _body(reader.events[-1])
 
@@ -386,7 +386,7 @@ async def test_s3_changes_that_a_protocol_does_not_show_delay_no_heartbeat(world
     """Each change comes before the heartbeat is due, so that a count from the last change would never end."""
     async with Reader(world, heartbeat_s=0.2, has_states=False) as reader:
         for epoch in range(1, 13):
-            world.tell(RUNNING, epoch)
+            world.notify(RUNNING, epoch)
             await asyncio.sleep(0.05)
         assert reader.heartbeats >= 1
         assert reader.events == []
