@@ -11,7 +11,6 @@ from aiohttp import hdrs, web
 from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
 from server.http import keys
 from server.http.parameters import read_idempotency_key
-from server.limits.memory import MemoryBudget
 from server.model_request import UserId
 from server.schemas import MAX_BODY_BYTES
 
@@ -28,7 +27,7 @@ Body = TypeVar("Body", bytes, bytearray)
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-async def read_json(request: web.Request, *, max_bytes: int, room: MemoryBudget, user_id: UserId | None = None) -> Any:
+async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | None = None) -> Any:
     """The request's JSON body.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
@@ -39,7 +38,7 @@ async def read_json(request: web.Request, *, max_bytes: int, room: MemoryBudget,
     announced = request.content_length
     if announced is not None and announced > max_bytes:
         raise _too_large(max_bytes)
-    with room.reserve(user_id, max_bytes if announced is None else announced):
+    with request.app[keys.BODY_MEMORY].reserve(user_id, max_bytes if announced is None else announced):
         body = await _read(request, max_bytes)
     return parse_json(body)
 
@@ -55,8 +54,7 @@ async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
     if "Idempotency-Key" not in request.headers:
         request.app[keys.REQUESTS].require_chance(user_id)
     key = read_idempotency_key(request)
-    room = request.app[keys.BODY_MEMORY]
-    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, room=room, user_id=user_id)
+    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, user_id=user_id)
 
 
 def parse_json(body: bytes) -> Any:

@@ -100,7 +100,7 @@ async def recover(request: web.Request) -> web.Response:
 
 
 async def _read_form(request: web.Request) -> Any:
-    return await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
+    return await read_json(request, max_bytes=MAX_BODY_BYTES)
 
 
 def _stranger(request: web.Request) -> Caller:

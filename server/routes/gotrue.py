@@ -145,7 +145,7 @@ async def public_keys(_request: web.Request) -> web.Response:
 
 async def _read_form(request: web.Request) -> dict[str, Any]:
     """Unknown fields are ignored, as in GoTrue."""
-    body = await read_json(request, max_bytes=MAX_BODY_BYTES, room=request.app[keys.BODY_MEMORY])
+    body = await read_json(request, max_bytes=MAX_BODY_BYTES)
     if not isinstance(body, dict):
         raise GoTrueError(400, "bad_json", "Could not parse request body as JSON: an object is expected")
     return body
