@@ -81,7 +81,7 @@ async def test_s8_large_answers_that_wait_for_compression_are_within_the_memory_
 
 
 async def test_s8_a_public_page_is_compressed_once(api: Api) -> None:
-    before = compression._compress_shared.cache_info().misses
+    compression._compress_shared.cache_clear()  # an earlier test of this process may have asked for the page
     pages = [await raw(api, "/openapi.json", GZIP) for _ in range(3)]
     assert {headers["Content-Encoding"] for _, headers in pages} == {"gzip"}
-    assert compression._compress_shared.cache_info().misses == before + 1
+    assert compression._compress_shared.cache_info().misses == 1
