@@ -54,7 +54,7 @@ image: $(DEV) ## run the Dockerfile's steps in a clean root, and serve from it (
 bare: $(DEV) ## run the last commit on a Debian with only the README's prerequisites (5 min; root, debootstrap)
 	@exec $(PY) -m scripts.bare $(CACHE:%=--cache %)
 
-bench: $(DEV) ## measure create-and-wait against a bare proxy (2 min)
+bench: $(DEV) ## measure a create that waits against a bare proxy (2 min; wrk and nginx)
 	@exec $(PY) -m bench.run
 
 bench-waiters: $(DEV) ## measure 2,000 long-polls together with other traffic (4 min)

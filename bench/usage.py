@@ -17,6 +17,31 @@ def memory_mb(pid: int, line: str = "VmRSS") -> float:
     return int(status.split(f"{line}:")[1].split()[0]) / 1024
 
 
+class ProcessorTime:
+    """Processor time of a process and of the processes that it has started, from now on. Resolution: nanoseconds."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before = self._read()
+
+    def since(self) -> tuple[float, float]:
+        """Microseconds of the process, and of its children. Those of a child that ended meanwhile are not counted."""
+        spent = {pid: ns - self._before.get(pid, 0) for pid, ns in self._read().items()}
+        return spent.pop(self._pid) / 1000, sum(spent.values()) / 1000
+
+    def _read(self) -> dict[int, int]:
+        family = (self._pid, *(child.pid for child in psutil.Process(self._pid).children(recursive=True)))
+        return {pid: ns for pid in family if (ns := _scheduled_ns(pid)) is not None}
+
+
+def _scheduled_ns(pid: int) -> int | None:
+    """Time on a processor of all threads: the first field of schedstat (sched-stats of Linux' documentation)."""
+    try:
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # it ended meanwhile
+        return None
+
+
 class CpuUse:
     """The number of cores used by a server, its load and all other processes, from now until it is printed."""
 
