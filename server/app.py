@@ -15,9 +15,7 @@ from server.files.input_files import InputFiles
 from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
 from server.http import keys
-from server.http.compression import compress
-from server.http.large_responses import send_large
-from server.http.middlewares import MIDDLEWARES
+from server.http.middleware import serve
 from server.http.origins import AllowedOrigins
 from server.http.response_headers import add_headers
 from server.inference.backends import create_upstream
@@ -106,7 +104,7 @@ def create_app(
         instance_id=instance_id,
         listening=listening_database(settings, database),
     )
-    app = web.Application(middlewares=(*MIDDLEWARES, send_large, compress))
+    app = web.Application(middlewares=(serve,))
     app.on_response_prepare.append(add_headers)
     app[keys.SETTINGS] = settings
     app[keys.CATALOG] = catalog

@@ -48,7 +48,7 @@ class Usage:
     token_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestSpec:
     """The request of a user, unchanged from the create to the outcome. Input and parameters are JSON."""
 
@@ -60,7 +60,7 @@ class RequestSpec:
     parameters: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelRequest(RequestSpec):
     """One accepted request for inference, as a generator needs it.
 
@@ -83,7 +83,7 @@ class ModelRequest(RequestSpec):
         return self.deadline_left_s - (time.monotonic() - self.claimed_at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completed:
     status: ClassVar[Status] = Status.COMPLETED
     error_code: ClassVar[None] = None
@@ -94,7 +94,7 @@ class Completed:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failed:
     """`output_data` is the partial text, marked `"partial": true`, if there is any."""
 
@@ -107,7 +107,7 @@ class Failed:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cancelled:
     status: ClassVar[Status] = Status.CANCELLED
     error_code: ClassVar[None] = None
@@ -118,7 +118,7 @@ class Cancelled:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Interrupted:
     """Not a final outcome: the row goes back to pending with its attempt refunded, and may start after `delay_s`."""
 
@@ -131,7 +131,7 @@ FinalOutcome = Completed | Failed | Cancelled
 Outcome = FinalOutcome | Interrupted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FinalRow:
     """A final state to write, fenced by the owner and epoch of the claim. `output_data` is JSON.
 

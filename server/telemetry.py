@@ -5,11 +5,12 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
+import orjson
 import structlog
 
-from server.encoding import dumps
 from server.log_writer import LogWriter
 from server.settings import LogFormat, Settings
 
@@ -19,6 +20,8 @@ _SECRETS = re.compile(
     r"|(?i:bearer\s+)[^\s\"',]+"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
+_MARKS = ("hf_", "sk-", "sb_", "eyj", "earer", "://")
+"""`_SECRETS` matches no text that has none of these in lower case. Such a search is much faster than the expression."""
 
 
 def redact(text: str) -> str:
@@ -33,6 +36,24 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
     return event
 
 
+def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put time and level before the fields of the event. orjson writes the time, faster than structlog's stamper."""
+    return {"timestamp": datetime.now(UTC), "level": method, "event": event.pop("event"), **event}
+
+
+def _render_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """One line of JSON. Only a line that holds a part of a credential is searched for credentials, field by field."""
+    line = _dumps(event)
+    lower = line.lower()
+    if any(mark in lower for mark in _MARKS):
+        return _dumps(_redact_event(None, "", event))
+    return line
+
+
+def _dumps(event: MutableMapping[str, Any]) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS).decode()
+
+
 @contextlib.contextmanager
 def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
     """Send all logs, those of libraries included, to stdout in one format. The command line calls it once.
@@ -40,16 +61,18 @@ def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
     No log call waits for stdout. The end of the block writes the remaining lines, within `CLOSE_TIMEOUT_S`.
     """
     log_format = settings.log_format or (LogFormat.CONSOLE if sys.stdout.isatty() else LogFormat.JSON)
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _redact_event,
-    ]
+    shared: list[Any]
     renderer: Any
     if log_format is LogFormat.JSON:
-        renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: dumps(event).decode())
+        shared = [_stamp, structlog.processors.format_exc_info]
+        renderer = _render_json
     else:
+        shared = [
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact_event,
+        ]
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
 
     def describe_drop(count: int) -> str:

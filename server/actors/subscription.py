@@ -8,7 +8,7 @@ from typing import Protocol, Self
 from server.model_request import RequestId, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
     """The state of a request at one moment. `body` is its public object, if the publisher had it."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from server.model_request import ROW_OVERHEAD, InstanceId, RequestId, RequestSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewRequest(RequestSpec):
     """A validated create, and the row to insert: as processing if `owner` is given, otherwise due after `delay_s`.
 
@@ -28,7 +28,7 @@ class NewRequest(RequestSpec):
         return len(self.input_data) + len(self.parameters) + ROW_OVERHEAD
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """Committed. Times are the database's."""
 
@@ -36,7 +36,7 @@ class Accepted:
     deadline_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replayed:
     """Nothing was inserted: the idempotency key belongs to this earlier request."""
 
@@ -44,7 +44,7 @@ class Replayed:
     is_same_body: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReleasedRow:
     """A row to give back to the backlog, under the same fence. The fields are the columns of `release_requests`."""
 
@@ -72,7 +72,7 @@ class WriteStatus(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WriteResult:
     status: WriteStatus
     completed_at: datetime | None

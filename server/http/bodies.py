@@ -50,7 +50,7 @@ async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
     unless it may be a retry. Raises as `read_json` does, and `Unavailable`.
     """
     user_id = request[keys.PRINCIPAL].user_id
-    request[keys.RATE_LIMIT] = request.app[keys.CREATE_LIMITER].peek(str(user_id))
+    request[keys.RATE_LIMIT] = request.app[keys.CREATE_LIMITER].peek(user_id)
     if "Idempotency-Key" not in request.headers:
         request.app[keys.REQUESTS].require_chance(user_id)
     key = read_idempotency_key(request)

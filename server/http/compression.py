@@ -8,7 +8,7 @@ import re
 from aiohttp import hdrs, web
 
 from server.http.large_responses import reserve_memory
-from server.http.middlewares import Handler, is_always_up
+from server.http.marks import marks_of
 
 MIN_BYTES = 1024
 """Smaller answers fit into a packet as they are."""
@@ -21,25 +21,23 @@ of an attacker in it (BREACH)."""
 _REFUSED = re.compile(r"q\s*=\s*0(?:\.0*)?", re.ASCII)
 
 
-@web.middleware
-async def compress(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def compress(request: web.Request, response: web.Response) -> None:
     """Compress a JSON body of more than `MIN_BYTES`. Streams, files and answers that hold tokens stay as they are.
 
     Raises `RateLimited` and `Unavailable` while large answers take too much memory.
     """
-    response = await handler(request)
-    if not isinstance(response, web.Response) or response.content_type != "application/json":
-        return response
     body = response.body
+    if not isinstance(body, bytes) or len(body) <= MIN_BYTES or response.content_type != "application/json":
+        return
     resource = request.match_info.route.resource
     if resource is None or not _SECRETS.isdisjoint(resource.canonical.split("/")):
-        return response
+        return
     vary = response.headers.get(hdrs.VARY)
     response.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING if vary is None else f"{vary}, {hdrs.ACCEPT_ENCODING}"
-    if not isinstance(body, bytes) or len(body) <= MIN_BYTES or request.method == hdrs.METH_HEAD:
-        return response
+    if request.method == hdrs.METH_HEAD:
+        return
     if _accepts_gzip(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, []))):
-        if is_always_up(request.match_info.handler):
+        if marks_of(request.match_info.handler).is_always_up:
             response.body = _compress_shared(body)
         elif len(body) <= _INLINE_BYTES:
             response.body = _compress(body)
@@ -47,7 +45,6 @@ async def compress(request: web.Request, handler: Handler) -> web.StreamResponse
             with reserve_memory(request, len(body)):  # the body waits for a thread
                 response.body = await asyncio.to_thread(_compress, body)
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"
-    return response
 
 
 def _compress(body: bytes) -> bytes:

@@ -18,6 +18,7 @@ from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter, RateLimitResult
+from server.model_request import RequestId
 from server.requests.service import ModelRequests
 from server.settings import Settings
 from server.storage.objects import Objects
@@ -47,5 +48,7 @@ ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
+MODEL_REQUEST_ID: web.RequestKey[RequestId] = web.RequestKey("model_request_id")
+"""The model request that a create made or found, for the log."""
 PRINCIPAL = web.RequestKey("principal", Principal)
 RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("rate_limit")

@@ -8,7 +8,6 @@ from aiohttp import Payload, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from server.http import keys
-from server.http.middlewares import Handler
 
 PIECE = 64 * 1024
 """Bytes of one write. aiohttp writes a whole body at once, and the transport copies what the client has not taken."""
@@ -18,15 +17,11 @@ STALL_S = 60.0
 log = structlog.get_logger(__name__)
 
 
-@web.middleware
-async def send_large(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def send_large(request: web.Request, response: web.Response) -> None:
     """Send a response larger than a piece within the memory budget. Raises `RateLimited` and `Unavailable`."""
-    response = await handler(request)
-    if not isinstance(response, web.Response) or request.method == hdrs.METH_HEAD:
-        return response
     body = response.body
-    if not isinstance(body, bytes) or len(body) <= PIECE:
-        return response
+    if not isinstance(body, bytes) or len(body) <= PIECE or request.method == hdrs.METH_HEAD:
+        return
     with reserve_memory(request, len(body)):
         response.body = _Pieces(body)
         try:
@@ -40,7 +35,6 @@ async def send_large(request: web.Request, handler: Handler) -> web.StreamRespon
             log.debug("answer_left", path=request.path)
         finally:
             response.body = None  # aiohttp keeps the response until the next request on its connection
-    return response
 
 
 def reserve_memory(request: web.Request, size: int) -> AbstractContextManager[None]:

@@ -7,7 +7,7 @@ from importlib import resources
 from aiohttp import hdrs, web
 
 from server.http.entity_tags import has_tag, weak_tag
-from server.http.middlewares import Handler, always_up
+from server.http.marks import Handler, always_up
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob:; media-src blob:; "

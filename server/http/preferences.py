@@ -13,7 +13,7 @@ _ASYNC = re.compile(r"respond-async", re.ASCII | re.IGNORECASE)
 _SECONDS = re.compile(r"\d{1,19}(?:\.\d{1,6})?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
     """Seconds to wait, already capped, and the preference that was applied, for `Preference-Applied`."""
 

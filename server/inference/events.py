@@ -58,7 +58,7 @@ class InputFile:
     open: Callable[[], AsyncIterator[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One upstream call. `models` is the chain to try in order; empty means upstream's own default.
 
@@ -72,7 +72,7 @@ class Call:
     files: Mapping[str, InputFile] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Started:
     """Upstream answered with success, and the first valid byte has arrived. At most once in a generation."""
 
@@ -110,7 +110,7 @@ class FileChunk(NamedTuple):
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GenerationFailed:
     """The last event of a failed generation.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -12,7 +12,7 @@ PERIOD_S = 60.0
 MAX_KEYS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RateLimitResult:
     """Whether one more call is within the rate, and the values for the response headers.
 
@@ -57,7 +57,7 @@ class RateLimiter:
         self._limit = per_minute
         self._burst = burst or per_minute
         self._max_keys = max_keys
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -70,7 +70,7 @@ class RateLimiter:
     def _interval_s(self) -> float:
         return PERIOD_S / self._limit
 
-    def check(self, key: str) -> RateLimitResult | None:
+    def check(self, key: Hashable) -> RateLimitResult | None:
         """Count one call of `key` if it is within the rate. None without a limit. A rejected call is not counted."""
         if not self._limit:
             return None
@@ -80,14 +80,14 @@ class RateLimiter:
         bucket.add(1)
         return self._allowed(bucket.level)
 
-    def peek(self, key: str) -> RateLimitResult | None:
+    def peek(self, key: Hashable) -> RateLimitResult | None:
         """As `check`, but counts nothing."""
         if not self._limit:
             return None
         bucket = self._bucket(key)
         return self._allowed(bucket.level) if bucket.has_capacity() else self._rejected(self._delay_s(bucket))
 
-    def reserve(self, key: str) -> float:
+    def reserve(self, key: Hashable) -> float:
         """Count one call beyond the rate. Returns the seconds until it may start, one interval after the last one.
 
         It counts now, so `check` rejects others until that start, and the total stays within the rate.
@@ -97,11 +97,11 @@ class RateLimiter:
         bucket.add(1)
         return delay_s
 
-    def refund(self, key: str) -> None:
+    def refund(self, key: Hashable) -> None:
         """Undo the last `reserve`."""
         self._bucket(key).add(-1)
 
-    def _bucket(self, key: str) -> _Bucket:
+    def _bucket(self, key: Hashable) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = _Bucket(self._burst, self._burst * self._interval_s)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from server import __version__, errors
 from server.auth.gotrue.error_form import PREFIX as GOTRUE_PREFIX
 from server.errors import Problem
-from server.http.middlewares import is_always_up, is_limited_by_address, is_public
+from server.http.marks import marks_of
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.compatible_objects import GoTrueError, OpenAIError
 from server.openapi.objects import ProblemObject
@@ -85,7 +85,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _describe(route: Route, operation: Operation) -> Schema:
-    shows_limit = is_limited_by_address(route.handler) or not is_public(route.handler)
+    shows_limit = marks_of(route.handler).is_limited_by_address or not marks_of(route.handler).is_public
     answers = next((shape for prefix, shape in _OTHER_SHAPES.items() if route.path.startswith(prefix)), {})
     described: Schema = {
         "operationId": operation.id,
@@ -104,7 +104,7 @@ def _describe(route: Route, operation: Operation) -> Schema:
         bodies = operation.body if isinstance(operation.body, Mapping) else {JSON: operation.body}
         content = {media: {"schema": _schema(schema)} for media, schema in bodies.items()}
         described["requestBody"] = {"required": True, "content": content}
-    if is_public(route.handler):
+    if marks_of(route.handler).is_public:
         described["security"] = []
     if route.aliases:
         described["x-aliases"] = [_template(alias) for alias in route.aliases]
@@ -118,11 +118,11 @@ def _problems(route: Route, operation: Operation) -> list[type[Problem]]:
         return problems
     if operation.body is not None:
         problems = [*_BODY, *([] if isinstance(operation.body, Mapping) else [errors.Invalid]), *problems]
-    if not is_public(handler):
+    if not marks_of(handler).is_public:
         problems += [errors.Unauthenticated, errors.RateLimited]
-    if is_limited_by_address(handler):
+    if marks_of(handler).is_limited_by_address:
         problems += [errors.RateLimited]
-    return [*problems, errors.ServerFault, *([] if is_always_up(handler) else [errors.Unavailable])]
+    return [*problems, errors.ServerFault, *([] if marks_of(handler).is_always_up else [errors.Unavailable])]
 
 
 def _answer(answer: Answer, shows_limit: bool) -> Schema:  # noqa: FBT001 - private

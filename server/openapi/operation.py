@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from server.errors import Problem
-from server.http.middlewares import Handler
+from server.http.marks import Handler
 from server.openapi.parts import Answer, Model, Schema
 
 

@@ -40,7 +40,7 @@ def fingerprint_of(body: Any) -> bytes:
     return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """A stored request. `view` is its state from memory; None for the earlier request of an idempotency key."""
 
@@ -199,7 +199,7 @@ class Admission:
             raise Unauthenticated from None  # the account was deleted while its token lived on
         if isinstance(accepted, Accepted):
             status = Status.PROCESSING if row.owner else Status.PENDING
-            log.info("request_accepted", id=str(row.id), user=str(row.user_id), status=status)
+            log.debug("request_accepted", id=row.id, user=row.user_id, status=status)
         return accepted
 
 

@@ -42,7 +42,7 @@ class Runs(Protocol):
     def cancel(self, request_id: RequestId, owner: InstanceId) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Created(Generic[AnySubscription]):
     """An accepted request that its creator is subscribed to, until the end of a `with` block.
 
@@ -172,19 +172,19 @@ class ModelRequests:
             return admitted, delay_s
         finally:
             if delay_s > 0 and not is_new:
-                self._rates.refund(str(draft.user_id))
+                self._rates.refund(draft.user_id)
 
     def _check_rate(
         self, user_id: UserId, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> float:
-        result = self._rates.check(str(user_id))
+        result = self._rates.check(user_id)
         if result is None:
             return 0.0
         on_rate(result)
         if result.allowed:
             return 0.0
         if may_be_put_off:
-            return self._rates.reserve(str(user_id))
+            return self._rates.reserve(user_id)
         raise RateLimited(
             "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
             retry_after_s=result.retry_after_s,

@@ -12,7 +12,7 @@ from server.auth.tokens import bearer_token
 from server.errors import Conflict, Forbidden, Unauthenticated
 from server.http import keys
 from server.http.bodies import read_json
-from server.http.middlewares import limited_as_refresh, limited_by_address
+from server.http.marks import limited_as_refresh, limited_by_address
 from server.http.responses import json_response
 from server.limits.rates import find_client_ip
 from server.model_request import RequestId, UserId

@@ -4,7 +4,7 @@ import functools
 
 from aiohttp import hdrs, web
 
-from server.http.middlewares import Handler, always_up
+from server.http.marks import Handler, always_up
 from server.http.pages import Page, read_page, respond, serve
 from server.http.responses import json_response
 from server.openapi import parts

@@ -5,7 +5,7 @@ import functools
 from aiohttp import web
 
 from server.encoding import dumps
-from server.http.middlewares import Handler, always_up
+from server.http.marks import Handler, always_up
 from server.http.pages import Page, make_page, read_page, respond, serve
 from server.openapi import parts
 from server.openapi.document import build_document

@@ -9,7 +9,7 @@ from server.errors import Conflict, NotFound, RangeNotSatisfiable, RateLimited, 
 from server.files.stored import NO_OUTPUT, NO_UPLOAD
 from server.http import keys
 from server.http.file_responses import answer_file
-from server.http.middlewares import refused_under_overload
+from server.http.marks import refused_under_overload
 from server.http.parameters import read_uuid
 from server.http.responses import json_response, link_to
 from server.http.uploads import open_body
@@ -115,7 +115,7 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 
 def _count_as_create(request: web.Request) -> None:
-    result = request.app[keys.CREATE_LIMITER].check(str(request[keys.PRINCIPAL].user_id))
+    result = request.app[keys.CREATE_LIMITER].check(request[keys.PRINCIPAL].user_id)
     request[keys.RATE_LIMIT] = result
     if result is not None and not result.allowed:
         raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)

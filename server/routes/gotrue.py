@@ -13,7 +13,7 @@ from server import __version__
 from server.auth.gotrue.error_form import GoTrueError
 from server.http import keys
 from server.http.bodies import read_json
-from server.http.middlewares import Handler, limited_as_refresh, limited_by_address, public
+from server.http.marks import Handler, limited_as_refresh, limited_by_address, public
 from server.http.responses import json_response
 from server.openapi import parts
 from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser

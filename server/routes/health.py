@@ -7,7 +7,7 @@ from aiohttp import web
 
 from server import __version__
 from server.http import keys
-from server.http.middlewares import always_up
+from server.http.marks import always_up
 from server.http.responses import json_response
 from server.lifecycle import Phase
 from server.openapi import parts

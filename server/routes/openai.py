@@ -20,7 +20,7 @@ from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, 
 from server.http import keys
 from server.http.bodies import read_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
-from server.http.middlewares import refused_under_overload
+from server.http.marks import refused_under_overload
 from server.http.responses import json_response, link_to
 from server.http.sse import EventStream
 from server.inference.events import Task
@@ -148,6 +148,7 @@ async def _create(
             created = await create(subscribe=Waiter, deadline_s=deadline_s)
     except Invalid as problem:
         raise ask.refusal(problem) from None
+    request[keys.MODEL_REQUEST_ID] = created.subscription.request_id
     return replace(ask, create={}), created
 
 

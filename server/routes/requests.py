@@ -16,7 +16,7 @@ from server.http import keys
 from server.http.bodies import read_create_body
 from server.http.disconnects import may_be_left, wait_for
 from server.http.entity_tags import known_tags, opaque, weak_tag
-from server.http.middlewares import refused_under_overload
+from server.http.marks import refused_under_overload
 from server.http.parameters import accepts_events, read_filters, read_id, single
 from server.http.preferences import Waiting, read_preferences, read_wait_parameter
 from server.http.request_events import send_request
@@ -138,7 +138,7 @@ async def _create(
 ) -> Created[AnySubscription]:
     """The body lives in this call alone: a client that waits for its answer holds no prompt."""
     key, body = await read_create_body(request)
-    return await request.app[keys.REQUESTS].create(
+    created = await request.app[keys.REQUESTS].create(
         request[keys.PRINCIPAL].user_id,
         body,
         sent=body,
@@ -147,6 +147,8 @@ async def _create(
         may_be_put_off=waiting.applied == "respond-async",
         on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
     )
+    request[keys.MODEL_REQUEST_ID] = created.subscription.request_id
+    return created
 
 
 async def _answer(request: web.Request, created: Created[Waiter], waiting: Waiting) -> web.Response:

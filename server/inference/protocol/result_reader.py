@@ -43,7 +43,7 @@ NO_USAGE = Usage()
 Last = Progress | Completed | Failure | FollowUp
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
     """The state that all readers of one call share.
 

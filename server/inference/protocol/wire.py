@@ -39,7 +39,7 @@ class FilePart:
         return 4 * -(-self.file.size // 3) if self.is_base64 else self.file.size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WireRequest:
     """One HTTP request without its credentials.
 
