@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 from aiohttp import hdrs
 
+from server.inference.direct_exchange import Answer
 from server.inference.protocol import UpstreamError
 from server.inference.transport import TRANSPORT_ERRORS
 
@@ -44,7 +44,7 @@ class AnswerBody:
     for a compressed answer.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, *, gap_s: float) -> None:
+    def __init__(self, response: Answer, *, gap_s: float) -> None:
         require_plain(response.headers)
         self.has_begun = False
         self._content = response.content

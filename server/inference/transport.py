@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from aiohttp import hdrs, http_exceptions
 
 from server import __version__
 from server.inference.body import SLICE_BYTES, PartsBody
+from server.inference.direct_exchange import Answer, DirectExchange, Heads
 from server.inference.protocol import UpstreamError, WireRequest
 from server.inference.public_addresses import AddressInfo, NotPublic, open_public_socket
 
@@ -37,15 +39,22 @@ class Transport:
         self._credentials = dict(credentials)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._heads: Heads | None = None
         self._public_session: aiohttp.ClientSession | None = None
 
-    def send(self, wire: WireRequest, *, timeout_s: float) -> "_Exchange":
+    def send(self, wire: WireRequest, *, timeout_s: float) -> AbstractAsyncContextManager[Answer]:
         """An async context manager with the answer, within `timeout_s`. Leaving it early drops the connection.
 
         Raises `TRANSPORT_ERRORS`, and `InputFault` if an input file could not be read.
         """
         session, headers = self._address(wire)
-        return _Exchange(session, wire, headers, timeout=_create_timeout(timeout_s))
+        timeout = _create_timeout(timeout_s)
+        body = wire.body
+        if session is self._session and isinstance(body, bytes) and len(body) <= SLICE_BYTES and self._heads:
+            return DirectExchange(
+                self._heads.find(wire.method, wire.url, tuple(headers.items())), body, timeout=timeout
+            )
+        return _Exchange(session, wire, headers, timeout=timeout)
 
     async def close(self) -> None:
         """Close all connections, even those in use."""
@@ -60,6 +69,7 @@ class Transport:
         if is_at_home or _host_of(wire.url) == self._host:
             if self._session is None:
                 self._session = _create_session(self._connections)
+                self._heads = Heads(self._session)
             return self._session, headers
         if self._public_session is None:
             self._public_session = _create_session(self._connections, socket_factory=open_public_socket)
@@ -154,7 +164,10 @@ def _create_session(
 def _create_timeout(total_s: float) -> aiohttp.ClientTimeout:
     """At most `total_s`, with the body. aiohttp would round it up to whole seconds, and treat 0 as no limit."""
     return aiohttp.ClientTimeout(
-        total=max(total_s, 0.001), connect=RESOLVE_AND_CONNECT_S, sock_connect=CONNECT_S, ceil_threshold=float("inf")
+        total=max(total_s, 0.001),
+        connect=max(min(total_s, RESOLVE_AND_CONNECT_S), 0.001),
+        sock_connect=CONNECT_S,
+        ceil_threshold=float("inf"),
     )
 
 
