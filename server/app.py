@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp_cors
 from aiohttp import web
-from aiohttp_cors.urldispatcher_router_adapter import ResourcesUrlDispatcherRouterAdapter
 
 from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
@@ -16,7 +15,7 @@ from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
 from server.http import keys
 from server.http.middleware import serve
-from server.http.origins import AllowedOrigins
+from server.http.origins import AllowedOrigins, CorsRouter
 from server.http.response_headers import add_headers
 from server.inference.backends import create_upstream
 from server.inference.events import Upstream
@@ -259,7 +258,7 @@ def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
         max_age=600,
     )
     app[keys.ALLOWED_ORIGINS] = AllowedOrigins(origins, options)
-    adapter = ResourcesUrlDispatcherRouterAdapter(app.router, app[keys.ALLOWED_ORIGINS])
+    adapter = CorsRouter(app.router, app[keys.ALLOWED_ORIGINS])
     cors = aiohttp_cors.CorsConfig(app, router_adapter=adapter)
     for route in list(app.router.routes()):
         cors.add(route)

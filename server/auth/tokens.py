@@ -175,7 +175,7 @@ class TokenVerifier:
             return False
 
     def _find_cached(self, token: str) -> Principal | None:
-        _require_shape(token)
+        """A token of any shape may be looked for: only verified ones are found."""
         if self._public_keys is not None and self._public_keys.generation != self._generation:
             self._generation = self._public_keys.generation
             self._known.clear()
@@ -183,6 +183,7 @@ class TokenVerifier:
         return known[0] if known is not None and self._clock() < known[1] + LEEWAY_S else None
 
     def _verify(self, token: str) -> tuple[Principal, int]:
+        _require_shape(token)
         try:
             key, algorithm, is_public = self._choose_key(token)
             claims = jwt.decode(
@@ -248,7 +249,7 @@ def _require_shape(token: str) -> None:
 
 
 def _fingerprint(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
 
 
 def _key_id(token: str) -> str | None:

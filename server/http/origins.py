@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from aiohttp import hdrs, web
+from aiohttp_cors.urldispatcher_router_adapter import ResourcesUrlDispatcherRouterAdapter
+
 _WILDCARDS = {"*.": r"(?:[a-z0-9_-]+\.)+", ":*": r"(?::[0-9]{1,5})?"}
 _WILDCARD = re.compile(r"(?<=//)\*\.|:\*$")
 
@@ -33,6 +36,13 @@ class AllowedOrigins(Mapping[str, Options]):
 
     def __len__(self) -> int:
         return len(self._origins)
+
+
+class CorsRouter(ResourcesUrlDispatcherRouterAdapter):
+    """Lets aiohttp-cors look only at requests that have an `Origin`: the other ones are most, and get no headers."""
+
+    def is_cors_enabled_on_request(self, request: web.Request) -> bool:
+        return hdrs.ORIGIN in request.headers and bool(super().is_cors_enabled_on_request(request))
 
 
 def _pattern(origin: str) -> str:
