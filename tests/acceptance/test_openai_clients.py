@@ -9,6 +9,7 @@ from huggingface_hub import AsyncInferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from server.inference.offline import INTRODUCTION
 from tests.acceptance.conftest import Api, Start
@@ -313,3 +314,25 @@ async def test_hugging_faces_own_client_works_with_the_offline_double(api: Api) 
         answer = await client.chat_completion(HELLO)
     assert (answer.choices[0].message.content or "").startswith(INTRODUCTION)
     assert answer.model == "offline/echo"
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+    friends: "list[Person]"
+
+
+async def test_the_offline_double_answers_parse_and_a_required_tool_with_values_that_fit(api: Api) -> None:
+    await api.sign_up()
+    async with client_of(api) as client:
+        parsed = await client.chat.completions.parse(model="default", messages=HELLO, response_format=Person)
+        called = await client.chat.completions.parse(
+            model="default",
+            messages=HELLO,
+            tools=[openai.pydantic_function_tool(Person)],
+            tool_choice={"type": "function", "function": {"name": "Person"}},
+        )
+    assert parsed.choices[0].message.parsed is not None
+    assert "not AI" in parsed.choices[0].message.parsed.name
+    [call] = called.choices[0].message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Person)
