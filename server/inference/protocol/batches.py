@@ -19,6 +19,9 @@ _LISTS = {Task.FEATURE_EXTRACTION: "text", Task.SENTENCE_SIMILARITY: "sentences"
 _PAUSE_S = 1.0
 _MAX_PAUSE_S = 10.0
 """Before a part of the list is asked for again, after a failure."""
+MAX_NUMBERS = 4 * 1024 * 1024
+"""Numbers of a result in parts: 2,048 vectors of 2,048 numbers, in about 250 MB of memory and 45 MB of JSON."""
+TOO_MANY_NUMBERS = UpstreamError("The vectors of all texts would be larger than a result may be: send fewer texts.")
 _CONTENT_TOO_LARGE = 413
 _REFUSALS = frozenset({400, 422, 424})
 _TOO_MANY = re.compile(
@@ -91,6 +94,8 @@ class _Batches:
             self.known.record(self.model, replace(self.known.find(self.model), max_texts=self.size))
         results, done = (*self.results, result), self.done + self.count
         if done < self._total:
+            if _count_numbers(result.output_data) * self._total > MAX_NUMBERS * self.count:
+                return Failure(TOO_MANY_NUMBERS, model=result.model)
             return replace(self, results=results, done=done, misses=0).follow(is_next_part=True)
         data = _join([result.output_data for result in results])
         if data is None:
@@ -165,6 +170,14 @@ def _join(results: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _names_of_lists(result: Mapping[str, Any]) -> set[str]:
     return {name for name, value in result.items() if isinstance(value, list)}
+
+
+def _count_numbers(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_count_numbers, value.values()))
+    if isinstance(value, list) and value:
+        return sum(map(_count_numbers, value)) if isinstance(value[0], list) else len(value)
+    return 0
 
 
 def _sum(usages: list[Usage]) -> Usage:

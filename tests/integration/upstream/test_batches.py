@@ -95,6 +95,18 @@ async def test_2048_texts_are_sent_in_parts_from_the_start(client: Client) -> No
     assert sizes(client.fake) == [MAX_TEXTS] * 8
 
 
+async def test_vectors_that_would_be_too_large_together_are_refused_after_the_first_part(client: Client) -> None:
+    numbers = [0.5] * 2049
+    client.fake.default = lambda received: json_answer(
+        {"data": [{"embedding": numbers} for _ in received.body["input"]]}
+    )
+    [failed] = await embed(client, ["a"] * 2048)
+    assert isinstance(failed, GenerationFailed)
+    assert "send fewer texts" in failed.message
+    assert len(client.fake.calls) == 1
+    assert isinstance((await embed(client, ["a"] * 300))[-1], Completed)
+
+
 async def test_one_text_in_a_list_and_alone(client: Client) -> None:
     client.fake.default = lambda received: json_answer({"data": [{"index": 0, "embedding": [1.0]}]})
     assert (await embed(client, ["a"]))[-1].output_data == {"embeddings": [[1.0]]}  # type: ignore[union-attr]
