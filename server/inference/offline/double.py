@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -81,7 +82,8 @@ class Offline:
             yield GenerationFailed(Code.MODEL_ERROR, message, model=model)
             return
         prompt = _prompt_of(call)
-        answer = list(_text(call, prompt, model, script) if call.task in _TEXT_TASKS else _result(call, model, script))
+        make = partial(_text, call, prompt, model) if call.task in _TEXT_TASKS else partial(_result, call, model)
+        answer = await asyncio.to_thread(lambda: list(make(script)))  # 2,048 vectors take seconds
         seconds = script.delay_s + script.pause_s * len(answer)
         if seconds > timeout_s:
             await self._sleep(timeout_s)

@@ -62,8 +62,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 def make_value(schema: Any, *, text: str = NOTE) -> Any:
     """A value that fits `schema`, with `text` in its free strings. Raises `Impossible`.
 
-    Optional properties are part of it, unless there are too many. `not`, dependent schemas, and lookarounds of patterns
-    are mostly ignored.
+    Optional properties that have a type are part of it, unless there are too many. `not`, dependent schemas, and
+    lookarounds of patterns are mostly ignored.
     """
     try:
         try:
@@ -114,7 +114,7 @@ class _Maker:
         made: dict[str, Any] = {}
         for name in [*properties, *(name for name in required if name not in properties)]:
             is_left_out = self._is_brief or depth > _MAX_DEPTH or len(made) + len(required) >= most
-            if is_left_out and name not in required:
+            if (is_left_out or properties.get(name) in ({}, True)) and name not in required:
                 continue
             try:
                 made[name] = self.make(properties.get(name, others), refs, depth=depth + 1, number=number)

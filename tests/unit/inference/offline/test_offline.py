@@ -1,5 +1,6 @@
 """The test double: each model behaves as its name says, and none passes for AI."""
 
+import asyncio
 import io
 import json
 import struct
@@ -199,6 +200,17 @@ async def test_vectors_have_one_size_and_follow_from_the_words() -> None:
     assert (len(one), len(many[1]), len(short)) == (384, 384, 8)
     assert many[0] == one != many[1]
     assert sum(value * value for value in one) == pytest.approx(1, abs=1e-4)
+
+
+async def test_many_vectors_do_not_block_the_event_loop() -> None:
+    texts = [f"{number} word of many" for number in range(1000)]
+    making = asyncio.create_task(data_of(Task.FEATURE_EXTRACTION, {"text": texts}))
+    turns = 0
+    while not making.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len((await making)["embeddings"]) == 1000
+    assert turns > 20
 
 
 async def test_like_sentences_are_more_similar_than_others() -> None:

@@ -189,6 +189,7 @@ def test_free_texts_say_that_they_are_not_ai() -> None:
 def test_optional_properties_are_part_of_the_value() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"const": 1}}}}
     assert check(schema) == {"a": NOTE, "b": [1]}
+    assert check({"type": "object", "properties": {"a": {}, "b": True}}) == {}
 
 
 def test_a_recursive_value_shows_one_level_and_ends() -> None:
