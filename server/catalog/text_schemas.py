@@ -16,8 +16,8 @@ from pydantic import (
 from server.catalog.fields import HubInput, Label, Language, Text, TopK
 from server.schemas import Body
 
-MAX_TEXTS = 256
-"""Texts of one embedding request. With the longest vectors in use the answer has a few MiB."""
+MAX_TEXTS = 2048
+"""Texts of one embedding request, as at OpenAI. They are sent in parts."""
 MAX_CELLS = 5_000
 
 Truncation = Literal["do_not_truncate", "longest_first", "only_first", "only_second"]

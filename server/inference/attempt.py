@@ -23,8 +23,8 @@ from server.inference.resilience import Deadline
 from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
 from server.model_request import Completed
 
-MAX_HOPS = 1000
-"""Follow-up requests in one attempt. Most of them poll a job."""
+MAX_HOPS = 2500
+"""Follow-up requests in one attempt. Most of them poll a job, or ask for the next texts of a list."""
 MAX_ADDRESSES = 12
 """Different foreign URLs among them, each for a file or the status of a job."""
 
@@ -53,11 +53,12 @@ class Attempt:
         """False if a failure is not upstream's, such as an unreadable input file."""
 
     async def run(  # noqa: C901 - a method for the inner loop would be called for each chunk
-        self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float
+        self, wire: WireRequest, read: OpenReader, *, model: str | None, timeout_s: float, deadline: Deadline
     ) -> AsyncGenerator[Step, None]:
-        """Yield the steps of the answer, and a `Completed` or a `Failure` as the last, within `timeout_s`.
+        """Yield the steps of the answer, and a `Completed` or a `Failure` as the last.
 
-        Closing the generator closes the connection at once.
+        Each part of the result has `timeout_s`, within the deadline of the call. Closing the generator closes the
+        connection at once.
         """
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
@@ -90,6 +91,8 @@ class Attempt:
             if follow_up is None:
                 return
             await self._sleep(follow_up.pause_s)
+            if follow_up.is_next_part:
+                self._deadline = Deadline(deadline.bound(timeout_s))
             wire, read = follow_up.wire, follow_up.read
 
     def _finish(

@@ -10,6 +10,7 @@ from server.inference.protocol import (
     OpenReader,
     UpstreamError,
     WireRequest,
+    ask_in_known_form,
     build_edge_call,
     build_edge_probe,
     read_edge_refusal,
@@ -70,7 +71,14 @@ class EdgeFunction(HuggingFace):
     async def _prepare(
         self, call: Call, _model: str | None, _timeout_s: float
     ) -> tuple[str | None, WireRequest, OpenReader]:
-        return None, build_edge_call(call, self._base_url), _reader_for(call)
+        first = next(iter(call.models), "")
+        return None, *ask_in_known_form(
+            call,
+            first,
+            self._known_forms,
+            build=lambda asked: build_edge_call(asked, self._base_url),
+            read=_reader_for(call),
+        )
 
 
 def _reader_for(call: Call) -> OpenReader:

@@ -19,15 +19,15 @@ from server.inference.protocol import (
     BadModel,
     Failure,
     Judge,
+    KnownForms,
     OpenReader,
     UpstreamError,
     WireRequest,
-    build,
+    ask,
     build_listing,
     build_probe,
     is_router,
     read_refusal,
-    reader_for,
 )
 from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudget, RetryPlan
 from server.inference.short_calls import Reply, fetch_reply
@@ -86,6 +86,7 @@ class HuggingFace:
         self._refusals = refusals or TokenRefusals()
         self._pace = RateLimiter("model", rate_per_minute, burst=max(1, rate_per_minute // _BURSTS_PER_MINUTE))
         self._transport = Transport(base_url, credentials=self._credentials(), connections=connections)
+        self._known_forms = KnownForms()
         self._first_model = FirstModel(self._ask_for_models)
         self._live_listing = LiveListing(self._ask_for_models)
 
@@ -169,7 +170,7 @@ class HuggingFace:
             raise _NotCalled(reason.error, is_upstream_fault=True) from None
         except TimeoutError as error:
             raise _NotCalled(explain(error, timeout_s=timeout_s), is_upstream_fault=True) from None
-        return attempt.run(wire, read, model=model, timeout_s=timeout_s)
+        return attempt.run(wire, read, model=model, timeout_s=timeout_s, deadline=deadline)
 
     async def _wait_for_rate(self, name: str, deadline: Deadline) -> None:
         """Wait until the rate limit of the model allows the call. Raises `_NotCalled` if that takes too long."""
@@ -188,7 +189,7 @@ class HuggingFace:
         """The model, the request, and the reader of its answer. Raises `BadModel`, `NoModel` and `TimeoutError`."""
         if model is None:
             model = await self._first_model.find(timeout_s=timeout_s)
-        return model, build(call, model, base_url=self._base_url), reader_for(call, model, base_url=self._base_url)
+        return model, *ask(call, model, base_url=self._base_url, known=self._known_forms)
 
     def _credentials(self) -> dict[str, str]:
         return {} if self._token is None else {hdrs.AUTHORIZATION: f"Bearer {self._token}"}

@@ -9,11 +9,12 @@ from huggingface_hub import AsyncInferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from server.inference.offline import INTRODUCTION
 from tests.acceptance.conftest import Api, Start
 from tests.acceptance.openai_upstream import BROKEN, TEXT, WEATHER, WORDS, start_online, tool_answer
-from tests.fakes.huggingface import FakeHuggingFace, chat_answer, error_answer, json_answer
+from tests.fakes.huggingface import Answer, FakeHuggingFace, Received, chat_answer, error_answer, json_answer
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 ARGUMENTS = '{"place": "Oslo"}'
@@ -183,6 +184,36 @@ async def test_embeddings_come_in_both_encodings(
     assert answer.usage.total_tokens == 4
 
 
+def tei_of_32(received: Received) -> Answer:
+    """A TEI as it is by default."""
+    count = len(received.body["input"])
+    if count > 32:
+        words = f"batch size {count} > maximum allowed batch size 32"
+        return json_answer({"message": words, "code": 422, "type": "Validation"}, status=422)
+    data = [{"index": at, "embedding": [float(text)]} for at, text in enumerate(received.body["input"])]
+    return json_answer({"data": data[::-1], "usage": {"prompt_tokens": count, "total_tokens": count}})
+
+
+async def test_257_and_2048_texts_are_split_for_a_tei_that_takes_32(
+    client: AsyncOpenAI, online: Api, upstream: FakeHuggingFace
+) -> None:
+    upstream.default = tei_of_32
+    for count in (257, 2048):
+        texts = [str(number) for number in range(count)]
+        answer = await client.embeddings.create(model="default", input=texts, encoding_format="float")
+        assert [item.embedding for item in answer.data] == [[float(number)] for number in range(count)]
+        assert [item.index for item in answer.data] == list(range(count))
+        assert answer.usage.total_tokens == count
+    assert len(upstream.calls) == 1 + 9 + 64
+    reply = await online.create(model_type="feature-extraction", input_data={"text": ["7", "8"] * 20})
+    assert reply.json["output_data"]["embeddings"] == [[7.0], [8.0]] * 20
+
+
+async def test_2049_texts_are_refused(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="2048"):
+        await client.embeddings.create(model="default", input=["a"] * 2049)
+
+
 async def test_models_are_those_that_can_be_named(start: Start, upstream: FakeHuggingFace) -> None:
     api = await start_online(start, upstream, allowed_models="other/model,*")
     async with client_of(api) as client:
@@ -313,3 +344,25 @@ async def test_hugging_faces_own_client_works_with_the_offline_double(api: Api) 
         answer = await client.chat_completion(HELLO)
     assert (answer.choices[0].message.content or "").startswith(INTRODUCTION)
     assert answer.model == "offline/echo"
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+    friends: "list[Person]"
+
+
+async def test_the_offline_double_answers_parse_and_a_required_tool_with_values_that_fit(api: Api) -> None:
+    await api.sign_up()
+    async with client_of(api) as client:
+        parsed = await client.chat.completions.parse(model="default", messages=HELLO, response_format=Person)
+        called = await client.chat.completions.parse(
+            model="default",
+            messages=HELLO,
+            tools=[openai.pydantic_function_tool(Person)],
+            tool_choice={"type": "function", "function": {"name": "Person"}},
+        )
+    assert parsed.choices[0].message.parsed is not None
+    assert "not AI" in parsed.choices[0].message.parsed.name
+    [call] = called.choices[0].message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Person)

@@ -3,9 +3,13 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import orjson
 
 from server.errors import Code
 from server.inference.breaker import Breaker
@@ -21,7 +25,10 @@ from server.inference.events import (
     Started,
     Task,
 )
+from server.inference.offline.sample_files import NOTE
 from server.inference.offline.sample_results import INTRODUCTION, make_result, quoted
+from server.inference.offline.sample_schemas import Impossible
+from server.inference.offline.sample_values import make_value
 from server.model_request import Usage
 
 LONG_STREAM_WORDS = 300
@@ -75,7 +82,8 @@ class Offline:
             yield GenerationFailed(Code.MODEL_ERROR, message, model=model)
             return
         prompt = _prompt_of(call)
-        answer = list(_text(call, prompt, model, script) if call.task in _TEXT_TASKS else _result(call, model, script))
+        make = partial(_text, call, prompt, model) if call.task in _TEXT_TASKS else partial(_result, call, model)
+        answer = await asyncio.to_thread(lambda: list(make(script)))  # 2,048 vectors take seconds
         seconds = script.delay_s + script.pause_s * len(answer)
         if seconds > timeout_s:
             await self._sleep(timeout_s)
@@ -128,7 +136,7 @@ def _prompt_of(call: Call) -> str:
 def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Event]:
     """The events of an answer that quotes the prompt, or calls the required tool."""
     wanted = _wanted_tool(call)
-    words = [] if wanted is not None else _words(call, prompt, script)
+    words = [] if wanted else _WORD.findall(_answer_to(call, prompt, script))
     limit = call.parameters.get("max_tokens") or call.parameters.get("max_new_tokens")
     spoken = words[:limit]
     finish_reason = "stop" if len(spoken) == len(words) else "length"
@@ -141,28 +149,43 @@ def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Even
         yield GenerationFailed(Code.MODEL_ERROR, _CUT, output_data=output | {"partial": True}, usage=usage, model=model)
         return
     output["finish_reason"] = finish_reason
-    if wanted is not None:
-        yield Delta("{}", Segment.TOOL_CALL, 0, wanted)
-        call_made = {"id": "offline", "type": "function", "function": {"name": wanted, "arguments": "{}"}}
+    if wanted:
+        arguments = _typed(wanted.get("parameters"), NOTE, otherwise={})
+        yield Delta(arguments, Segment.TOOL_CALL, 0, wanted["name"])
+        call_made = {"id": "offline", "type": "function", "function": {"name": wanted["name"], "arguments": arguments}}
         output |= {"finish_reason": "tool_calls", "tool_calls": [call_made]}
     yield Completed(output, usage, model)
 
 
-def _words(call: Call, prompt: str, script: _Script) -> list[str]:
-    answer = f'{INTRODUCTION} you said "{quoted(prompt)}"'
-    if script.is_long:
-        answer += "".join(f" word{number}" for number in range(1, LONG_STREAM_WORDS + 1))
-    if (call.parameters.get("response_format") or {}).get("type", "text") != "text":
-        answer = json.dumps({"offline": answer}, ensure_ascii=False)
-    return _WORD.findall(answer)
+def _answer_to(call: Call, prompt: str, script: _Script) -> str:
+    more = "".join(f" word{number}" for number in range(1, LONG_STREAM_WORDS + 1)) if script.is_long else ""
+    answer = f'{INTRODUCTION} you said "{quoted(prompt)}"{more}'
+    form = call.parameters.get("response_format") or {}
+    if form.get("type", "text") == "text":
+        return answer
+    schema = (form.get("json_schema") or {}).get("schema")
+    return _typed(schema, NOTE + more, otherwise={"offline": answer})
 
 
-def _wanted_tool(call: Call) -> str | None:
-    """The name of the function that `tool_choice` requires, if any."""
+def _typed(schema: str | Mapping[str, Any] | None, text: str, *, otherwise: Mapping[str, Any]) -> str:
+    """JSON that fits the schema; `otherwise` where there is no schema, or no value was found for it."""
+    value: Any = otherwise
+    if schema is not None:
+        with suppress(Impossible, orjson.JSONDecodeError):
+            value = make_value(orjson.loads(schema) if isinstance(schema, str) else schema, text=text)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _wanted_tool(call: Call) -> Mapping[str, Any]:
+    """The function that `tool_choice` requires; empty if it requires none."""
     choice = call.parameters.get("tool_choice")
+    functions: dict[str, Mapping[str, Any]] = {
+        tool["function"]["name"]: tool["function"] for tool in call.parameters.get("tools") or ()
+    }
     if isinstance(choice, dict):
-        return str(choice["function"]["name"])
-    return str(call.parameters["tools"][0]["function"]["name"]) if choice == "required" else None
+        name = choice["function"]["name"]
+        return functions.get(name, {"name": name})
+    return next(iter(functions.values())) if choice == "required" else {}
 
 
 def _result(call: Call, model: str, script: _Script) -> Iterator[Event]:

@@ -138,10 +138,11 @@ def _table_answer(call: Call) -> Made:
 
 def _vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
     """A vector of length 1. Texts with common words have similar vectors, as with a real model."""
-    vector = [0.0] * dimensions
-    for word in _WORD.findall(text.lower())[:_MAX_WORDS] or [text]:
-        digest = hashlib.shake_128(word.encode()).digest(dimensions)
-        vector = [value + byte - 127.5 for value, byte in zip(vector, digest, strict=True)]
+    words = _WORD.findall(text.lower())[:_MAX_WORDS] or [text]
+    total = [0] * dimensions
+    for word in words:
+        total = list(map(int.__add__, total, hashlib.shake_128(word.encode()).digest(dimensions)))
+    vector = [value - 127.5 * len(words) for value in total]
     length = math.sqrt(sum(value * value for value in vector))
     return [round(value / length, 8) for value in vector]
 

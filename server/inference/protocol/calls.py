@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, ROUTER_URL, api_root, is_router, provider_of
+from server.inference.protocol.batches import ask_in_batches, is_list
 from server.inference.protocol.chat import build_chat, build_generation, post_text
 from server.inference.protocol.exchange import AnswerReader, OpenReader
 from server.inference.protocol.faults import read_refusal
+from server.inference.protocol.forms import KnownForms, ask_in_known_form
 from server.inference.protocol.native_id_reader import open_lookup
 from server.inference.protocol.native_ids import build_lookup
 from server.inference.protocol.pipelines import build_own, build_pipeline
@@ -17,6 +19,23 @@ from server.inference.protocol.wire import BadModel, WireRequest, unknown_way
 
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 NO_SUCH_MODEL = "ai-sdk-server/no-such-model"
+
+
+def ask(call: Call, model: str | None, *, base_url: str, known: KnownForms) -> tuple[WireRequest, OpenReader]:
+    """The request for `model`, and the reader of its answer. Refused requests are repeated in another form.
+
+    Raises `BadModel` like `build`.
+    """
+
+    def build_for(asked: Call) -> WireRequest:
+        return build(asked, model, base_url=base_url)
+
+    def read_for(asked: Call) -> OpenReader:
+        return reader_for(asked, model, base_url=base_url)
+
+    if is_list(call):
+        return ask_in_batches(call, model or "", known, build=build_for, read=read_for)
+    return ask_in_known_form(call, model or "", known, build=build_for, read=read_for(call))
 
 
 def build(call: Call, model: str | None, *, base_url: str) -> WireRequest:

@@ -111,6 +111,12 @@ def _tgi_body(call: Call) -> dict[str, Any]:
     parameters = _picked(call, _TGI_PARAMETERS)
     if isinstance(parameters.get("stop"), str):
         parameters["stop"] = [parameters["stop"]]
+    # TGI refuses both (router/src/validation.rs): a top_p of 1 has no effect, a temperature of 0 is greedy decoding.
+    if parameters.get("top_p", 0) >= 1:
+        del parameters["top_p"]
+    if parameters.get("temperature") == 0:
+        del parameters["temperature"]
+        parameters["do_sample"] = False
     # Always sent: this route repeats the prompt by default (TGI router/src/lib.rs, compat_generate).
     parameters["return_full_text"] = bool(call.parameters.get("return_full_text"))
     return {"inputs": call.input_data["prompt"], "parameters": parameters, "stream": True}

@@ -14,12 +14,12 @@ Progress = Started | Delta | FileChunk
 
 
 class AnswerReader(Protocol):
-    """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks.
+    """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks."""
 
-    `grace_s` is the wait in seconds for the rest of an answer that is complete already; None for another answer.
-    """
-
-    grace_s: float | None
+    @property
+    def grace_s(self) -> float | None:
+        """The wait in seconds for the rest of an answer that is complete already; None for another answer."""
+        ...
 
     @property
     def is_over(self) -> bool:
@@ -46,9 +46,11 @@ OpenReader = Callable[[int, Mapping[str, str]], AnswerReader]
 class FollowUp:
     """The answer is at another address or not ready: make this request after `pause_s` and use its reader.
 
-    Within one try: its time is the try's, and nothing of it is repeated by itself.
+    Within one try: its time is the try's, and nothing of it is repeated by itself. `is_next_part`: the answer before
+    was complete, and this request for the next part of the result has the time of a try for itself.
     """
 
     wire: WireRequest
     read: OpenReader
     pause_s: float = 0.0
+    is_next_part: bool = False

@@ -18,8 +18,8 @@ def read_scores(document: Any) -> list[float]:
 def read_vectors(document: Any, *, count: int | None) -> dict[str, Any]:
     """`embedding` of one text, `embeddings` of a list of `count`; `token_embeddings` where tokens were not pooled.
 
-    OpenAI's `{"data": [{index, embedding}]}` need not be in order; a list of numbers may be wrapped up to three times.
-    A list that is not as long as that of the texts says of none of them which is its own.
+    OpenAI's `{"data": [{index, embedding}]}` need not be in order, but each index is there once. A list of numbers may
+    be wrapped up to three times. A list that is not as long as that of the texts says of none which is its own.
     """
     texts = _by_index(document["data"]) if isinstance(document, dict) and "data" in document else _by_text(document)
     if count is not None and count > 1:
@@ -36,8 +36,10 @@ def read_vectors(document: Any, *, count: int | None) -> dict[str, Any]:
 def _by_index(entries: Any) -> list[Any]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise Unintelligible
-    places = [entry.get("index") for entry in entries]
-    if all(isinstance(place, int) for place in places):
+    places = [entry["index"] for entry in entries if entry.get("index") is not None]
+    if places:  # without any, they are in order
+        if set(map(type, places)) != {int} or sorted(places) != list(range(len(entries))):
+            raise Unintelligible
         entries = sorted(entries, key=lambda entry: entry["index"])
     return [entry.get("embedding") for entry in entries]
 

@@ -131,6 +131,12 @@ function completionBody(call: Call, model: string | null): Json {
 function tgiBody(call: Call): Json {
   const parameters = picked(call.parameters, ["max_new_tokens", ...COMPLETION, "do_sample"]);
   if (typeof parameters.stop === "string") parameters.stop = [parameters.stop];
+  // TGI refuses both: a top_p of 1 has no effect, a temperature of 0 is greedy decoding.
+  if (Number(parameters.top_p) >= 1) delete parameters.top_p;
+  if (parameters.temperature === 0) {
+    delete parameters.temperature;
+    parameters.do_sample = false;
+  }
   parameters.return_full_text = Boolean(call.parameters.return_full_text);
   return { inputs: call.input.prompt, parameters, stream: call.stream };
 }

@@ -316,7 +316,7 @@ def test_the_order_of_the_columns_of_a_table_is_kept_beside_it() -> None:
         ("summarization", {}, {"input_data.text"}),
         ("embeddings", {"text": []}, {"input_data.text"}),
         ("embeddings", {"text": ["a", ""]}, {"input_data.text.1"}),
-        ("embeddings", {"text": ["a"] * 257}, {"input_data.text"}),
+        ("embeddings", {"text": ["a"] * 2049}, {"input_data.text"}),
         ("table-question-answering", {"question": "a", "table": {}}, {"input_data.table"}),
         ("table-question-answering", {"question": "a", "table": {"b": [1]}}, {"input_data.table.b.0"}),
         ("table-question-answering", {"question": "a", "table": {"b": ["1"], "c": []}}, {"input_data.table"}),

@@ -255,6 +255,16 @@ Deno.test("a provider is asked for raw text where it has it", () => {
   is(path("novita"), "/novita/v3/openai/completions");
 });
 
+Deno.test("TGI gets neither a top_p of 1 nor a temperature of 0", () => {
+  const sent = (parameters: Record<string, unknown>) => {
+    const asked = { task: "text-generation" as const, models: [], input: { prompt: "Hi" }, parameters, stream: true };
+    const { body } = build(asked, "org/name", "https://router.huggingface.co");
+    return (body as { parameters: unknown }).parameters;
+  };
+  same(sent({ top_p: 1, temperature: 0 }), { do_sample: false, return_full_text: false });
+  same(sent({ top_p: 0.9, temperature: 0.1 }), { temperature: 0.1, top_p: 0.9, return_full_text: false });
+});
+
 Deno.test("settings that make no sense are replaced, and the log says so", async () => {
   await using world = start({ env: { MODEL_TIMEOUT: "soon", MAX_RETRIES: "-1" } });
   same(world.logs.map((entry) => entry.event), ["bad_setting", "bad_setting"]);

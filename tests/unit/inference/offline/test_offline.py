@@ -1,5 +1,6 @@
 """The test double: each model behaves as its name says, and none passes for AI."""
 
+import asyncio
 import io
 import json
 import struct
@@ -13,6 +14,7 @@ import pytest
 from server.catalog import MODEL_TYPES, OFFLINE_MODELS, ModelType
 from server.inference.events import Call, Delta, FileChunk, GenerationFailed, InputFile, Segment, Started, Task
 from server.inference.offline import INTRODUCTION, LONG_STREAM_WORDS, Offline
+from server.inference.offline.sample_files import NOTE
 from server.model_request import Completed, Usage
 
 
@@ -200,6 +202,17 @@ async def test_vectors_have_one_size_and_follow_from_the_words() -> None:
     assert sum(value * value for value in one) == pytest.approx(1, abs=1e-4)
 
 
+async def test_many_vectors_do_not_block_the_event_loop() -> None:
+    texts = [f"{number} word of many" for number in range(1000)]
+    making = asyncio.create_task(data_of(Task.FEATURE_EXTRACTION, {"text": texts}))
+    turns = 0
+    while not making.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len((await making)["embeddings"]) == 1000
+    assert turns > 20
+
+
 async def test_like_sentences_are_more_similar_than_others() -> None:
     sentences = ["the cat sat", "the cat stood", "unrelated words"]
     scores = (await data_of(Task.SENTENCE_SIMILARITY, {"source_sentence": "the cat sat", "sentences": sentences}))[
@@ -274,6 +287,46 @@ async def test_a_tool_that_must_be_called_is_called(choice: Any) -> None:
 async def test_json_is_answered_where_json_is_asked_for() -> None:
     events, _ = await run(None, parameters={"response_format": {"type": "json_object"}})
     assert json.loads(events[-1].output_data["output"])["offline"].startswith(INTRODUCTION)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+
+
+@pytest.mark.parametrize("schema", [PERSON, json.dumps(PERSON)])
+async def test_json_schema_name_age_is_answered_with_a_value_that_fits(schema: Any) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    events, _ = await run(None, parameters={"response_format": form})
+    deltas = "".join(event.text for event in events if isinstance(event, Delta))
+    assert json.loads(deltas) == {"name": NOTE, "age": 0}
+    assert events[-1].output_data == {"output": deltas, "offline": True, "finish_reason": "stop"}
+
+
+async def test_a_long_stream_of_typed_output_is_long_and_fits() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    events, _ = await run("offline/long-stream", parameters={"response_format": form})
+    value = json.loads(events[-1].output_data["output"])
+    assert len(value["name"].split()) > LONG_STREAM_WORDS
+    assert value["age"] == 0
+
+
+async def test_a_schema_without_a_value_is_answered_as_json() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "none", "schema": {"type": "string", "enum": [1]}}}
+    events, _ = await run(None, parameters={"response_format": form})
+    assert json.loads(events[-1].output_data["output"])["offline"].startswith(INTRODUCTION)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "greet"}}])
+async def test_a_required_tool_gets_arguments_that_fit(choice: Any) -> None:
+    greet = {"type": "function", "function": {"name": "greet", "parameters": json.dumps(PERSON)}}
+    tools = [greet, TOOL] if choice == "required" else [TOOL, greet]
+    events, _ = await run(None, parameters={"tools": tools, "tool_choice": choice})
+    assert (events[1].segment, events[1].name) == (Segment.TOOL_CALL, "greet")
+    assert json.loads(events[1].text) == {"name": NOTE, "age": 0}
+    assert events[-1].output_data["tool_calls"][0]["function"] == {"name": "greet", "arguments": events[1].text}
 
 
 async def test_images_in_a_conversation_are_noticed() -> None:

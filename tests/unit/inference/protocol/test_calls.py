@@ -125,6 +125,21 @@ def test_a_provider_that_continues_no_text_is_not_asked_for_it() -> None:
         generation("org/name:groq")
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"top_p": 1.0}, {}),
+        ({"top_p": 1}, {}),
+        ({"top_p": 0.99}, {"top_p": 0.99}),
+        ({"temperature": 0}, {"do_sample": False}),
+        ({"temperature": 0.0, "do_sample": True, "top_k": 5}, {"do_sample": False, "top_k": 5}),
+        ({"temperature": 0.1, "do_sample": True}, {"temperature": 0.1, "do_sample": True}),
+    ],
+)
+def test_tgi_gets_neither_top_p_1_nor_temperature_0(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    assert body_of(generation("org/name", **given))["parameters"] == {**sent, "return_full_text": False}
+
+
 def test_raw_generation_elsewhere_is_a_completion() -> None:
     wire = generation(
         "m", base_url="http://localhost:1/v1", do_sample=False, temperature=0.7, return_full_text=True, seed=3
