@@ -47,5 +47,18 @@ def test_a_recording_with_its_index_in_front_stays_as_it_is(name: str, tmp_path:
 
 def _decoded(source: Path | str, sent: bytes = b"") -> bytes:
     """The sound as models decode it (transformers, `ffmpeg_read`)."""
-    command = [FFMPEG.require(), "-v", "quiet", "-i", source, "-ac", "1", "-ar", "16000", "-f", "s16le", "pipe:1"]
+    command = [
+        str(FFMPEG.require()),
+        "-v",
+        "quiet",
+        "-i",
+        str(source),
+        "-ac",
+        "1",
+        "-ar",
+        "16000",
+        "-f",
+        "s16le",
+        "pipe:1",
+    ]
     return subprocess.run(command, input=sent, capture_output=True, check=False, timeout=60).stdout
