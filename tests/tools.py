@@ -39,7 +39,11 @@ PGBOUNCER = Tool("pgbouncer", "pgbouncer")
 CHROMIUM = Tool("chromium", "chromium")
 STRACE = Tool("strace", "strace")
 POSTGRES_15 = Tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15")
-ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15)
+FFMPEG = Tool("ffmpeg", "ffmpeg")
+IMAGEMAGICK = Tool("convert", "imagemagick")
+HEIF_ENC = Tool("heif-enc", "libheif-examples")
+AVIFENC = Tool("avifenc", "libavif-bin")
+ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC)
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in ALL))
 """The one command that brings all of them."""

@@ -1,21 +1,21 @@
 """Field types that several model types share, with their bounds."""
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
+from server.encoding import decode_base64
 from server.file_reference import SCHEME
+from server.inference.protocol.file_types import HEAD_BYTES, type_of, why_refused
 from server.schemas import Body
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_DATA_URL = re.compile(
-    r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+)(?P<options>(?:;[a-z0-9-]+=[^;,]*)*);base64,(?P<data>[A-Za-z0-9+/]+={0,2})",
-    re.ASCII,
-)
+_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?;base64,", re.IGNORECASE)
+"""The beginning of a `data:` URL. Browsers record audio/webm;codecs=opus; the bytes contain the codec."""
 
 
 def not_blank(text: str) -> str:
@@ -50,7 +50,10 @@ Stop = Annotated[
 
 
 class _FileOf:
-    """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes."""
+    """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes.
+
+    A `data:` URL is stored in one form: lower case, the type of its bytes, and base64 without line breaks.
+    """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -59,17 +62,19 @@ class _FileOf:
         name = value.strip().lower()
         if _UUID.fullmatch(name.removeprefix(SCHEME)):
             return SCHEME + name.removeprefix(SCHEME)
-        match = _DATA_URL.fullmatch(value)
+        match = _DATA_URL.match(value.strip())
         if match is None:
             raise ValueError(f"must be the id of an uploaded file, or data:{self._kind}/…;base64,…")
-        if not match["type"].startswith(f"{self._kind}/"):
-            raise ValueError(f"must hold {self._kind}/…, not another type")
         try:
-            base64.b64decode(match["data"], validate=True)
-        except binascii.Error:
+            data = decode_base64(unquote(match.string[match.end() :]))
+        except ValueError:
             raise ValueError("must be whole base64 after the comma") from None
-        # Browsers record audio/webm;codecs=opus; the parameter is dropped, because the bytes contain the codec.
-        return f"data:{match['type']};base64,{match['data']}" if match["options"] else value
+        content_type = type_of(data[:HEAD_BYTES], match["type"])
+        if content_type is None:
+            raise ValueError("is neither an image nor audio of a kind that is known here")
+        if (reason := why_refused(content_type, self._kind)) is not None:
+            raise ValueError(reason)
+        return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _file_schema(kind: str) -> WithJsonSchema:

@@ -6,14 +6,13 @@ from uuid import UUID
 from server.errors import FieldError
 from server.file_reference import FileReference, find_references
 from server.files.uploads import UNUSED_S
+from server.inference.protocol.file_types import why_refused
 from server.model_request import RequestId, UserId
 from server.schemas import invalid
 from server.storage.reader import PooledQueries
 
 MAX_FILES = 16
 """Files of one request. A generator opens all of them."""
-_VIDEO_TYPES = frozenset({"video/mp4", "video/webm"})
-"""Accepted as audio, because of their sound."""
 
 
 class InputFiles:
@@ -51,7 +50,5 @@ def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | 
     content_type = types.get(reference.file_id)
     if content_type is None:
         return FieldError(reference.path, "there is no such file of yours")
-    if content_type.startswith(f"{reference.kind}/") or (reference.kind == "audio" and content_type in _VIDEO_TYPES):
-        return None
-    article = "an" if reference.kind[0] in "ai" else "a"
-    return FieldError(reference.path, f"must be {article} {reference.kind} file, and this one is {content_type}")
+    reason = why_refused(content_type, reference.kind)
+    return None if reason is None else FieldError(reference.path, reason)

@@ -1,7 +1,8 @@
 """Implements the protocols of `server.actors.files` with the database and the object store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from uuid import UUID
 
 from server.actors.files import FileGone
@@ -11,9 +12,12 @@ from server.files.output_files import StoredOutputs
 from server.files.statements import Statements
 from server.files.stored import StoredFile, stored_file_of
 from server.inference.events import InputFile
+from server.inference.protocol import movie_index
+from server.inference.protocol.iso_media import Box
 from server.model_request import ModelRequest, UserId
 from server.storage.database import DedicatedConnection
 from server.storage.objects import Objects
+from server.storage.objects.objects import CHUNK_BYTES
 
 
 class StoredFiles:
@@ -70,9 +74,49 @@ class StoredFiles:
         return missing
 
     def _input_file(self, file: StoredFile) -> InputFile:
-        async def read() -> AsyncIterator[bytes]:
-            opened = await self._objects.get(file.key)
-            async for chunk in opened.chunks:
+        def open_file() -> AsyncIterator[bytes]:
+            is_movie = file.content_type in movie_index.CONTENT_TYPES
+            return self._read_movie(file) if is_movie else self._read(file, 0, None)
+
+        return InputFile(file.content_type, file.size, open_file)
+
+    async def _read(self, file: StoredFile, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+        opened = await self._objects.get(file.key, start=start, end=end)
+        async with contextlib.aclosing(opened.chunks) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
-        return InputFile(file.content_type, file.size, read)
+    async def _read_movie(self, file: StoredFile) -> AsyncGenerator[bytes, None]:
+        """The file with its index in front, or as it is. One more range is read for each box before the index."""
+        parts: list[bytes | tuple[int, int | None]] = [(0, None)]
+        if (moved := await self._find_index(file)) is not None:
+            place, box, index = moved
+            parts = [(0, place), index, (place, box.start), (box.end, file.size)]
+        for part in parts:
+            if isinstance(part, bytes):
+                for start in range(0, len(part), CHUNK_BYTES):
+                    yield part[start : start + CHUNK_BYTES]
+            elif part[0] != part[1]:
+                async with contextlib.aclosing(self._read(file, *part)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def _find_index(self, file: StoredFile) -> tuple[int, Box, bytes] | None:
+        """Where the index of a film belongs, where it is, and what it is there; None if it stays."""
+        search = movie_index.locate(file.size)
+        try:
+            wanted = next(search)
+            while True:
+                wanted = search.send(await self._read_all(file, *wanted))
+        except StopIteration as found:
+            if found.value is None:
+                return None
+            place, box = found.value
+        content = await self._read_all(file, box.start, box.end)
+        # In a thread, because a large table takes a part of a second.
+        index = await asyncio.to_thread(movie_index.move_index, content, box.start, place)
+        return None if index is None else (place, box, index)
+
+    async def _read_all(self, file: StoredFile, start: int, end: int) -> bytes:
+        async with contextlib.aclosing(self._read(file, start, end)) as chunks:
+            return b"".join([chunk async for chunk in chunks])

@@ -1,22 +1,27 @@
-"""Reads the bytes of an upload from a request: the body itself, or the only part of a form, named `file`."""
+"""Reads the bytes of an upload from a request: the body itself, or the part of a form that is named `file`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import BadHttpMessage
 
 from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
 from server.files.uploads import too_large
 from server.http.bodies import is_encoded, say_continue
 
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
 GAP_S = 30.0
 """The longest time between two pieces of a body. The total time is not limited."""
 _CHUNK_BYTES = 64 * 1024
 _FORM_BYTES = 64 * 1024
-"""The size of a form without its file."""
+"""The size of a form without its file: other fields are read and ignored."""
 _MAX_PART_HEADERS = 64
 _FORM = "multipart/form-data"
 
@@ -46,8 +51,9 @@ async def open_body(request: web.Request, *, max_bytes: int) -> IncomingFile:
         raise too_large(max_bytes)
     await say_continue(request)
     if is_form:
-        part, reader = await _open_form(request)
-        return IncomingFile(_declared_type(part.headers), size, _read_form(part, reader))
+        form = _Form(request)
+        part = await form.open_file()
+        return IncomingFile(_declared_type(part.headers), size, form.read(part))
     return IncomingFile(declared, size, _read(request))
 
 
@@ -63,7 +69,8 @@ async def _read(request: web.Request) -> AsyncIterator[bytes]:
 class _FormReader(MultipartReader):
     """A form begins with its boundary, after an empty line at most.
 
-    aiohttp skips all lines before it: a megabyte of empty lines would block the event loop for seconds.
+    aiohttp skips all lines before it: a megabyte of empty lines would block the event loop for seconds. The type of a
+    part does not matter here, and one that says `multipart/…` is no form within the form.
     """
 
     async def _read_until_first_boundary(self) -> None:
@@ -71,24 +78,61 @@ class _FormReader(MultipartReader):
         if line != self._boundary:
             raise ValueError("there is something before the first part")
 
-
-async def _open_form(request: web.Request) -> tuple[BodyPartReader, MultipartReader]:
-    try:
-        reader = _FormReader(request.headers, request.content, max_headers=_MAX_PART_HEADERS)
-        part = await _in_time(reader.next())
-        if isinstance(part, BodyPartReader) and part.name == "file":
-            return part, reader
-    except (ValueError, AssertionError, RuntimeError, BadHttpMessage) as error:
-        raise _bad_form() from error
-    raise _bad_form()
+    def _get_part_reader(self, headers: "CIMultiDictProxy[str]") -> BodyPartReader:
+        return BodyPartReader(self._boundary, headers, self._content, subtype="form-data")
 
 
-async def _read_form(part: BodyPartReader, reader: MultipartReader) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await _in_time(part.read_chunk(_CHUNK_BYTES)):
-            yield chunk
-        if await _in_time(reader.next()) is not None:
+class _Form:
+    """A form with one part named `file`. Its other parts are ignored, up to `_FORM_BYTES` together."""
+
+    def __init__(self, request: web.Request) -> None:
+        if not parse_mimetype(request.headers[hdrs.CONTENT_TYPE]).parameters.get("boundary"):
+            raise BadSyntax(
+                "The Content-Type multipart/form-data has no boundary. Do not set this header: the HTTP client sets it "
+                "together with the boundary."
+            )
+        self._left = _FORM_BYTES
+        with _naming_faults():
+            self._reader = _FormReader(request.headers, request.content, max_headers=_MAX_PART_HEADERS)
+
+    async def open_file(self) -> BodyPartReader:
+        """The part named `file`. Raises `BadSyntax` where there is none."""
+        with _naming_faults():
+            part = await self._next()
+        if part is None:
             raise _bad_form()
+        return part
+
+    async def read(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+        """The bytes of the file. Raises `BadSyntax` if a second file follows."""
+        with _naming_faults():
+            while chunk := await _in_time(part.read_chunk(_CHUNK_BYTES)):
+                yield chunk
+            if await self._next() is not None:
+                raise _bad_form()
+
+    async def _next(self) -> BodyPartReader | None:
+        """The next part named `file`; None at the end of the form."""
+        while (part := await _in_time(self._reader.next())) is not None:
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise _bad_form()
+            if part.name == "file":
+                return part
+            self._charge(sum(len(name) + len(value) for name, value in part.headers.items()))
+            while chunk := await _in_time(part.read_chunk(_CHUNK_BYTES)):
+                self._charge(len(chunk))
+        return None
+
+    def _charge(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise BadSyntax(f"The fields of the form besides the file may have {_FORM_BYTES // 1024} KiB in all.")
+
+
+@contextlib.contextmanager
+def _naming_faults() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, AssertionError, RuntimeError, BadHttpMessage) as error:
         raise _bad_form() from error
 
@@ -104,4 +148,4 @@ async def _in_time(reading: Awaitable[Got]) -> Got:
 
 
 def _bad_form() -> BadSyntax:
-    return BadSyntax("Send one file: as the body, or as the only part, named 'file', of a multipart/form-data form.")
+    return BadSyntax("Send one file: as the body, or as the one part named 'file' of a multipart/form-data form.")

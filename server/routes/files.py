@@ -26,7 +26,7 @@ HELD_BYTES = 16 * 1024 * 1024
 
 def routes() -> tuple[Route, ...]:
     route = functools.partial(Route, "Files")
-    media_types = ("image/*", "audio/*", "video/mp4", "video/webm", "application/octet-stream")
+    media_types = ("image/*", "audio/*", "video/*", "application/octet-stream")
     form = {"type": "object", "required": ["file"], "properties": {"file": parts.BINARY}}
     file_id, common = parts.path("id", "The file's id.", parts.UUID), ("ETag", "Accept-Ranges", "Content-Length")
     number = parts.path("number", "Which of its files, from 0.", {"type": "integer", "minimum": 0})
@@ -48,8 +48,9 @@ def routes() -> tuple[Route, ...]:
         route("POST", "/api/files", upload, Operation(
             "upload_file", "Upload an image or audio, to be the input of requests",
             {"201": parts.json_answer(stored, UploadedFileObject, "Location")},
-            "The body is the file itself, or a form with the file as its only part, named `file`. Its first bytes "
-            "decide its type. A file that no request uses within a day is deleted; a used one goes with its request.",
+            "The body is the file itself, or a form with the file as the part named `file`. Its first bytes decide "
+            "its type, whatever type is declared. A file that no request uses within a day is deleted; a used one goes "
+            "with its request.",
             parameters=(trace,), body={**dict.fromkeys(media_types, parts.BINARY), "multipart/form-data": form},
         )),
         route("GET", "/api/files/{id}", get_upload, Operation(

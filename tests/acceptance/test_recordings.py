@@ -28,15 +28,16 @@ _STRANGERS = re.compile(rb"https://(?:v3\.fal\.media|replicate\.delivery|api\.us
 """Whose files the recordings name; here they are the fake's own."""
 
 
-def _data_url(kind: str, text: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+def _data_url(head: bytes, text: str) -> str:
+    """A file of the kind that these first bytes say."""
+    return f"data:;base64,{base64.b64encode(head + text.encode()).decode()}"
 
 
 def _body(record: Record, number: int) -> dict[str, Any]:
     """A create for the record's task, whose input says which record is the answer to it."""
     mark = f"record {number}."
     task = record["task"].removesuffix("-stream")
-    image = {"image": _data_url("image/png", mark)}
+    image = {"image": _data_url(b"\x89PNG\r\n\x1a\n", mark)}
     inputs: dict[str, dict[str, Any]] = {
         "error": {"prompt": mark},
         "chat-completion": {"prompt": mark},
@@ -45,8 +46,8 @@ def _body(record: Record, number: int) -> dict[str, Any]:
         "question-answering": {"question": mark, "context": "c"},
         "table-question-answering": {"question": mark, "table": {"a": ["1"]}},
         "sentence-similarity": {"source_sentence": mark, "sentences": ["a"]},
-        "automatic-speech-recognition": {"audio": _data_url("audio/flac", mark)},
-        "audio-classification": {"audio": _data_url("audio/flac", mark)},
+        "automatic-speech-recognition": {"audio": _data_url(b"fLaC", mark)},
+        "audio-classification": {"audio": _data_url(b"fLaC", mark)},
         **dict.fromkeys(("image-to-image", "image-classification", "object-detection", "image-segmentation"), image),
         "image-to-text": image,
     }

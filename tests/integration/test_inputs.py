@@ -9,6 +9,7 @@ import pytest
 from server.actors.files import FileGone
 from server.encoding import dumps
 from server.errors import Invalid, Unavailable
+from server.inference.protocol.movie_index import move_in_memory
 from server.model_request import RequestId
 from tests.fakes.media import PNG, SAMPLES, WAV
 from tests.integration.files import Desk, image, open_desk, run_of
@@ -86,6 +87,27 @@ async def test_the_model_reads_the_file_as_often_as_it_tries(desk: Desk) -> None
     assert (file.content_type, file.size) == ("image/png", len(PNG))
     for _ in range(2):
         assert b"".join([chunk async for chunk in file.open()]) == PNG
+
+
+@pytest.mark.parametrize("name", ["m4a", "mov", "mov (without a brand)", "mp4 (index first)", "wav"])
+async def test_the_model_reads_a_recording_with_its_index_in_front(desk: Desk, name: str) -> None:
+    data = SAMPLES[name].data
+    file_id = await desk.upload(data)
+    run = run_of(NEW, desk.user, desk.lease.instance_id, 1, dumps({"audio": f"file:{file_id}"}))
+    [file] = (await desk.files.inputs(run)).values()
+    for _ in range(2):
+        assert b"".join([chunk async for chunk in file.open()]) == move_in_memory(data)
+    assert (move_in_memory(data) != data) == (name in {"m4a", "mov", "mov (without a brand)"})
+    assert file.size == len(data)
+
+
+@pytest.mark.parametrize("name", ["heic", "avif (sequence)"])
+async def test_f4_a_picture_that_models_cannot_read_is_refused_with_those_that_they_can(desk: Desk, name: str) -> None:
+    file_id = await desk.upload(SAMPLES[name].data)
+    [(field, message)] = await _refusal(desk, image(file_id))
+    assert field == "input_data.images.0.image"
+    kept = SAMPLES[name].content_type
+    assert message == f"must be JPEG, PNG, WEBP, GIF, BMP or TIFF: models cannot read {kept}, so convert it first"
 
 
 async def test_a_file_that_was_deleted_meanwhile_is_said(desk: Desk) -> None:

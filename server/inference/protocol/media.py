@@ -1,11 +1,10 @@
 """The files of a document, in the document itself or at addresses, and the types of generated files."""
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from server.encoding import decode_base64
 from server.inference.protocol.file_types import sniff
 from server.inference.protocol.providers import PROVIDERS
 from server.inference.protocol.texts import Unintelligible
@@ -54,20 +53,14 @@ def read_base64(text: Any, *, content_type: str = "") -> InlineFile:
         raise Unintelligible
     if match := _DATA_URL.match(text):
         content_type, text = match["type"], text[match.end() :]
-    data = _decode(text)
+    try:
+        data = decode_base64(text)
+    except ValueError:
+        raise Unintelligible from None
     media_type = detect(data[:DETECTED_BYTES]) or media_type_of(content_type)
     if media_type is None or not data:
         raise Unintelligible
     return InlineFile(data, media_type)
-
-
-def _decode(text: str) -> bytes:
-    """Either alphabet (RFC 4648, 4 and 5), with or without line breaks, with or without padding."""
-    text = "".join(text.split()).replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise Unintelligible from None
 
 
 def find_files(document: Any) -> list[InlineFile | str]:

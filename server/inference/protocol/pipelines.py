@@ -28,6 +28,18 @@ _ACCEPT = {
     Task.IMAGE_TO_IMAGE: "image/png, application/json",
     Task.TEXT_TO_SPEECH: "audio/*, application/json",
 }
+_ENDPOINT_NAMES = {
+    **{f"image/{name}": f"image/{name}" for name in ("png", "jpeg", "tiff", "bmp", "gif", "webp")},
+    **{f"audio/{name}": f"audio/{name}" for name in ("flac", "mpeg", "wav", "ogg", "webm", "amr")},
+    "audio/amr-wb": "audio/AMR-WB",
+    "video/webm": "audio/webm",
+    **{f"{kind}/{name}": "audio/m4a" for kind in ("audio", "video") for name in ("mp4", "3gpp", "3gpp2")},
+    "video/quicktime": "audio/m4a",
+}
+"""The types of huggingface-inference-toolkit (`serialization/base.py`), which answers 400 to any other, by ours.
+
+It hands all sound to ffmpeg, which reads the containers of the MP4 family with the same demuxer.
+"""
 _OF_OPENAI = frozenset({"dimensions"})
 """Parameters of embeddings on the OpenAI-compatible path; TEI's own path has the others."""
 NOT_SERVED = {
@@ -52,7 +64,7 @@ def build_own(call: Call, model: str | None, base_url: str) -> WireRequest:
     if call.task is Task.SENTENCE_SIMILARITY:
         return _ask(call, f"{server_root(base_url)}/similarity")
     if call.task is not Task.FEATURE_EXTRACTION:
-        return _ask(call, f"{server_root(base_url)}/")
+        return _ask(call, f"{server_root(base_url)}/", names=_ENDPOINT_NAMES)
     if call.parameters.keys() - _OF_OPENAI:
         return _ask(call, f"{server_root(base_url)}/embed")
     return post_json(call, f"{api_root(base_url)}/embeddings", embedding_body(call, model))
@@ -89,16 +101,18 @@ def parameters_of(call: Call) -> dict[str, Any]:
     return {**call.parameters, **({} if prompt is None else {"prompt": prompt})}
 
 
-def _ask(call: Call, url: str) -> WireRequest:
+def _ask(call: Call, url: str, *, names: Mapping[str, str] | None = None) -> WireRequest:
+    """`names`: the types that the server takes in a header, by ours. A file of another type is sent in JSON."""
     parameters = parameters_of(call)
     if call.task is Task.FEATURE_EXTRACTION:
         return post_json(call, url, {"inputs": call.input_data["text"], **parameters})
     if call.task not in IMAGE_INPUT | AUDIO_INPUT:
         return post_json(call, url, _with_parameters(_inputs_of(call), parameters))
     attachment = attachment_of(call, file_of(call))
-    if parameters:
+    content_type = attachment.content_type if names is None else names.get(attachment.content_type)
+    if parameters or content_type is None:
         return post_json(call, url, _with_parameters(Base64(attachment), parameters))
-    headers = {"Content-Type": attachment.content_type, "Accept": accepted(call.task)}
+    headers = {"Content-Type": content_type, "Accept": accepted(call.task)}
     return WireRequest("POST", url, headers, attachment.raw())
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from server.file_reference import SCHEME
 from server.inference.events import Call, InputFile, Task
+from server.inference.protocol import movie_index
 
 Body = bytes | tuple["bytes | FilePart", ...]
 
@@ -83,7 +84,10 @@ def attachment_of(call: Call, reference: str) -> Attachment:
     match = _DATA_URL.fullmatch(reference)
     if match is None:
         raise BadModel("A file of the input is neither an upload nor a data: URL.")
-    return Attachment(match["type"], match["data"])
+    content_type, data = match["type"], match["data"]
+    if content_type in movie_index.CONTENT_TYPES:
+        data = base64.b64encode(movie_index.move_in_memory(base64.b64decode(data))).decode()
+    return Attachment(content_type, data)
 
 
 def as_data_url(attachment: Attachment) -> Base64:

@@ -8,10 +8,18 @@ ObjectKey = NewType("ObjectKey", str)
 
 OTHER = "application/octet-stream"
 _CONTENT_TYPES = {
+    "3g2": "video/3gpp2",
+    "3ga": "audio/3gpp",
+    "3gp": "video/3gpp",
+    "3gpa": "audio/3gpp2",
     "aac": "audio/aac",
+    "aif": "audio/aiff",
+    "amr": "audio/amr",
     "avif": "image/avif",
+    "awb": "audio/amr-wb",
     "bin": OTHER,
     "bmp": "image/bmp",
+    "caf": "audio/x-caf",
     "csv": "text/csv",
     "flac": "audio/flac",
     "gif": "image/gif",
@@ -38,6 +46,7 @@ stored as plain bytes.
 Keys of existing objects are derived from this table: lines can be added, but not changed.
 """
 _EXTENSIONS = {content_type: extension for extension, content_type in _CONTENT_TYPES.items()} | {
+    "audio/m4a": "m4a",
     "audio/mp3": "mp3",
     "audio/vnd.wave": "wav",
     "audio/wave": "wav",

@@ -1,7 +1,6 @@
 """DeepInfra: OpenAI's shapes, below `/v1/openai`. Transcriptions are sent as a form (RFC 7578)."""
 
 import hashlib
-import mimetypes
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,22 @@ from server.inference.events import Call, Task
 from server.inference.protocol.pipelines import file_of
 from server.inference.protocol.providers.provider import Provider, openai_call, parameters
 from server.inference.protocol.wire import Attachment, WireRequest, attachment_of
+
+_ENDINGS = {
+    "audio/flac": "flac",
+    "audio/mpeg": "mp3",
+    "audio/ogg": "ogg",
+    "audio/wav": "wav",
+    "audio/aac": "aac",
+    "audio/aiff": "aiff",
+    "audio/amr": "amr",
+    "audio/amr-wb": "amr",
+    "audio/x-caf": "caf",
+    **dict.fromkeys(("audio/webm", "video/webm"), "webm"),
+    **dict.fromkeys(("audio/mp4", "audio/3gpp", "audio/3gpp2"), "m4a"),
+    **dict.fromkeys(("video/mp4", "video/3gpp", "video/3gpp2", "video/quicktime"), "mp4"),
+}
+"""OpenAI's names where it has one. `mimetypes` would answer by the files of the machine."""
 
 
 def _transcription(call: Call, native_id: str, url: str) -> WireRequest:
@@ -23,8 +38,8 @@ def _form(url: str, attachment: Attachment, fields: Mapping[str, Any]) -> WireRe
     texts = {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in fields.items()}
     boundary = "part-" + hashlib.sha256(orjson.dumps([*texts.items()])).hexdigest()[:32]
     head = "".join(_part(boundary, f'name="{name}"', text + "\r\n") for name, text in texts.items())
-    ending = mimetypes.guess_extension(attachment.content_type) or ".wav"
-    disposition = f'name="file"; filename="audio{ending}"'
+    ending = _ENDINGS.get(attachment.content_type, "wav")
+    disposition = f'name="file"; filename="audio.{ending}"'
     head += _part(boundary, disposition, "", content_type=attachment.content_type)
     raw = attachment.raw()
     parts = (raw,) if isinstance(raw, bytes) else raw
