@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     supabase_jwt_issuer: str | None = None
 
     hf_api_token: SecretStr | None = None
+    hf_token: SecretStr | None = None
     hf_base_url: str = HUGGING_FACE_ROUTER
     inference_backend: Backend | None = None
     text_models: CommaSeparated = ()
@@ -117,6 +118,13 @@ class Settings(BaseSettings):
             with contextlib.suppress(TypeError, ValueError):
                 return values | {"default_wait_s": min(DEFAULT_WAIT_S, float(values["max_wait_s"]))}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _token_by_either_name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """HF_TOKEN, the name that Hugging Face's own programs read, serves where HF_API_TOKEN is not set."""
+        token = values.get("hf_api_token") or values.get("hf_token")
+        return values | {"hf_api_token": token} if token else values
 
     @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod
@@ -232,6 +240,8 @@ class Settings(BaseSettings):
     def without_effect(self) -> list[str]:
         """Names of settings that are set and have no effect with the others."""
         names = []
+        if self.hf_token is not None and self.hf_token != self.hf_api_token:
+            names.append("hf_token")
         if not self.database_url:
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:

@@ -89,6 +89,8 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, Backend.OFFLINE),
         ({"HF_API_TOKEN": "hf_x"}, Backend.HUGGINGFACE),
+        ({"HF_TOKEN": "hf_x"}, Backend.HUGGINGFACE),
+        ({"HF_TOKEN": "hf_x", "DATABASE_URL": OWN_DATABASE}, Backend.HUGGINGFACE),
         ({"HF_BASE_URL": "http://localhost:11434/v1"}, Backend.HUGGINGFACE),
         ({"HF_API_TOKEN": "hf_x", "INFERENCE_BACKEND": "offline"}, Backend.OFFLINE),
         ({"HF_API_TOKEN": "hf_x", "DATABASE_URL": OWN_DATABASE}, Backend.HUGGINGFACE),
@@ -316,6 +318,31 @@ def test_what_is_set_in_vain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.without_effect() == ["LISTEN_DATABASE_URL", "SUPABASE_ANON_KEY"]
     monkeypatch.setenv("DATABASE_URL", OWN_DATABASE)
     assert Settings().without_effect() == ["SUPABASE_ANON_KEY"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "in_file", "token", "unused"),
+    [
+        ({"HF_TOKEN": "hf_x"}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": ""}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": "hf_x"}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": "hf_y"}, "", "hf_y", ["HF_TOKEN"]),
+        ({"HF_TOKEN": "hf_x"}, "HF_API_TOKEN=hf_y", "hf_y", ["HF_TOKEN"]),
+        ({}, "HF_TOKEN=hf_x", "hf_x", []),
+    ],
+)
+def test_around_the_token_has_the_name_of_hugging_face_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    in_file: str,
+    token: str,
+    unused: list[str],
+) -> None:
+    (tmp_path / ".env").write_text(in_file, encoding="utf-8")
+    settings = load(monkeypatch, **environment)
+    assert settings.hf_api_token is not None
+    assert (settings.hf_api_token.get_secret_value(), settings.without_effect()) == (token, unused)
 
 
 def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
