@@ -181,6 +181,10 @@ class Listing:
     is_stale: bool
     models: tuple[LiveModel, ...]
 
+    def has(self, name: str) -> bool:
+        """Whether upstream knows the name. Ollama lists `llama3:latest` and accepts `llama3`."""
+        return any(model.id in {name, f"{name}:latest"} for model in self.models)
+
 
 class Upstream(Protocol):
     """Runs generations."""
@@ -200,8 +204,11 @@ class Upstream(Protocol):
         """Whether calls can succeed, checked by a free call within 10 s."""
         ...
 
-    async def listing(self) -> Listing | None:
-        """Upstream's list of models, cached for some minutes. None if there is none, or none within 2 s."""
+    async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
+        """Upstream's list of models, cached for some minutes. None if there is none, or none within 2 s.
+
+        With `max_age_s`, a list that is older is fetched again; None if that fails.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -26,7 +26,7 @@ def test_around_a_name_of_another_program_or_with_a_slip_is_found(given: set[str
 def test_around_ordinary_names_are_left_alone() -> None:
     ordinary = {
         "COMPOSE_PROJECT_NAME", "EDITOR", "HF_HOME", "HF_HUB_OFFLINE", "HOME", "HOSTNAME", "HTTPS_PROXY", "LANG",
-        "NODE_ENV", "PATH", "PGHOST", "PGPORT", "POSTGRES_PASSWORD", "PWD", "PYTHONPATH", "SHELL", "SSH_CLIENT", "LS_COLORS",
+        "NODE_ENV", "PATH", "PGHOST", "PGPORT", "POSTGRES_PASSWORD", "PWD", "PYTHONPATH", "SHELL", "LS_COLORS",
         "TMPDIR", "USER", "VIRTUAL_ENV", "WEB_CONCURRENCY", "XDG_DATA_DIRS", "XDG_DATA_HOME", "KUBERNETES_PORT",
     }  # fmt: skip
     assert find_unread(ordinary) == {}
