@@ -39,7 +39,8 @@ PGBOUNCER = Tool("pgbouncer", "pgbouncer")
 CHROMIUM = Tool("chromium", "chromium")
 STRACE = Tool("strace", "strace")
 POSTGRES_15 = Tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15")
-ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15)
+NGINX = Tool("nginx", "nginx")
+ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, NGINX)
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in ALL))
 """The one command that brings all of them."""
