@@ -1,6 +1,7 @@
 """All settings: one frozen object, read once from the environment and `.env`, and checked before the start."""
 
 import contextlib
+import os
 import re
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -17,13 +18,19 @@ from server.pooling import Pooling
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
 DEFAULT_WAIT_S = 85.0
+MAX_COUNT = 1_000_000_000
+"""Of settings that have no other upper bound, so that they fit the integers of the database."""
 _KEY = re.compile(r"[!-~]+", re.ASCII)
 _PROJECT_URL = re.compile(r"([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-_WORDS = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "float_parsing": "must be a number",
+}
 """Messages for kinds of errors whose own messages in pydantic use terms of Python."""
 _ORIGIN = re.compile(
     r"""(?P<scheme>https?|capacitor|ionic|app|tauri)://
@@ -93,19 +100,19 @@ class Settings(BaseSettings):
     drain_s: float = Field(20, ge=0, le=600)
 
     concurrency: int = Field(64, ge=1, le=1000)
-    max_backlog: int = Field(10_000, ge=0)
-    max_backlog_per_user: int = Field(1000, ge=0)
+    max_backlog: int = Field(10_000, ge=0, le=MAX_COUNT)
+    max_backlog_per_user: int = Field(1000, ge=0, le=MAX_COUNT)
     workers: int = Field(1, ge=1, le=64)
-    rate_limit_per_minute: int = Field(60, ge=0)
-    auth_rate_limit_per_minute: int = Field(10, ge=0)
+    rate_limit_per_minute: int = Field(60, ge=0, le=MAX_COUNT)
+    auth_rate_limit_per_minute: int = Field(10, ge=0, le=MAX_COUNT)
 
     max_upload_mb: int = Field(256, ge=1, le=5 * 1024)
-    upload_quota_mb: int = Field(1024, ge=0)
+    upload_quota_mb: int = Field(1024, ge=0, le=MAX_COUNT)
 
     model_timeout: int = Field(90_000, ge=100, le=3_600_000)
     max_retries: int = Field(3, ge=0, le=10)
-    model_rate_per_minute: int = Field(0, ge=0)
-    retention_days: int = Field(0, ge=0)
+    model_rate_per_minute: int = Field(0, ge=0, le=MAX_COUNT)
+    retention_days: int = Field(0, ge=0, le=36_500)
 
     log_level: str = "info"
     log_format: LogFormat | None = None
@@ -189,8 +196,11 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            ip_network(item, strict=False)
+        try:
+            for item in value:
+                ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8 or 127.0.0.1, separated by commas") from None
         return value
 
     @field_validator("supabase_jwt_secret")
@@ -270,7 +280,7 @@ class Settings(BaseSettings):
             lines.append(
                 "DATABASE_URL is the database of another Supabase project than SUPABASE_URL: take both of one."
             )
-        if self.database_ssl_root_cert and not self.database_ssl_root_cert.is_file():
+        if self.database_ssl_root_cert and not os.path.isfile(self.database_ssl_root_cert):  # noqa: PTH113 - no error
             lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
         lines += self._storage_faults()
         if self.default_wait_s > self.max_wait_s:

@@ -83,6 +83,10 @@ def is_limited_by_address(handler: Handler) -> bool:
     return hasattr(handler, _BY_ADDRESS)
 
 
+def is_limited_as_refresh(handler: Handler) -> bool:
+    return hasattr(handler, _AS_REFRESH)
+
+
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and log one line about it: no query string, no headers, no body."""

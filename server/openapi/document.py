@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from server import __version__, errors
 from server.auth.gotrue.error_form import PREFIX as GOTRUE_PREFIX
 from server.errors import Problem
-from server.http.middlewares import is_always_up, is_limited_by_address, is_public
+from server.http.middlewares import is_always_up, is_limited_as_refresh, is_limited_by_address, is_public
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.compatible_objects import GoTrueError, OpenAIError
 from server.openapi.objects import ProblemObject
@@ -120,7 +120,7 @@ def _problems(route: Route, operation: Operation) -> list[type[Problem]]:
         problems = [*_BODY, *([] if isinstance(operation.body, Mapping) else [errors.Invalid]), *problems]
     if not is_public(handler):
         problems += [errors.Unauthenticated, errors.RateLimited]
-    if is_limited_by_address(handler):
+    if is_limited_by_address(handler) and not is_limited_as_refresh(handler):
         problems += [errors.RateLimited]
     return [*problems, errors.ServerFault, *([] if is_always_up(handler) else [errors.Unavailable])]
 

@@ -373,6 +373,19 @@ def test_what_is_no_url_is_refused_without_quoting_it(monkeypatch: pytest.Monkey
         ("PORT", "abc", "PORT: must be a whole number"),
         ("PORT", "70000", "PORT: must be less than or equal to 65535"),
         ("MAX_WAIT_S", "1x", "MAX_WAIT_S: must be a number"),
+        ("PORT", "9" * 5000, "PORT: is too large a number"),
+        ("RETENTION_DAYS", "9" * 30, "RETENTION_DAYS: must be less than or equal to 36500"),
+        ("UPLOAD_QUOTA_MB", "9" * 30, "UPLOAD_QUOTA_MB: must be less than or equal to 1000000000"),
+        (
+            "TRUSTED_PROXIES",
+            "10.0.0.0/8,everyone",
+            "TRUSTED_PROXIES: must be networks such as 10.0.0.0/8 or 127.0.0.1, separated by commas",
+        ),
+        (
+            "DATABASE_SSL_ROOT_CERT",
+            "x" * 5000,
+            "DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.",
+        ),
         ("LOG_FORMAT", "xml", "LOG_FORMAT: must be 'json' or 'console'"),
     ],
 )
