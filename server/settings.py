@@ -1,8 +1,8 @@
 """All settings: one frozen object, read once from the environment and `.env`, and checked before the start."""
 
 import contextlib
-import os
 import re
+import ssl
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -280,8 +280,11 @@ class Settings(BaseSettings):
             lines.append(
                 "DATABASE_URL is the database of another Supabase project than SUPABASE_URL: take both of one."
             )
-        if self.database_ssl_root_cert and not os.path.isfile(self.database_ssl_root_cert):  # noqa: PTH113 - no error
-            lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
+        if self.database_ssl_root_cert and not _holds_certificates(self.database_ssl_root_cert):
+            lines.append(
+                "DATABASE_SSL_ROOT_CERT is not a file with certificates in PEM: "
+                "download the certificate of the database's CA."
+            )
         lines += self._storage_faults()
         if self.default_wait_s > self.max_wait_s:
             lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
@@ -352,6 +355,14 @@ def _split_url(text: str) -> SplitResult | None:
         return None if parts.port == 0 else parts
     except ValueError:
         return None
+
+
+def _holds_certificates(path: Path) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # also ssl.SSLError: the file has another content
+        return False
+    return True
 
 
 def _origin(text: str) -> str:

@@ -46,6 +46,10 @@ class Segment(StrEnum):
     TOOL_CALL = "tool_call"
 
 
+RECHECK_S = 10.0
+"""A name that upstream does not list is refused only by a list that is not older."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """A stored file that is part of the input, read in bounded chunks.
@@ -212,3 +216,14 @@ class Upstream(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def lists(upstream: Upstream, name: str) -> bool | None:
+    """Whether upstream lists this model; None if it gave no list in time.
+
+    A name that is not in the cached list may be newer than the list, which is then fetched again.
+    """
+    listing = await upstream.listing()
+    if listing is not None and not listing.has(name):
+        listing = await upstream.listing(max_age_s=RECHECK_S)
+    return None if listing is None else listing.has(name)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import structlog
 
-from server.inference.events import Listing, Upstream
+from server.inference.events import Listing
 from server.inference.protocol import Unintelligible, UpstreamError, read_models
 from server.inference.protocol.listing import read_live_models
 from server.inference.resilience import Clock
@@ -20,8 +20,6 @@ FAILED_S = 30.0
 """Pause after a failed listing."""
 FIRST_WAIT_S = 2.0
 """The longest wait of a caller for the first listing."""
-RECHECK_S = 10.0
-"""A name that upstream does not list is refused only by a list that is not older."""
 _HAS_NO_LISTING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 Ask = Callable[[], Awaitable[Reply]]
@@ -123,17 +121,6 @@ class LiveListing:
             log.warning("upstream_listing_unintelligible")
         finally:
             self._fetch = None
-
-
-async def lists(upstream: Upstream, name: str) -> bool | None:
-    """Whether upstream lists this model; None if it gave no list in time.
-
-    A name that is not in the cached list may be newer than the list, which is then fetched again.
-    """
-    listing = await upstream.listing()
-    if listing is not None and not listing.has(name):
-        listing = await upstream.listing(max_age_s=RECHECK_S)
-    return None if listing is None else listing.has(name)
 
 
 async def _stop(task: "asyncio.Task[object] | None") -> None:

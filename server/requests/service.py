@@ -16,8 +16,7 @@ from server.catalog import Catalog, read_create
 from server.encoding import dumps
 from server.errors import NotFound, Problem, RateLimited, Unavailable
 from server.files.input_files import InputFiles
-from server.inference.events import Upstream
-from server.inference.listings import lists
+from server.inference.events import Upstream, lists
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
@@ -129,8 +128,9 @@ class ModelRequests:
         Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
         """
         named = body.get("model") if isinstance(body, dict) else None
-        needs_listing = isinstance(named, str) and self._catalog.follows_listing
-        is_listed = await lists(self._upstream, named) if needs_listing else False
+        is_listed: bool | None = False
+        if isinstance(named, str) and self._catalog.follows_listing:
+            is_listed = await lists(self._upstream, named)
         draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s, is_listed=is_listed)
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)

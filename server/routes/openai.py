@@ -23,8 +23,7 @@ from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.middlewares import refused_under_overload
 from server.http.responses import json_response, link_to
 from server.http.sse import EventStream
-from server.inference.events import Task
-from server.inference.listings import lists
+from server.inference.events import Task, lists
 from server.model_request import RequestId, Status
 from server.openai.ask import Ask
 from server.openai.chat import completion, read_chat

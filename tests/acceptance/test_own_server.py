@@ -46,7 +46,7 @@ async def test_around_a_model_that_an_own_server_does_not_list_is_refused_by_nam
 async def test_around_a_model_that_is_newer_than_the_list_is_found(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.inference.listings.RECHECK_S", 0.0)
+    monkeypatch.setattr("server.inference.events.RECHECK_S", 0.0)
     async with own("llama3:latest") as upstream:
         api = await start_online(start, upstream, text_models="")
         assert await ids(api) == ["default", "llama3:latest"]

@@ -16,6 +16,9 @@ BUCKET = {
     "STORAGE_SECRET_ACCESS_KEY": SECRET,
 }
 PROJECT = {"SUPABASE_URL": "https://abc.supabase.co"}
+NO_CERTIFICATES = (
+    "DATABASE_SSL_ROOT_CERT is not a file with certificates in PEM: download the certificate of the database's CA."
+)
 SUPABASE = {
     "SUPABASE_URL": "https://abc.supabase.co",
     "SUPABASE_ANON_KEY": SECRET,
@@ -384,7 +387,12 @@ def test_what_is_no_url_is_refused_without_quoting_it(monkeypatch: pytest.Monkey
         (
             "DATABASE_SSL_ROOT_CERT",
             "x" * 5000,
-            "DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.",
+            NO_CERTIFICATES,
+        ),
+        (
+            "DATABASE_SSL_ROOT_CERT",
+            __file__,
+            NO_CERTIFICATES,
         ),
         ("LOG_FORMAT", "xml", "LOG_FORMAT: must be 'json' or 'console'"),
     ],
