@@ -28,7 +28,7 @@ demo: $(RUNTIME) ## kill a server while it works, and check that it loses nothin
 test: $(DEV) ## run all tests; with options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
 
-test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, PostgreSQL 15, ffmpeg and others (Debian 12, root)
+test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, PostgreSQL 15, nginx, ffmpeg and others (Debian 12, root)
 	@exec $(PY) -m tests.tools
 
 test-poolers: $(DEV) ## run the acceptance tests through PgBouncer, in session and in transaction mode (10 min)

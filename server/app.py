@@ -214,6 +214,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
         reader=reader,
         input_files=InputFiles(reader),
         catalog=app[keys.CATALOG],
+        upstream=app[keys.UPSTREAM],
         rates=app[keys.CREATE_LIMITER],
         concurrency=ConcurrencyLimiter(),
         runs=engine,

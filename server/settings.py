@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import ssl
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -17,13 +18,19 @@ from server.pooling import Pooling
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
 DEFAULT_WAIT_S = 85.0
+MAX_COUNT = 1_000_000_000
+"""Of settings that have no other upper bound, so that they fit the integers of the database."""
 _KEY = re.compile(r"[!-~]+", re.ASCII)
 _PROJECT_URL = re.compile(r"([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_DATABASE = re.compile(r"(?:db\.)?([a-z0-9]+)\.supabase\.(?:co|in)")
 _PROJECT_USER = re.compile(r"[a-z_]+\.([a-z0-9]+)")
 _BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-_WORDS = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "float_parsing": "must be a number",
+}
 """Messages for kinds of errors whose own messages in pydantic use terms of Python."""
 _ORIGIN = re.compile(
     r"""(?P<scheme>https?|capacitor|ionic|app|tauri)://
@@ -71,6 +78,7 @@ class Settings(BaseSettings):
     supabase_jwt_issuer: str | None = None
 
     hf_api_token: SecretStr | None = None
+    hf_token: SecretStr | None = None
     hf_base_url: str = HUGGING_FACE_ROUTER
     inference_backend: Backend | None = None
     text_models: CommaSeparated = ()
@@ -92,19 +100,19 @@ class Settings(BaseSettings):
     drain_s: float = Field(20, ge=0, le=600)
 
     concurrency: int = Field(64, ge=1, le=1000)
-    max_backlog: int = Field(10_000, ge=0)
-    max_backlog_per_user: int = Field(1000, ge=0)
+    max_backlog: int = Field(10_000, ge=0, le=MAX_COUNT)
+    max_backlog_per_user: int = Field(1000, ge=0, le=MAX_COUNT)
     workers: int = Field(1, ge=1, le=64)
-    rate_limit_per_minute: int = Field(60, ge=0)
-    auth_rate_limit_per_minute: int = Field(10, ge=0)
+    rate_limit_per_minute: int = Field(60, ge=0, le=MAX_COUNT)
+    auth_rate_limit_per_minute: int = Field(10, ge=0, le=MAX_COUNT)
 
     max_upload_mb: int = Field(256, ge=1, le=5 * 1024)
-    upload_quota_mb: int = Field(1024, ge=0)
+    upload_quota_mb: int = Field(1024, ge=0, le=MAX_COUNT)
 
     model_timeout: int = Field(90_000, ge=100, le=3_600_000)
     max_retries: int = Field(3, ge=0, le=10)
-    model_rate_per_minute: int = Field(0, ge=0)
-    retention_days: int = Field(0, ge=0)
+    model_rate_per_minute: int = Field(0, ge=0, le=MAX_COUNT)
+    retention_days: int = Field(0, ge=0, le=36_500)
 
     log_level: str = "info"
     log_format: LogFormat | None = None
@@ -117,6 +125,13 @@ class Settings(BaseSettings):
             with contextlib.suppress(TypeError, ValueError):
                 return values | {"default_wait_s": min(DEFAULT_WAIT_S, float(values["max_wait_s"]))}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _token_by_either_name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """HF_TOKEN, the name that Hugging Face's own programs read, serves where HF_API_TOKEN is not set."""
+        token = values.get("hf_api_token") or values.get("hf_token")
+        return values | {"hf_api_token": token} if token else values
 
     @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod
@@ -181,8 +196,11 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            ip_network(item, strict=False)
+        try:
+            for item in value:
+                ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError("must be networks such as 10.0.0.0/8 or 127.0.0.1, separated by commas") from None
         return value
 
     @field_validator("supabase_jwt_secret")
@@ -232,6 +250,8 @@ class Settings(BaseSettings):
     def without_effect(self) -> list[str]:
         """Names of settings that are set and have no effect with the others."""
         names = []
+        if self.hf_token is not None and self.hf_token != self.hf_api_token:
+            names.append("hf_token")
         if not self.database_url:
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:
@@ -260,8 +280,11 @@ class Settings(BaseSettings):
             lines.append(
                 "DATABASE_URL is the database of another Supabase project than SUPABASE_URL: take both of one."
             )
-        if self.database_ssl_root_cert and not self.database_ssl_root_cert.is_file():
-            lines.append("DATABASE_SSL_ROOT_CERT is not a file: download the certificate of the database's CA.")
+        if self.database_ssl_root_cert and not _holds_certificates(self.database_ssl_root_cert):
+            lines.append(
+                "DATABASE_SSL_ROOT_CERT is not a file with certificates in PEM: "
+                "download the certificate of the database's CA."
+            )
         lines += self._storage_faults()
         if self.default_wait_s > self.max_wait_s:
             lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")
@@ -332,6 +355,14 @@ def _split_url(text: str) -> SplitResult | None:
         return None if parts.port == 0 else parts
     except ValueError:
         return None
+
+
+def _holds_certificates(path: Path) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # also ssl.SSLError: the file has another content
+        return False
+    return True
 
 
 def _origin(text: str) -> str:

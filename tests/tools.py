@@ -43,7 +43,8 @@ FFMPEG = Tool("ffmpeg", "ffmpeg")
 IMAGEMAGICK = Tool("convert", "imagemagick")
 HEIF_ENC = Tool("heif-enc", "libheif-examples")
 AVIFENC = Tool("avifenc", "libavif-bin")
-ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC)
+NGINX = Tool("nginx", "nginx")
+ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC, NGINX)
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in ALL))
 """The one command that brings all of them."""

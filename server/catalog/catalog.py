@@ -24,6 +24,13 @@ class Catalog:
         """Raises `KeyError` for an unknown name."""
         return self._types[name]
 
+    @property
+    def follows_listing(self) -> bool:
+        """Whether requests may name all models that upstream lists: an own server, and settings that name none."""
+        named = set(self._settings.allowed_models) - {"*"}
+        is_own = self._settings.backend is Backend.HUGGINGFACE and self._settings.has_own_base_url
+        return is_own and not self._settings.text_models and not named
+
     def describe(self) -> list[dict[str, Any]]:
         """The offered model types, each with JSON Schemas, default models and an example."""
         return [
@@ -67,9 +74,17 @@ class Catalog:
         return default[default.index(model) :] if model in default else (model,)
 
     def check(
-        self, name: str, input_data: Mapping[str, Any], parameters: Mapping[str, Any], model: str | None
+        self,
+        name: str,
+        input_data: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        model: str | None,
+        *,
+        is_listed: bool | None = False,
     ) -> tuple[dict[str, Any], dict[str, Any], str | None]:
         """The validated input and parameters, as they are stored, and the model that is tried first.
+
+        `is_listed`: upstream lists the model; None if that is not known, and upstream will decide.
 
         Raises `Invalid` with all errors, each with its path.
         """
@@ -87,7 +102,7 @@ class Catalog:
                 (model_type.parameters, parameters, "parameters"),
             )
         ]
-        if model is not None and not self._is_allowed(model, model_type.task):
+        if model is not None and not self._is_allowed(model, model_type.task, is_listed=is_listed):
             errors.append(FieldError("model", "is not one that this server offers"))
         if errors:
             raise invalid(errors)
@@ -108,16 +123,19 @@ class Catalog:
             return self._settings.text_models
         return () if self._settings.has_own_base_url else ROUTER_MODELS[task]
 
-    def _is_allowed(self, model: str, task: Task) -> bool:
+    def _is_allowed(self, model: str, task: Task, *, is_listed: bool | None) -> bool:
         if self._settings.backend is Backend.OFFLINE:
             return model in OFFLINE_MODELS
-        if model in self._default_chain(task) or model in self._settings.allowed_models:
+        if is_listed or model in self._default_chain(task) or model in self._settings.allowed_models:
             return True
         pattern = OWN_MODEL if self._settings.has_own_base_url else ROUTER_MODEL
-        return "*" in self._settings.allowed_models and pattern.fullmatch(model) is not None
+        is_any = "*" in self._settings.allowed_models or is_listed is None
+        return is_any and pattern.fullmatch(model) is not None
 
 
-def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, Any], dict[str, Any], str | None]:
+def read_create(
+    catalog: Catalog, data: Any, *, is_listed: bool | None = False
+) -> tuple[CreateRequest, dict[str, Any], dict[str, Any], str | None]:
     """The body of a create, and the input, parameters and model from `Catalog.check`.
 
     Raises `Invalid` with all errors, those of the body and those inside the input together.
@@ -125,18 +143,27 @@ def read_create(catalog: Catalog, data: Any) -> tuple[CreateRequest, dict[str, A
     try:
         body = parse(CreateRequest, data)
     except Invalid as problem:
-        raise invalid([*problem.errors, *_faults_inside(catalog, data, problem.errors)]) from None
-    return body, *catalog.check(body.model_type, body.input_data, body.parameters, body.model)
+        inside = _faults_inside(catalog, data, problem.errors, is_listed=is_listed)
+        raise invalid([*problem.errors, *inside]) from None
+    return body, *catalog.check(body.model_type, body.input_data, body.parameters, body.model, is_listed=is_listed)
 
 
-def _faults_inside(catalog: Catalog, data: Any, known: Sequence[FieldError]) -> list[FieldError]:
+def _faults_inside(
+    catalog: Catalog, data: Any, known: Sequence[FieldError], *, is_listed: bool | None
+) -> list[FieldError]:
     """Errors inside the fields of a create that have no error themselves."""
     wrong = {error.field for error in known}
     if not isinstance(data, dict) or "model_type" in wrong:
         return []
     sound = {name: value for name, value in data.items() if name not in wrong}
     try:
-        catalog.check(sound["model_type"], sound.get("input_data", {}), sound.get("parameters", {}), sound.get("model"))
+        catalog.check(
+            sound["model_type"],
+            sound.get("input_data", {}),
+            sound.get("parameters", {}),
+            sound.get("model"),
+            is_listed=is_listed,
+        )
     except Invalid as problem:
         return [error for error in problem.errors if error.field.partition(".")[0] not in wrong]
     return []

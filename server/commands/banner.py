@@ -23,7 +23,7 @@ def banner(settings: Settings, catalog: Catalog, *, port: int) -> str:
 def _model(settings: Settings, catalog: Catalog) -> str:
     if settings.backend is Backend.OFFLINE:
         return (
-            "OFFLINE test double, not AI. Real: HF_API_TOKEN=hf_… make run, "
+            "OFFLINE test double, not AI. Real: HF_API_TOKEN=hf_… make run (HF_TOKEN works too), "
             "or Ollama: HF_BASE_URL=http://localhost:11434/v1"
         )
     chain = catalog.chain("text2text", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server import __version__
 from server.commands.serve import EXIT_CANNOT_WORK, serve
+from server.commands.setting_names import find_unread, given_names
 from server.errors import CannotStart
 from server.log_writer import LogWriter
 from server.settings import Settings
@@ -27,6 +28,12 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
+    except CannotStart as error:
+        unread = find_unread(given_names())
+        return _refuse(
+            *error.faults, *(f"{name} is set, which is not read: set {ours}." for name, ours in unread.items())
+        )
+    try:
         with logging_to_stdout(settings) as output, asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_command(options, settings, output))
     except CannotStart as error:

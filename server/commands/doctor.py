@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from server.auth.supabase import check_accounts
+from server.commands.setting_names import find_unread, given_names
 from server.errors import CannotStart, CheckFailed
 from server.inference.backends import create_upstream
 from server.inference.events import UpstreamFault
@@ -19,7 +20,7 @@ from server.storage.embedded.ephemeral import is_ephemeral
 from server.storage.embedded.postgres import EmbeddedPostgres
 from server.storage.migrations import MigrationError, Standing, load_migrations, status
 from server.storage.objects import check_objects
-from server.storage.prepare import database_of, require_usable
+from server.storage.prepare import database_of, explain_missing_grants, require_usable
 
 _CHECK_TIMEOUT_S = 15.0
 
@@ -38,19 +39,22 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `exit_code` is `WELL` without a fault."""
+    """One line of the report. `exit_code` is `WELL` without a fault. A note reports no fault, but perhaps a mistake."""
 
     subject: str
     text: str
     exit_code: Exit = Exit.WELL
+    is_note: bool = False
 
     def __str__(self) -> str:
-        mark = "ok  " if self.exit_code is Exit.WELL else "FAIL"
+        mark = "note" if self.is_note else "ok  " if self.exit_code is Exit.WELL else "FAIL"
         return f"{mark}  {self.subject:<9} {self.text}"
 
 
 async def run_doctor(settings: Settings) -> int:
     """Print a line for each subject. Returns the exit code of the first fault."""
+    for note in _notes(settings):
+        print(note, flush=True)  # noqa: T201 - the command's output
     findings = []
     subjects = (_examine_data_dir, _examine_database, _examine_upstream)
     accounts = () if settings.supabase_url is None else (_examine_accounts,)
@@ -60,6 +64,13 @@ async def run_doctor(settings: Settings) -> int:
         print(finding, flush=True)  # noqa: T201 - the command's output
         findings.append(finding)
     return next((finding.exit_code for finding in findings if finding.exit_code), Exit.WELL)
+
+
+def _notes(settings: Settings) -> list[Finding]:
+    """The settings, and names that resemble settings, that have no effect."""
+    texts = [f"{name} has no effect with the other settings." for name in settings.without_effect()]
+    texts += [f"{name} is not read: set {ours}." for name, ours in find_unread(given_names()).items()]
+    return [Finding("settings", text, is_note=True) for text in texts]
 
 
 async def _examine_data_dir(settings: Settings) -> Finding:
@@ -106,13 +117,16 @@ async def _examine_url(settings: Settings, url: str, name: str) -> Finding:
         version = connection.get_server_version()
         await require_usable(connection, settings)
         entries = await status(connection, load_migrations())
+        missing = sum(entry.standing is Standing.PENDING for entry in entries)
+        cure = await explain_missing_grants(connection) if missing else None
     except CannotStart as error:
         return Finding("database", " ".join(error.faults), Exit.DATABASE)
     except MigrationError as error:
         return Finding("database", error.message, Exit.DATABASE)
     finally:
         connection.terminate()
-    missing = sum(entry.standing is Standing.PENDING for entry in entries)
+    if cure is not None:
+        return Finding("database", cure.replace("DATABASE_URL", name, 1), Exit.DATABASE)
     schema = f"{missing} migrations to apply (`serve` applies them)" if missing else "schema is the newest"
     return Finding("database", f"{name}: Postgres {version.major}.{version.micro}, {schema}.")
 

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
 
 from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
 from server.http import keys
 from server.http.parameters import read_idempotency_key
 from server.model_request import UserId
+from server.openai import PREFIX as OPENAI_PREFIX
 from server.schemas import MAX_BODY_BYTES
 
 BODY_TIMEOUT_S = 15.0
@@ -65,11 +67,21 @@ def parse_json(body: bytes) -> Any:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        hint = "" if _is_utf_8(body) else " It is not encoded in UTF-8."
         raise BadSyntax(
-            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+            f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.{hint}"
         ) from None
     _require_storable(data)
     return data
+
+
+def _is_utf_8(body: bytes) -> bool:
+    """NUL at the beginning, where JSON cannot have it, is a sign of UTF-16 and UTF-32."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in body[:2]
 
 
 def _require_plain_json(request: web.Request) -> None:
@@ -79,9 +91,10 @@ def _require_plain_json(request: web.Request) -> None:
         media, charset = request.content_type.lower(), request.charset
     except ValueError:  # the header parser of the standard library fails at some encoded parameters
         media, charset = "application/json", "unreadable"
-    if not _JSON_MEDIA.fullmatch(media) or hdrs.CONTENT_TYPE not in request.headers:
+    is_json = _JSON_MEDIA.fullmatch(media) is not None and hdrs.CONTENT_TYPE in request.headers
+    if not is_json and not request.path.startswith(OPENAI_PREFIX):  # there the content decides
         raise UnsupportedMedia("Send JSON, with the header 'Content-Type: application/json'.")
-    if charset is not None and charset.lower() not in {"utf-8", "utf8", "us-ascii"}:
+    if charset is not None and charset.lower() not in {"utf-8", "utf8", "utf_8", "us-ascii", "ascii"}:
         raise UnsupportedMedia("JSON is sent in UTF-8: leave the charset out, or say utf-8.")
 
 
@@ -92,8 +105,8 @@ def is_encoded(request: web.Request) -> bool:
 
 
 async def say_continue(request: web.Request) -> None:
-    """Answer `Expect: 100-continue`, if the client sent it."""
-    if hdrs.EXPECT in request.headers:
+    """Answer `Expect: 100-continue`, if the client sent it. In HTTP/1.0 there is no such answer (RFC 9110, 10.1.1)."""
+    if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # not yet the response
 

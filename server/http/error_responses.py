@@ -60,9 +60,9 @@ def _as_ours(request: web.Request, problem: Problem) -> ErrorResponse:
 FORMS = (
     ErrorForm(OPENAI_PREFIX, lambda _, problem: openai.error_response(problem)),
     ErrorForm(gotrue.PREFIX, lambda request, problem: gotrue.error_response(problem, request.headers), keys.GOTRUE),
-    ErrorForm("/", _as_ours),
+    ErrorForm("", _as_ours),
 )
-"""The first prefix that fits applies."""
+"""The first prefix that fits applies. The path of a target such as `*` or `http://host` does not begin with a slash."""
 
 
 def problem_response(request: web.Request, problem: Problem) -> web.Response:

@@ -48,7 +48,7 @@ class EdgeFunction(HuggingFace):
             return Check(UpstreamFault.UNEXPECTED, "The service at SUPABASE_URL is not the edge function hf-inference.")
         return self._judge_edge(error)
 
-    async def listing(self) -> Listing | None:
+    async def listing(self, *, max_age_s: float | None = None) -> Listing | None:  # noqa: ARG002 - it has none
         """The function has no list of models."""
         return None
 

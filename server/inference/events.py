@@ -46,6 +46,10 @@ class Segment(StrEnum):
     TOOL_CALL = "tool_call"
 
 
+RECHECK_S = 10.0
+"""A name that upstream does not list is refused only by a list that is not older."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """A stored file that is part of the input, read in bounded chunks.
@@ -181,6 +185,10 @@ class Listing:
     is_stale: bool
     models: tuple[LiveModel, ...]
 
+    def has(self, name: str) -> bool:
+        """Whether upstream knows the name. Ollama lists `llama3:latest` and accepts `llama3`."""
+        return any(model.id in {name, f"{name}:latest"} for model in self.models)
+
 
 class Upstream(Protocol):
     """Runs generations."""
@@ -200,8 +208,22 @@ class Upstream(Protocol):
         """Whether calls can succeed, checked by a free call within 10 s."""
         ...
 
-    async def listing(self) -> Listing | None:
-        """Upstream's list of models, cached for some minutes. None if there is none, or none within 2 s."""
+    async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
+        """Upstream's list of models, cached for some minutes. None if there is none, or none within 2 s.
+
+        With `max_age_s`, a list that is older is fetched again; None if that fails.
+        """
         ...
 
     async def close(self) -> None: ...
+
+
+async def lists(upstream: Upstream, name: str) -> bool | None:
+    """Whether upstream lists this model; None if it gave no list in time.
+
+    A name that is not in the cached list may be newer than the list, which is then fetched again.
+    """
+    listing = await upstream.listing()
+    if listing is not None and not listing.has(name):
+        listing = await upstream.listing(max_age_s=RECHECK_S)
+    return None if listing is None else listing.has(name)

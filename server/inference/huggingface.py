@@ -143,9 +143,9 @@ class HuggingFace:
             check = judge_listing(reply.body, reply.error, base_url=self._base_url)
         return replace(check, detail=self._without_token(check.detail))
 
-    async def listing(self) -> Listing | None:
+    async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
         """See `Upstream.listing`."""
-        return await self._live_listing.get()
+        return await self._live_listing.get(max_age_s=max_age_s)
 
     async def close(self) -> None:
         """Close all connections, even those in use."""

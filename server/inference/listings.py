@@ -82,15 +82,24 @@ class LiveListing:
         self._clock = clock
         self._listing: Listing | None = None
         self._stale_at = self._due_at = 0.0
+        self._asked_at = self._listed_at = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
-    async def get(self) -> Listing | None:
-        """The newest listing. Only the first one is waited for, at most `first_wait_s`."""
-        if self._fetch is None and self._clock() >= self._due_at:
+    async def get(self, *, max_age_s: float | None = None) -> Listing | None:
+        """The newest listing. Only the first one is waited for, at most `first_wait_s`.
+
+        With `max_age_s` an older one is fetched again and waited for in the same way; None if it does not come. A
+        fetch starts at most once in `max_age_s`.
+        """
+        now = self._clock()
+        is_too_old = self._listing is None or (max_age_s is not None and now >= self._listed_at + max_age_s)
+        may_ask_again = max_age_s is not None and is_too_old and now >= self._asked_at + max_age_s
+        if self._fetch is None and (now >= self._due_at or may_ask_again):
+            self._asked_at = now
             self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
-        if self._listing is None and self._fetch is not None:
+        if is_too_old and self._fetch is not None:
             await asyncio.wait({self._fetch}, timeout=self._first_wait_s)
-        if self._listing is None:
+        if self._listing is None or (max_age_s is not None and self._clock() >= self._listed_at + max_age_s):
             return None
         return replace(self._listing, is_stale=self._clock() >= self._stale_at)
 
@@ -106,7 +115,8 @@ class LiveListing:
                 return
             models = read_live_models(reply.body)
             self._listing = Listing(datetime.now(UTC), is_stale=False, models=models)
-            self._due_at = self._stale_at = self._clock() + FRESH_S
+            self._listed_at = self._clock()
+            self._due_at = self._stale_at = self._listed_at + FRESH_S
         except Unintelligible:
             log.warning("upstream_listing_unintelligible")
         finally:

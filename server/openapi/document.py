@@ -118,11 +118,12 @@ def _problems(route: Route, operation: Operation) -> list[type[Problem]]:
         return problems
     if operation.body is not None:
         problems = [*_BODY, *([] if isinstance(operation.body, Mapping) else [errors.Invalid]), *problems]
-    if not marks_of(handler).is_public:
+    marks = marks_of(handler)
+    if not marks.is_public:
         problems += [errors.Unauthenticated, errors.RateLimited]
-    if marks_of(handler).is_limited_by_address:
+    if marks.is_limited_by_address and marks.is_refresh is None:
         problems += [errors.RateLimited]
-    return [*problems, errors.ServerFault, *([] if marks_of(handler).is_always_up else [errors.Unavailable])]
+    return [*problems, errors.ServerFault, *([] if marks.is_always_up else [errors.Unavailable])]
 
 
 def _answer(answer: Answer, shows_limit: bool) -> Schema:  # noqa: FBT001 - private

@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 
 from server.errors import Problem
 from server.http.marks import Handler
+from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.parts import Answer, Model, Schema
 
 
@@ -29,7 +30,11 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A handler at a path; without an operation it is no part of the interface. Paths below `/api` have an alias."""
+    """A handler at a path; without an operation it is no part of the interface.
+
+    Paths below `/api` have an alias without it, and paths below `/v1` one with a slash at the end, which some clients
+    put behind every path.
+    """
 
     tag: str
     method: str
@@ -39,7 +44,9 @@ class Route:
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        return (self.path.removeprefix("/api"),) if self.path.startswith("/api/") else ()
+        if self.path.startswith("/api/"):
+            return (self.path.removeprefix("/api"),)
+        return (f"{self.path}/",) if self.path.startswith(OPENAI_PREFIX) and "{" not in self.path else ()
 
 
 ROUTES = web.AppKey("routes", list[Route])

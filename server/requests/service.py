@@ -16,6 +16,7 @@ from server.catalog import Catalog, read_create
 from server.encoding import dumps
 from server.errors import NotFound, Problem, RateLimited, Unavailable
 from server.files.input_files import InputFiles
+from server.inference.events import Upstream, lists
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
@@ -76,6 +77,7 @@ class ModelRequests:
         reader: PooledQueries,
         input_files: InputFiles,
         catalog: Catalog,
+        upstream: Upstream,
         rates: RateLimiter,
         concurrency: ConcurrencyLimiter,
         runs: Runs,
@@ -89,6 +91,7 @@ class ModelRequests:
         self._feeds = feeds
         self._reader = reader
         self._catalog = catalog
+        self._upstream = upstream
         self._rates = rates
         self._concurrency = concurrency
         self._runs = runs
@@ -124,7 +127,11 @@ class ModelRequests:
 
         Raises `Invalid`, `NotFound`, `RateLimited`, `Unavailable`, `KeyReused`, and `Unauthenticated`.
         """
-        draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s)
+        named = body.get("model") if isinstance(body, dict) else None
+        is_listed: bool | None = False
+        if isinstance(named, str) and self._catalog.follows_listing:
+            is_listed = await lists(self._upstream, named)
+        draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s, is_listed=is_listed)
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)
@@ -138,8 +145,17 @@ class ModelRequests:
             undo.pop_all()
         return Created(subscription, admitted.is_replayed, delay_s, draft.deadline_s, draft.model)
 
-    def _draft(self, user_id: UserId, body: Any, *, sent: Any, key: str | None, deadline_s: float | None) -> NewRequest:
-        create, input_data, parameters, model = read_create(self._catalog, body)
+    def _draft(
+        self,
+        user_id: UserId,
+        body: Any,
+        *,
+        sent: Any,
+        key: str | None,
+        deadline_s: float | None,
+        is_listed: bool | None,
+    ) -> NewRequest:
+        create, input_data, parameters, model = read_create(self._catalog, body, is_listed=is_listed)
         return NewRequest(
             id=mint_id(),
             user_id=user_id,

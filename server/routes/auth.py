@@ -51,7 +51,8 @@ def routes() -> tuple[Route, ...]:
         )),
         route("POST", "/api/auth/refresh", refresh, Operation(
             "refresh", "Trade a refresh token for new tokens", {"200": signed_in},
-            "Each refresh token works once. One that is used a second time ends its session.",
+            "Each refresh token works once. One that is used a second time ends its session. Beyond the rate of "
+            "refreshes of an address the answer is 503 with `Retry-After`: retry, and keep the user signed in.",
             body=Refresh, problems=(Unauthenticated,),
         )),
         route("POST", "/api/auth/signout", sign_out, Operation("sign_out", "End the session", {"204": signed_out})),

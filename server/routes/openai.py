@@ -23,13 +23,13 @@ from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.marks import refused_under_overload
 from server.http.responses import json_response, link_to
 from server.http.sse import EventStream
-from server.inference.events import Task
+from server.inference.events import Task, lists
 from server.model_request import RequestId, Status
 from server.openai.ask import Ask
 from server.openai.chat import completion, read_chat
 from server.openai.chunks import Chunks
 from server.openai.embeddings import embedding_list, read_embeddings
-from server.openai.models import model_list
+from server.openai.models import model_list, model_object
 from server.openai.outcome import RETRY_AFTER_S, problem_of
 from server.openapi import compatible_objects as objects
 from server.openapi import parts
@@ -101,22 +101,26 @@ async def embed(request: web.Request) -> web.StreamResponse:
 
 async def list_models(request: web.Request) -> web.Response:
     """The models for chat and for embeddings."""
-    return json_response(_models(request))
+    return json_response(await _models(request))
 
 
 async def get_model(request: web.Request) -> web.Response:
     """One entry of the list."""
     name = request.match_info["id"]
-    for model in _models(request)["data"]:
+    for model in (await _models(request))["data"]:
         if model["id"] == name:
             return json_response(model)
+    if request.app[keys.CATALOG].follows_listing and await lists(request.app[keys.UPSTREAM], name):
+        return json_response(model_object(name))
     message = f"There is no model '{name[:200]}' here; GET /v1/models lists those there are."
     raise NotFound(message, errors=[FieldError("model", message)])
 
 
-def _models(request: web.Request) -> dict[str, Any]:
+async def _models(request: web.Request) -> dict[str, Any]:
     catalog = request.app[keys.CATALOG]
-    return model_list([*catalog.models(Task.CHAT_COMPLETION), *catalog.models(Task.FEATURE_EXTRACTION)])
+    listing = await request.app[keys.UPSTREAM].listing() if catalog.follows_listing else None
+    listed = () if listing is None else (model.id for model in listing.models)
+    return model_list([*catalog.models(Task.CHAT_COMPLETION), *catalog.models(Task.FEATURE_EXTRACTION), *listed])
 
 
 def _render_embeddings(_request_id: RequestId, outcome: Mapping[str, Any], *, is_base64: bool) -> dict[str, Any]:

@@ -53,9 +53,22 @@ async def prepare_database(settings: Settings, database: Database) -> None:
         for migration in await migrate(connection, load_migrations(), connect=database.connect):
             log.info("migration_applied", name=migration.name)
     except MigrationError as error:
-        raise CannotStart(f"The database cannot be migrated: {error.message}") from error
+        is_forbidden = isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError)
+        cure = await explain_missing_grants(connection) if is_forbidden else None
+        raise CannotStart(cure or f"The database cannot be migrated: {error.message}") from error
     finally:
         connection.terminate()
+
+
+async def explain_missing_grants(connection: "asyncpg.Connection[Any]") -> str | None:
+    """One line with the statements to run, if this user lacks a privilege that migrations need."""
+    grants = [row["statement"] for row in await connection.fetch(statements()["list_missing_grants"])]
+    if not grants:
+        return None
+    return (
+        "DATABASE_URL: this user may not create tables in schema public, or may not create schemas. "
+        f"As the owner of the database or a superuser, run: {' '.join(grants)}"
+    )
 
 
 async def require_usable(connection: "asyncpg.Connection[Any]", settings: Settings) -> None:

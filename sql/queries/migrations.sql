@@ -37,3 +37,11 @@ ORDER BY number;
 -- Note a migration as applied, in the transaction that holds the lock.
 INSERT INTO public.schema_migrations (number, name, checksum)
 VALUES ($1, $2, $3);
+
+-- name: list_missing_grants
+-- The statements that give this user the privileges that migrations need and the user lacks.
+SELECT format('GRANT CREATE ON DATABASE %I TO %I;', current_database(), current_user) AS statement
+WHERE to_regnamespace('auth') IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
+UNION ALL
+SELECT format('GRANT USAGE, CREATE ON SCHEMA public TO %I;', current_user)
+WHERE NOT has_schema_privilege('public', 'USAGE') OR NOT has_schema_privilege('public', 'CREATE');

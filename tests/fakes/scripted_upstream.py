@@ -45,7 +45,7 @@ class ScriptedUpstream:
     async def check(self) -> Check:
         return self.check_result
 
-    async def listing(self) -> Listing | None:
+    async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
         return None
 
     async def close(self) -> None:

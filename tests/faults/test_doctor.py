@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, urlsplit
 
 import pytest
 from asyncpg.types import ServerVersion
@@ -158,6 +160,56 @@ def test_a_database_of_supabase_is_refused_by_every_command(tmp_path: Path, clus
                 assert (done.returncode, "set SUPABASE_URL" in done.stderr) == (2, True), done.stderr
         finally:
             cluster_18.execute("DROP ROLE supabase_auth_admin")
+
+
+PLAIN_ROLE = 'plain "Role"'
+GRANTS = re.compile(r"run: (GRANT CREATE ON DATABASE .*; GRANT USAGE, CREATE ON SCHEMA public TO .*;)$", re.MULTILINE)
+
+
+def test_around_a_role_that_may_not_create_tables_gets_the_statements_to_run(
+    tmp_path: Path, cluster_18: Cluster
+) -> None:
+    quoted = '"plain ""Role"""'
+    with cluster_18.database() as url:
+        name = urlsplit(url).path.strip("/")
+        cluster_18.execute(f"CREATE ROLE {quoted} LOGIN PASSWORD '{cluster_18.password}'")
+        try:
+            settings = {
+                "DATABASE_URL": cluster_18.url(name, role=quote(PLAIN_ROLE)),
+                "INFERENCE_BACKEND": "offline",
+                "PORT": "0",
+            }
+            doctor = _doctor(tmp_path / "data", **settings)
+            assert doctor.returncode == 4, doctor.stdout
+            said = [doctor.stdout]
+            for command in ("migrate", "serve"):
+                done = _run(command, data_dir=tmp_path / "data", **settings)
+                assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+                said.append(done.stderr)
+            [statements] = {match[1] for text in said for match in [GRANTS.search(text)] if match} or {""}
+            assert statements.count(quoted) == 2, said
+            assert [bool(GRANTS.search(text)) for text in said] == [True] * 3
+            cluster_18.execute(statements, database=name)
+            migrated = _run("migrate", data_dir=tmp_path / "data", **settings)
+            assert migrated.returncode == 0, migrated.stderr
+            # After its migrations a server needs no privilege to create: doctor asks for none.
+            cluster_18.execute(f"REVOKE CREATE ON SCHEMA public FROM {quoted}", database=name)
+            assert _doctor(tmp_path / "data", **settings).returncode == 0
+        finally:
+            cluster_18.execute(f"DROP OWNED BY {quoted} CASCADE", database=name)
+            cluster_18.execute(f"DROP ROLE {quoted}")
+
+
+def test_around_names_that_are_not_read_are_named(tmp_path: Path) -> None:
+    settings = {"HUGGING_FACE_HUB_TOKEN": "hf_canary", "HF_APITOKEN": "hf_canary"}
+    result = _doctor(tmp_path / "data", INFERENCE_BACKEND="offline", **settings)
+    notes = [line for line in result.stdout.splitlines() if line.startswith("note")]
+    assert notes == [f"note  settings  {name} is not read: set HF_API_TOKEN." for name in sorted(settings)]
+    assert result.returncode == 0
+    refused = _run("serve", data_dir=tmp_path / "data", INFERENCE_BACKEND="huggingface", **settings)
+    assert refused.returncode == 2
+    assert refused.stderr.count("which is not read: set HF_API_TOKEN") == 2
+    assert "canary" not in result.stdout + refused.stderr
 
 
 @pytest.mark.parametrize(("major", "is_usable"), [(14, False), (15, True), (18, True)])

@@ -165,6 +165,7 @@ def test_a_signal_while_the_database_starts_stops_that_too(tmp_path: Path, momen
 
 def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
     unused = "postgresql://nobody:canary@127.0.0.1:1/nothing"
+    (tmp_path / ".env").write_text("HUGGINGFACEHUB_API_TOKEN=canary\nRETENTON_DAYS=3\n")
     with server_process(tmp_path / "data", LISTEN_DATABASE_URL=unused, LOG_FORMAT="json") as server:
         before, banner = server.log.read_text().split("Ready:")
         events = [json.loads(line) for line in before.splitlines()]
@@ -177,6 +178,10 @@ def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
         assert [event["setting"] for event in events if event["event"] == "setting_without_effect"] == [
             "LISTEN_DATABASE_URL"
         ]
+        assert {event["name"]: event["fix"] for event in events if event["event"] == "name_without_effect"} == {
+            "HUGGINGFACEHUB_API_TOKEN": "The server does not read it. Set HF_API_TOKEN.",
+            "RETENTON_DAYS": "The server does not read it. Set RETENTION_DAYS.",
+        }
         assert "canary" not in before + banner
 
 

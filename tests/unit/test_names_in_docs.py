@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 KNOWN = {name.upper() for name in Settings.model_fields} | set(Code)
 OTHERS = {
     "CAP_DAC_OVERRIDE": "server/storage/embedded/os_user.py",
+    "HUGGING_FACE_HUB_TOKEN": "server/commands/setting_names.py",
     "MAX_ATTEMPTS": "server/actors/quarantine.py",
     "PYTEST_ARGS": "Makefile",
     "RLIMIT_DATA": "bench/overload.py",

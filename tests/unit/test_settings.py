@@ -16,6 +16,9 @@ BUCKET = {
     "STORAGE_SECRET_ACCESS_KEY": SECRET,
 }
 PROJECT = {"SUPABASE_URL": "https://abc.supabase.co"}
+NO_CERTIFICATES = (
+    "DATABASE_SSL_ROOT_CERT is not a file with certificates in PEM: download the certificate of the database's CA."
+)
 SUPABASE = {
     "SUPABASE_URL": "https://abc.supabase.co",
     "SUPABASE_ANON_KEY": SECRET,
@@ -89,6 +92,8 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, Backend.OFFLINE),
         ({"HF_API_TOKEN": "hf_x"}, Backend.HUGGINGFACE),
+        ({"HF_TOKEN": "hf_x"}, Backend.HUGGINGFACE),
+        ({"HF_TOKEN": "hf_x", "DATABASE_URL": OWN_DATABASE}, Backend.HUGGINGFACE),
         ({"HF_BASE_URL": "http://localhost:11434/v1"}, Backend.HUGGINGFACE),
         ({"HF_API_TOKEN": "hf_x", "INFERENCE_BACKEND": "offline"}, Backend.OFFLINE),
         ({"HF_API_TOKEN": "hf_x", "DATABASE_URL": OWN_DATABASE}, Backend.HUGGINGFACE),
@@ -318,6 +323,31 @@ def test_what_is_set_in_vain_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().without_effect() == ["SUPABASE_ANON_KEY"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "in_file", "token", "unused"),
+    [
+        ({"HF_TOKEN": "hf_x"}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": ""}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": "hf_x"}, "", "hf_x", []),
+        ({"HF_TOKEN": "hf_x", "HF_API_TOKEN": "hf_y"}, "", "hf_y", ["HF_TOKEN"]),
+        ({"HF_TOKEN": "hf_x"}, "HF_API_TOKEN=hf_y", "hf_y", ["HF_TOKEN"]),
+        ({}, "HF_TOKEN=hf_x", "hf_x", []),
+    ],
+)
+def test_around_the_token_has_the_name_of_hugging_face_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    in_file: str,
+    token: str,
+    unused: list[str],
+) -> None:
+    (tmp_path / ".env").write_text(in_file, encoding="utf-8")
+    settings = load(monkeypatch, **environment)
+    assert settings.hf_api_token is not None
+    assert (settings.hf_api_token.get_secret_value(), settings.without_effect()) == (token, unused)
+
+
 def test_no_secret_is_in_the_settings_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, HF_API_TOKEN=SECRET, DATABASE_URL=OWN_DATABASE, SUPABASE_JWT_SECRET=SECRET)
     assert SECRET not in repr(settings)
@@ -346,6 +376,24 @@ def test_what_is_no_url_is_refused_without_quoting_it(monkeypatch: pytest.Monkey
         ("PORT", "abc", "PORT: must be a whole number"),
         ("PORT", "70000", "PORT: must be less than or equal to 65535"),
         ("MAX_WAIT_S", "1x", "MAX_WAIT_S: must be a number"),
+        ("PORT", "9" * 5000, "PORT: is too large a number"),
+        ("RETENTION_DAYS", "9" * 30, "RETENTION_DAYS: must be less than or equal to 36500"),
+        ("UPLOAD_QUOTA_MB", "9" * 30, "UPLOAD_QUOTA_MB: must be less than or equal to 1000000000"),
+        (
+            "TRUSTED_PROXIES",
+            "10.0.0.0/8,everyone",
+            "TRUSTED_PROXIES: must be networks such as 10.0.0.0/8 or 127.0.0.1, separated by commas",
+        ),
+        (
+            "DATABASE_SSL_ROOT_CERT",
+            "x" * 5000,
+            NO_CERTIFICATES,
+        ),
+        (
+            "DATABASE_SSL_ROOT_CERT",
+            __file__,
+            NO_CERTIFICATES,
+        ),
         ("LOG_FORMAT", "xml", "LOG_FORMAT: must be 'json' or 'console'"),
     ],
 )

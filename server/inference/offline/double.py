@@ -114,7 +114,7 @@ class Offline:
     async def check(self) -> Check:
         return Check(None, "The offline test double is always available. It is not AI.")
 
-    async def listing(self) -> None:
+    async def listing(self, *, max_age_s: float | None = None) -> None:
         """Lists nothing."""
 
     async def close(self) -> None:

@@ -30,7 +30,7 @@ export function readSettings(env: Record<string, string | undefined>): Settings 
   const secretKeys = readKeys(env["SUPABASE_SECRET_KEYS"], faults);
   const legacyKey = env["SUPABASE_SERVICE_ROLE_KEY"]?.trim() ?? "";
   return {
-    token: env["HF_API_TOKEN"]?.trim() ?? "",
+    token: env["HF_API_TOKEN"]?.trim() || env["HF_TOKEN"]?.trim() || "",
     baseUrl: (env["HF_BASE_URL"]?.trim() || HUGGING_FACE).replace(/\/+$/, ""),
     timeoutMs: number("MODEL_TIMEOUT", 90_000, 100, 3_600_000),
     maxRetries: number("MAX_RETRIES", 3, 0, 10),

@@ -195,3 +195,33 @@ async def test_a_fetch_ends_with_its_owner() -> None:
     await listing.get()
     await listing.close()
     assert listing._fetch is None
+
+
+async def test_around_a_list_that_is_too_old_is_fetched_again_and_at_most_once_in_that_time() -> None:
+    source, clock = Source(listed("a"), listed("a", "b"), AWAY), Clock()
+    listing = LiveListing(source, clock=clock)
+
+    async def has_b() -> bool | None:
+        found = await listing.get(max_age_s=10)
+        return None if found is None else found.has("b")
+
+    assert (await has_b(), source.asked) == (False, 1)
+    clock.now += 9
+    assert (await has_b(), source.asked) == (False, 1)
+    clock.now += 1
+    assert await asyncio.gather(*(has_b() for _ in range(5))) == [True] * 5
+    assert source.asked == 2
+    clock.now += 10
+    for _ in range(3):  # an upstream that is away is not asked by each create
+        assert await has_b() is None
+    assert source.asked == 3
+    assert await names_of(listing) == ["a", "b"]  # without a bound on its age the list stays
+
+
+@pytest.mark.parametrize(
+    ("name", "is_listed"), [("llama3", True), ("llama3:latest", True), ("llama3:8b", False), ("llama", False)]
+)
+async def test_around_ollamas_latest_is_the_name_without_a_tag(name: str, is_listed: bool) -> None:  # noqa: FBT001
+    found = await LiveListing(Source(listed("llama3:latest")), clock=Clock()).get()
+    assert found is not None
+    assert found.has(name) is is_listed

@@ -81,6 +81,14 @@ def test_an_operation_shows_only_errors_of_its_own() -> None:
     assert kinds_of("/api/requests", "post", "422") == {"Invalid", "KeyReused"}
 
 
+def test_c2_a_refresh_is_503_beyond_its_rate_and_never_429() -> None:
+    refresh, sign_in = (DOCUMENT["paths"][f"/api/auth/{name}"]["post"]["responses"] for name in ("refresh", "signin"))
+    assert "429" in sign_in
+    assert "429" not in refresh
+    answer = DOCUMENT["components"]["responses"][refresh["503"]["$ref"].rpartition("/")[2]]
+    assert "Retry-After" in answer["headers"]
+
+
 def test_every_body_is_described() -> None:
     bare = {
         path.removeprefix("/api")

@@ -15,6 +15,7 @@ from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Workload
 from server.actors.writes import NewRequest
 from server.files.input_files import InputFiles
+from server.inference.offline import Offline
 from server.lifecycle import Lifecycle
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter
@@ -123,6 +124,7 @@ class Desk:
             reader=reader,
             input_files=InputFiles(reader),
             catalog=catalog(),
+            upstream=Offline(),
             rates=self.rates,
             concurrency=self.concurrency,
             runs=self.runs,

@@ -1,6 +1,7 @@
 // Calls of our server: who may call, what Hugging Face is asked, and that its answer comes through as it is.
 import { deepStrictEqual as same, match, notStrictEqual, ok, strictEqual as is } from "node:assert";
 import { build } from "../calls.ts";
+import { readSettings } from "../settings.ts";
 import { call, HELLO, hello, ID, KEY, LEGACY_KEY, never, stalled, start, stream, TOKEN, until } from "./fakes.ts";
 
 const NO_RETRIES = { MAX_RETRIES: "0" };
@@ -15,6 +16,11 @@ Deno.test("an answer comes through byte by byte, with where it came from", async
   is(headers.get("content-type"), "text/event-stream");
   is(world.asked[0]?.headers.get("authorization"), `Bearer ${TOKEN}`);
   same(world.rpc, [], "our server keeps the row itself");
+});
+
+Deno.test("the token has the name of Hugging Face as well", () => {
+  is(readSettings({ HF_TOKEN: " hf_x " }).token, "hf_x");
+  is(readSettings({ HF_TOKEN: "hf_x", HF_API_TOKEN: "hf_y" }).token, "hf_y");
 });
 
 Deno.test("a call without a stream is answered with JSON", async () => {
