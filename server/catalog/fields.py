@@ -24,7 +24,7 @@ def not_blank(text: str) -> str:
     return text
 
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(not_blank)]
+Prompt = Annotated[str, StringConstraints(min_length=1), AfterValidator(not_blank)]
 Text = Prompt
 """Text input of a task. Models may truncate it to some hundred words."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(not_blank)]
@@ -50,7 +50,10 @@ Stop = Annotated[
 
 
 class _FileOf:
-    """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes."""
+    """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes.
+
+    `kind` is the first half of its type; "" is any.
+    """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -61,8 +64,8 @@ class _FileOf:
             return SCHEME + name.removeprefix(SCHEME)
         match = _DATA_URL.fullmatch(value)
         if match is None:
-            raise ValueError(f"must be the id of an uploaded file, or data:{self._kind}/…;base64,…")
-        if not match["type"].startswith(f"{self._kind}/"):
+            raise ValueError(f"must be the id of an uploaded file, or data:{self._kind or '…'}/…;base64,…")
+        if self._kind and not match["type"].startswith(f"{self._kind}/"):
             raise ValueError(f"must hold {self._kind}/…, not another type")
         try:
             base64.b64decode(match["data"], validate=True)
@@ -77,7 +80,7 @@ def _file_schema(kind: str) -> WithJsonSchema:
         {
             "type": "string",
             "description": f"The id of an uploaded file (POST /api/files), with or without the prefix 'file:', "
-            f"or a small file as data:{kind}/…;base64,….",
+            f"or the file as data:{kind}/…;base64,….",
             "examples": ["file:019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60"],
         }
     )
@@ -85,7 +88,19 @@ def _file_schema(kind: str) -> WithJsonSchema:
 
 check_image = _FileOf("image")
 ImageFile = Annotated[str, AfterValidator(check_image), _file_schema("image")]
-AudioFile = Annotated[str, AfterValidator(_FileOf("audio")), _file_schema("audio")]
+_check_audio = _FileOf("audio")
+AudioFile = Annotated[str, AfterValidator(_check_audio), _file_schema("audio")]
+
+
+def _audio_data(value: str) -> str:
+    """Base64 alone, as in OpenAI's clients, also of a `data:` URL."""
+    is_named = value.startswith(("data:", SCHEME))
+    checked = _check_audio(value if is_named else f"data:audio/unknown;base64,{value}")
+    return checked if checked.startswith(SCHEME) else checked.rpartition(",")[2]
+
+
+AudioData = Annotated[str, AfterValidator(_audio_data)]
+FileData = Annotated[str, AfterValidator(_FileOf(""))]
 
 
 class HubInput(Body):

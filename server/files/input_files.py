@@ -1,6 +1,6 @@
 """Uploads as inputs of requests: checks their owner before a request is accepted, and protects them from deletion."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from server.errors import FieldError
@@ -10,8 +10,8 @@ from server.model_request import RequestId, UserId
 from server.schemas import invalid
 from server.storage.reader import PooledQueries
 
-MAX_FILES = 16
-"""Files of one request. A generator opens all of them."""
+MAX_FILES = 256
+"""Files of one request. A generator looks for all of them first, and opens one after the other."""
 _VIDEO_TYPES = frozenset({"video/mp4", "video/webm"})
 """Accepted as audio, because of their sound."""
 
@@ -47,11 +47,25 @@ class InputFiles:
         await self._reader.fetch("detach_uploads", request_id)
 
 
+def require_in_place(carried: Iterable[str], input_data: bytes, parameters: bytes) -> None:
+    """Raise `Invalid` where a file that was inside a body, now a reference, was meant as text."""
+    texts = [text for text in carried if text.encode() in input_data or text.encode() in parameters]
+    places = {reference.text for reference in find_references(input_data)} if texts else set()
+    if not places.issuperset(texts):
+        raise invalid(
+            [FieldError("input_data", "must not hold a data: URL of more than 64 KiB where text is expected")]
+        )
+
+
 def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | None:
     content_type = types.get(reference.file_id)
     if content_type is None:
         return FieldError(reference.path, "there is no such file of yours")
-    if content_type.startswith(f"{reference.kind}/") or (reference.kind == "audio" and content_type in _VIDEO_TYPES):
+    if (
+        reference.kind == "file"
+        or content_type.startswith(f"{reference.kind}/")
+        or (reference.kind == "audio" and content_type in _VIDEO_TYPES)
+    ):
         return None
     article = "an" if reference.kind[0] in "ai" else "a"
     return FieldError(reference.path, f"must be {article} {reference.kind} file, and this one is {content_type}")
