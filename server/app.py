@@ -1,5 +1,6 @@
 """The composition root: settings in, a wired application out. Nothing starts before its cleanup context does."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp_cors
@@ -248,6 +249,7 @@ def _provide_limits(app: web.Application) -> None:
     app[keys.RESPONSE_MEMORY] = MemoryBudget("large answers", ANSWER_ROOM_BYTES)
     body_room = max(BODY_ROOM_BYTES, settings.max_body_mb * MIB)
     share = max(body_room // 2, settings.max_body_mb * MIB)
+    app[keys.BODY_TURNS] = asyncio.Lock()
     app[keys.BODY_MEMORY] = MemoryBudget("bodies", body_room, share=share)
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)

@@ -1,5 +1,6 @@
 """Reads the body of a create. Large files inside it go to the store while they arrive, and the body refers to them."""
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -63,7 +64,7 @@ async def open_create_body(request: web.Request) -> AsyncIterator[CreateBody]:
     with _Charge(request.app[keys.BODY_MEMORY], user_id) as charge:
         charge.grow(min(announced or _STEP_BYTES, _STEP_BYTES))
         chunks = read_chunks(request, max_bytes=max_mb * MIB, refusal=refusal)
-        body = _LargeBody(chunks, _Store(request, user_id, announced), charge)
+        body = _LargeBody(chunks, _Store(request, user_id, announced), charge, request.app[keys.BODY_TURNS])
         try:
             data = await body.read()
             yield CreateBody(key, data, body.digests)
@@ -115,10 +116,11 @@ class _Store:
 class _LargeBody:
     """One body. `uploads` are the files that were stored for it."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], store: _Store, charge: _Charge) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], store: _Store, charge: _Charge, turns: asyncio.Lock) -> None:
         self._chunks = chunks
         self._store = store
         self._charge = charge
+        self._turns = turns
         self._scanner = BodyScanner()
         self.uploads: list[UUID] = []
         self.digests: dict[str, str] = {}
@@ -135,6 +137,8 @@ class _LargeBody:
     async def _pieces(self) -> AsyncIterator[Piece]:
         scanner = self._scanner
         async for chunk in self._chunks:
+            async with self._turns:
+                await asyncio.sleep(0)  # one chunk in each turn of the event loop: decoding it takes milliseconds
             try:
                 for piece in scanner.feed(chunk):
                     yield piece
