@@ -92,15 +92,20 @@ async def _send(
     }
     async with session.post(f"{url}/v1/chat/completions", data=pieces(), headers=headers) as response:
         content = await response.read()
-        if response.status != 200:  # noqa: PLR2004
+        if response.status != 200:
             await all_in_flight.abort()
-        return f"{response.status}" if response.status == 200 else content.decode()[:200]  # noqa: PLR2004
+        return f"{response.status}" if response.status == 200 else content.decode()[:200]
+
+
+def _forget_peak(pid: int) -> None:
+    """Let `VmHWM` begin at the present memory."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 async def _measure(at_once: int, url: str, tokens: list[str], pid: int, provider: Provider) -> None:
     body, before_mb = _body(), memory_mb(pid)
     provider.digests.clear()
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins again
+    _forget_peak(pid)
     began = time.monotonic()
     barrier = asyncio.Barrier(at_once)
     timeout, connector = aiohttp.ClientTimeout(total=600), aiohttp.TCPConnector(limit=0)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
-from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, Problem, UnsupportedMedia
 from server.http import keys
 from server.model_request import UserId
 
@@ -57,7 +57,7 @@ async def read_chunks(request: web.Request, *, max_bytes: int, refusal: BodyTooL
     await say_continue(request)
     size, waited_s, clock = 0, 0.0, asyncio.get_running_loop().time
     try:
-        while not request.content.at_eof():
+        while True:
             began = clock()
             if request.content.is_eof():  # it arrived with its headers
                 chunk = request.content.read_nowait()
@@ -65,6 +65,8 @@ async def read_chunks(request: web.Request, *, max_bytes: int, refusal: BodyTooL
                 async with asyncio.timeout(BODY_TIMEOUT_S + size / BYTES_PER_S - waited_s):
                     chunk = await request.content.readany()
             waited_s += clock() - began
+            if not chunk:
+                return
             size += len(chunk)
             if size > max_bytes:
                 raise refusal
@@ -116,12 +118,11 @@ async def say_continue(request: web.Request) -> None:
         request.writer.output_size = 0  # not yet the response
 
 
-def require_bounded(depth: int, members: int, path: str) -> None:
-    """Raises `BadSyntax` beyond `MAX_DEPTH`, and `Invalid` beyond `MAX_MEMBERS`."""
+def too_complex(depth: int, path: str) -> Problem:
+    """The error for a body that is nested too deeply, or else has too many members."""
     if depth > MAX_DEPTH:
-        raise BadSyntax(f"The body is nested more than {MAX_DEPTH} levels deep.")
-    if members > MAX_MEMBERS:
-        raise _invalid(path, f"has too many members: a body may have {MAX_MEMBERS} in all")
+        return BadSyntax(f"The body is nested more than {MAX_DEPTH} levels deep.")
+    return _invalid(path, f"has too many members: a body may have {MAX_MEMBERS} in all")
 
 
 def _require_storable(data: Any) -> None:
@@ -132,7 +133,8 @@ def _require_storable(data: Any) -> None:
         value, path, depth = stack.pop()
         if isinstance(value, (dict, list)):
             members += len(value)
-            require_bounded(depth, members, path)
+            if depth > MAX_DEPTH or members > MAX_MEMBERS:
+                raise too_complex(depth, path)
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in pairs:
                 if isinstance(key, str):

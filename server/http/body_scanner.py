@@ -29,6 +29,10 @@ class BadBase64(ValueError):
     """The text of a file is not base64."""
 
 
+class TooComplex(ValueError):
+    """The body is nested more than `max_depth`, or has more than `max_commas`."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileStart:
     """The file of the field at `path` begins. Its pieces follow, and then a `FileEnd`."""
@@ -63,6 +67,8 @@ class BodyScanner:
     syntax: `rest` is valid JSON exactly if the body is.
     """
 
+    max_depth: int
+    max_commas: int
     rest: bytearray = field(default_factory=bytearray)
     commas: int = 0
     """Fewer than the members of all objects and arrays."""
@@ -83,7 +89,7 @@ class BodyScanner:
         return ".".join(level.key if level.is_object else str(level.number) for level in self._levels)
 
     def feed(self, chunk: bytes) -> Iterator[Piece]:
-        """The pieces of files in the next bytes. Raises `BadBase64`."""
+        """The pieces of files in the next bytes. Raises `BadBase64` and `TooComplex`."""
         at = 0
         while at < len(chunk):
             if not self._is_inside:
@@ -99,25 +105,26 @@ class BodyScanner:
 
     def _skip_to_string(self, chunk: bytes, at: int) -> int:
         """Copy what is outside of strings, with the next quote. Returns where the string begins."""
+        levels = self._levels
         for token in _TOKEN.finditer(chunk, at):
-            if token[0] == b'"':
-                self.rest += chunk[at : token.end()]
-                self._open_string()
-                return token.end()
-            self._note(token[0])
+            match chunk[token.start()]:
+                case 0x22:  # a quote
+                    self.rest += chunk[at : token.end()]
+                    self._open_string()
+                    return token.end()
+                case 0x2C:  # a comma
+                    self.commas += 1
+                    if levels:
+                        levels[-1].number += 1
+                        levels[-1].is_at_key = True
+                case 0x5B | 0x7B as opening:  # [ and {
+                    levels.append(_Level(opening == 0x7B))  # noqa: PLR2004
+                case _:
+                    del levels[-1:]
+            if len(levels) > self.max_depth or self.commas > self.max_commas:
+                raise TooComplex
         self.rest += chunk[at:]
         return len(chunk)
-
-    def _note(self, token: bytes) -> None:
-        if token in b"{[":
-            self._levels.append(_Level(token == b"{"))
-        elif token in b"}]":
-            del self._levels[-1:]
-        else:
-            self.commas += 1
-            if self._levels:
-                self._levels[-1].number += 1
-                self._levels[-1].is_at_key = True
 
     def _open_string(self) -> None:
         level = self._levels[-1] if self._levels else None

@@ -15,8 +15,8 @@ from server.file_reference import SCHEME
 from server.files.sniffing import correct
 from server.files.uploads import MIB, Upload
 from server.http import keys
-from server.http.bodies import check_head, parse_json, read_chunks, read_json, require_bounded
-from server.http.body_scanner import BadBase64, BodyScanner, FileEnd, FileStart, Piece
+from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, check_head, parse_json, read_chunks, read_json, too_complex
+from server.http.body_scanner import BadBase64, BodyScanner, FileEnd, FileStart, Piece, TooComplex
 from server.http.parameters import read_idempotency_key
 from server.limits.memory import MemoryBudget
 from server.model_request import UserId
@@ -121,7 +121,7 @@ class _LargeBody:
         self._store = store
         self._charge = charge
         self._turns = turns
-        self._scanner = BodyScanner()
+        self._scanner = BodyScanner(MAX_DEPTH, MAX_MEMBERS)
         self.uploads: list[UUID] = []
         self.digests: dict[str, str] = {}
 
@@ -144,7 +144,8 @@ class _LargeBody:
                     yield piece
             except BadBase64:
                 raise invalid([FieldError(scanner.path, "must be whole base64 after the comma")]) from None
-            require_bounded(scanner.depth, scanner.commas, scanner.path)
+            except TooComplex:
+                raise too_complex(scanner.depth, scanner.path) from None
             self._charge.grow(len(scanner.rest))
 
     async def _take(self, start: FileStart, pieces: AsyncIterator[Piece]) -> str:

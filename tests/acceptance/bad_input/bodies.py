@@ -108,7 +108,7 @@ SIZE = (
     malformed(
         "one byte more than MAX_BODY_MB announced",
         fetch("/api/requests", *_JSON_POST, f"Content-Length: {20 * 1024 * 1024 + 1}", method="POST"),
-        "at most 20 MB (MAX_BODY_MB)",
+        r"at most 20 MB \(MAX_BODY_MB\)",
         status=413,
     ),
     _late("shorter than announced", post("/api/requests", _GOOD)[:-1]),
@@ -188,8 +188,8 @@ DEPTH = (
     _deep("in an unknown field", raw_text2text(rest=b',"z":' + _lists(40))),
     _deep("the body itself", _lists(MAX_DEPTH + 1)),
     _deep("as deep as the parser goes", raw_text2text(_lists(1000))),
-    _deep("deeper than the parser goes", raw_text2text(_lists(100_000)), SYNTAX),
-    _deep("deep and unclosed", b"[" * 100_000, SYNTAX),
+    _deep("deeper than the parser goes", raw_text2text(_lists(100_000))),
+    _deep("deep and unclosed", b"[" * 100_000),
     malformed("at sign-in", account("signin", b'{"password":%b}' % _lists(500)), f"more than {MAX_DEPTH} levels"),
     malformed("deeper than the parser goes at sign-up", account("signup", b"[" * 2000), SYNTAX),
 )

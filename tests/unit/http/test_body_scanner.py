@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.http.body_scanner import MIN_FILE_CHARS, BadBase64, Base64Decoder, BodyScanner, FileEnd, FileStart
+from server.http.body_scanner import (
+    MIN_FILE_CHARS,
+    BadBase64,
+    Base64Decoder,
+    BodyScanner,
+    FileEnd,
+    FileStart,
+    TooComplex,
+)
 
 CONTENT = bytes(range(256)) * 300
 BASE64 = b64encode(CONTENT).decode()
@@ -24,7 +32,7 @@ class Scan(NamedTuple):
 
 def scan(body: bytes, step: int) -> Scan:
     """Feed the body in chunks of that size; each file is replaced by `<its number>`."""
-    scanner, files, content = BodyScanner(), list[tuple[str, str, bytes]](), bytearray()
+    scanner, files, content = BodyScanner(40, 10_000), list[tuple[str, str, bytes]](), bytearray()
     for start in range(0, len(body), step):
         for piece in scanner.feed(body[start : start + step]):
             if isinstance(piece, FileStart):
@@ -109,11 +117,19 @@ def test_a_short_file_stays() -> None:
 @pytest.mark.parametrize("step", [3, 70_000])
 def test_what_is_not_base64_is_refused(wrong: str, step: int) -> None:
     body = ('{"a":{"url":"' + URL + "A" * MIN_FILE_CHARS + wrong + '"}}').encode()
-    scanner = BodyScanner()
+    scanner = BodyScanner(40, 10_000)
     pieces = chain.from_iterable(scanner.feed(body[start : start + step]) for start in range(0, len(body), step))
     with pytest.raises(BadBase64):
         list(pieces)
     assert scanner.path == "a.url"
+
+
+@pytest.mark.parametrize("body", [b"[" * 41, b"[" + b"0," * 10_001])
+def test_what_is_too_complex_is_refused_at_once(body: bytes) -> None:
+    scanner = BodyScanner(40, 10_000)
+    with pytest.raises(TooComplex):
+        list(scanner.feed(body + b"[" * 1_000_000))
+    assert scanner.depth <= 41
 
 
 ANY_JSON = st.recursive(
@@ -126,7 +142,7 @@ ANY_JSON = st.recursive(
 @given(ANY_JSON, st.integers(1, 20), st.booleans())
 def test_a_body_without_files_stays_as_it_is(value: Any, step: int, ascii_only: bool) -> None:  # noqa: FBT001
     body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-    scanner = BodyScanner()
+    scanner = BodyScanner(40, 10_000)
     for start in range(0, len(body), step):
         assert list(scanner.feed(body[start : start + step])) == []
     assert bytes(scanner.rest) == body
