@@ -30,7 +30,7 @@ LOADING_S = 2.0
 _MAX_LOADING = 1000
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 _MEDIA = {"image_url": "(an image)", "input_audio": "(a recording)", "file": "(a file)"}
-"""What is quoted in place of a part of a message."""
+"""Texts that are quoted for parts of a message without text."""
 _WORD = re.compile(r"\s*\S+")
 _CUT = "The answer was cut off before its end; the part that arrived is kept."
 _CREDITS = (
