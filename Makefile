@@ -12,7 +12,7 @@ CACHE ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload lock
+.PHONY: help setup run demo test test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload bench-bodies lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ bench-streams: $(DEV) ## measure 500 streams at 20 deltas a second (2 min)
 
 bench-overload: $(DEV) ## measure ten times the load of the capacity, in 512 MB (2 min)
 	@exec $(PY) -m bench.overload
+
+bench-bodies: $(DEV) ## measure the memory of 50 bodies of 20 MB at once, in 512 MB (1 min)
+	@exec $(PY) -m bench.bodies
 
 lock: ## pin the dependencies of pyproject.toml, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }

@@ -1,5 +1,6 @@
 """The composition root: settings in, a wired application out. Nothing starts before its cleanup context does."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp_cors
@@ -43,8 +44,10 @@ REFRESHES_PER_MINUTE = 30
 ANSWER_ROOM_BYTES = 64 * MIB
 """Of all large answers that are on their way out, together."""
 BODY_ROOM_BYTES = 32 * MIB
-"""Of all JSON bodies that are on their way in, together."""
+"""Of all JSON bodies that are on their way in, together, without the files inside them. At least one largest body."""
 UPLOAD_ROOM_BYTES = 160 * MIB
+HELD_FOR_FOLDER_BYTES = 3 * MIB
+"""The memory of a file on its way to a folder. To a bucket it takes `HELD_BYTES`."""
 
 _CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
 _CORS_EXPOSED = (
@@ -235,13 +238,17 @@ def _provide_files(app: web.Application) -> None:
         lease=engine.lease,
         max_bytes=settings.max_upload_mb * MIB,
         quota_bytes=settings.upload_quota_mb * MIB or None,
+        held_bytes=files.HELD_BYTES if settings.storage_url else HELD_FOR_FOLDER_BYTES,
     )
 
 
 def _provide_limits(app: web.Application) -> None:
     settings = app[keys.SETTINGS]
     app[keys.RESPONSE_MEMORY] = MemoryBudget("large answers", ANSWER_ROOM_BYTES)
-    app[keys.BODY_MEMORY] = MemoryBudget("bodies", BODY_ROOM_BYTES)
+    body_room = max(BODY_ROOM_BYTES, settings.max_body_mb * MIB)
+    share = max(body_room // 2, settings.max_body_mb * MIB)
+    app[keys.BODY_TURNS] = asyncio.Lock()
+    app[keys.BODY_MEMORY] = MemoryBudget("bodies", body_room, share=share)
     app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)

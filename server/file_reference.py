@@ -10,8 +10,11 @@ import orjson
 SCHEME = "file:"
 _SIGN = b'"file:'
 """How every reference begins in JSON, as we and Postgres write it."""
-_KINDS = {"image": "image", "audio": "audio", "url": "image"}
-"""Fields that may hold a reference, and the kind of file each takes. `url` is in the `image_url` part of a chat."""
+_KINDS = {"image": "image", "audio": "audio", "url": "image", "data": "audio", "file_data": "file"}
+"""Fields that may hold a reference, and the kind of file each takes: `file` is any.
+
+`url`, `data` and `file_data` are in the parts `image_url`, `input_audio` and `file` of a chat.
+"""
 _REFERENCE = re.compile(r"file:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 
 

@@ -12,7 +12,6 @@ from server.encoding import dumps
 from server.errors import FieldError, Invalid
 from server.model_request import FinalRow, ModelRequest, RequestSpec, Status
 
-MAX_BODY_BYTES = 256 * 1024
 MAX_DEADLINE_S = 86_400.0
 MAX_FIELD_ERRORS = 50
 

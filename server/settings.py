@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     rate_limit_per_minute: int = Field(60, ge=0, le=MAX_COUNT)
     auth_rate_limit_per_minute: int = Field(10, ge=0, le=MAX_COUNT)
 
+    max_body_mb: int = Field(20, ge=1, le=100)
     max_upload_mb: int = Field(256, ge=1, le=5 * 1024)
     upload_quota_mb: int = Field(1024, ge=0, le=MAX_COUNT)
 

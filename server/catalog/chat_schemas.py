@@ -17,6 +17,8 @@ from pydantic import (
 )
 
 from server.catalog.fields import (
+    AudioData,
+    FileData,
     HubInput,
     MaxTokens,
     Penalty,
@@ -69,6 +71,28 @@ class ImageUrl(Body):
     detail: Literal["auto", "low", "high"] | None = None
 
 
+class InputAudio(Body):
+    data: AudioData
+    format: Annotated[str, StringConstraints(min_length=1, max_length=20)]
+
+
+class AudioPart(Body):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class FileContent(Body):
+    """A document as `data:` URL. A provider may want its name."""
+
+    file_data: FileData
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+
+
+class FilePart(Body):
+    type: Literal["file"]
+    file: FileContent
+
+
 class TextPart(Body):
     type: Literal["text"]
     text: Prompt
@@ -79,7 +103,12 @@ class ImagePart(Body):
     image_url: ImageUrl
 
 
-_PARTS: dict[Any, TypeAdapter[Any]] = {"text": TypeAdapter(TextPart), "image_url": TypeAdapter(ImagePart)}
+_PARTS: dict[Any, TypeAdapter[Any]] = {
+    "text": TypeAdapter(TextPart),
+    "image_url": TypeAdapter(ImagePart),
+    "input_audio": TypeAdapter(AudioPart),
+    "file": TypeAdapter(FilePart),
+}
 
 
 def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
@@ -88,13 +117,12 @@ def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
     adapter = _PARTS.get(value.get("type") if isinstance(value.get("type"), str) else None)
     if adapter is None:
-        raise ValueError("must have the type 'text' or 'image_url'")
+        raise ValueError("must have the type 'text', 'image_url', 'input_audio' or 'file'")
     return adapter.validate_python(value)
 
 
-Part = Annotated[TextPart | ImagePart, WrapValidator(_part)]
-MessageText = Annotated[str, StringConstraints(max_length=200_000)]
-_TEXT: TypeAdapter[str] = TypeAdapter(MessageText)
+Part = Annotated[TextPart | ImagePart | AudioPart | FilePart, WrapValidator(_part)]
+_TEXT: TypeAdapter[str] = TypeAdapter(str)
 _LIST: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)])
 
 
@@ -106,12 +134,12 @@ def _content(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
     return _LIST.validate_python(value)
 
 
-Content = Annotated[MessageText | list[Part] | None, WrapValidator(_content)]
+Content = Annotated[str | list[Part] | None, WrapValidator(_content)]
 
 
 class CalledFunction(Body):
     name: FunctionName
-    arguments: Annotated[str, StringConstraints(max_length=200_000)]
+    arguments: str
 
 
 class ToolCall(Body):
@@ -161,7 +189,7 @@ class TextInput(HubInput):
     main = "prompt"
 
     prompt: Prompt | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=500)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_one_of_both(self) -> Self:

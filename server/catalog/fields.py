@@ -24,7 +24,7 @@ def not_blank(text: str) -> str:
     return text
 
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=200_000), AfterValidator(not_blank)]
+Prompt = Annotated[str, StringConstraints(min_length=1), AfterValidator(not_blank)]
 Text = Prompt
 """Text input of a task. Models may truncate it to some hundred words."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(not_blank)]
@@ -52,7 +52,8 @@ Stop = Annotated[
 class _FileOf:
     """Validates a file field: the id of an upload, `file:<id>`, or a `data:` URL with its bytes.
 
-    A `data:` URL is stored in one form: lower case, the type of its bytes, and base64 without line breaks.
+    `kind` is the first half of its type; "" is any. A `data:` URL is stored in one form: lower case, the type of its
+    bytes, and base64 without line breaks.
     """
 
     def __init__(self, kind: str) -> None:
@@ -64,15 +65,17 @@ class _FileOf:
             return SCHEME + name.removeprefix(SCHEME)
         match = _DATA_URL.match(value.strip())
         if match is None:
-            raise ValueError(f"must be the id of an uploaded file, or data:{self._kind}/…;base64,…")
+            raise ValueError(f"must be the id of an uploaded file, or data:{self._kind or '…'}/…;base64,…")
         try:
             data = decode_base64(unquote(match.string[match.end() :]))
         except ValueError:
             raise ValueError("must be whole base64 after the comma") from None
         content_type = type_of(data[:HEAD_BYTES], match["type"])
-        if content_type is None:
+        if not self._kind:
+            content_type = content_type or match["type"].strip().lower() or "application/octet-stream"
+        elif content_type is None:
             raise ValueError("is neither an image nor audio of a kind that is known here")
-        if (reason := why_refused(content_type, self._kind)) is not None:
+        elif (reason := why_refused(content_type, self._kind)) is not None:
             raise ValueError(reason)
         return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
@@ -82,7 +85,7 @@ def _file_schema(kind: str) -> WithJsonSchema:
         {
             "type": "string",
             "description": f"The id of an uploaded file (POST /api/files), with or without the prefix 'file:', "
-            f"or a small file as data:{kind}/…;base64,….",
+            f"or the file as data:{kind}/…;base64,….",
             "examples": ["file:019ab0c4-5d1e-7c3a-9f20-3b1d2c4e5f60"],
         }
     )
@@ -91,6 +94,18 @@ def _file_schema(kind: str) -> WithJsonSchema:
 check_image = _FileOf("image")
 ImageFile = Annotated[str, AfterValidator(check_image), _file_schema("image")]
 AudioFile = Annotated[str, AfterValidator(_FileOf("audio")), _file_schema("audio")]
+_check_file = _FileOf("")
+
+
+def _audio_data(value: str) -> str:
+    """Base64 alone, as in OpenAI's clients, also of a `data:` URL."""
+    is_named = value.startswith(("data:", SCHEME))
+    checked = _check_file(value if is_named else f"data:audio/unknown;base64,{value}")
+    return checked if checked.startswith(SCHEME) else checked.rpartition(",")[2]
+
+
+AudioData = Annotated[str, AfterValidator(_audio_data)]
+FileData = Annotated[str, AfterValidator(_check_file)]
 
 
 class HubInput(Body):

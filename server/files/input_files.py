@@ -1,6 +1,6 @@
 """Uploads as inputs of requests: checks their owner before a request is accepted, and protects them from deletion."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from server.errors import FieldError
@@ -11,8 +11,8 @@ from server.model_request import RequestId, UserId
 from server.schemas import invalid
 from server.storage.reader import PooledQueries
 
-MAX_FILES = 16
-"""Files of one request. A generator opens all of them."""
+MAX_FILES = 256
+"""Files of one request. A generator looks for all of them first, and opens one after the other."""
 
 
 class InputFiles:
@@ -46,9 +46,19 @@ class InputFiles:
         await self._reader.fetch("detach_uploads", request_id)
 
 
+def require_in_place(carried: Iterable[str], input_data: bytes, parameters: bytes) -> None:
+    """Raise `Invalid` where a file that was inside a body, now a reference, was meant as text."""
+    texts = [text for text in carried if text.encode() in input_data or text.encode() in parameters]
+    places = {reference.text for reference in find_references(input_data)} if texts else set()
+    if not places.issuperset(texts):
+        raise invalid(
+            [FieldError("input_data", "must not hold a data: URL of more than 64 KiB where text is expected")]
+        )
+
+
 def _check(reference: FileReference, types: Mapping[UUID, str]) -> FieldError | None:
     content_type = types.get(reference.file_id)
     if content_type is None:
         return FieldError(reference.path, "there is no such file of yours")
-    reason = why_refused(content_type, reference.kind)
+    reason = None if reference.kind == "file" else why_refused(content_type, reference.kind)
     return None if reason is None else FieldError(reference.path, reason)

@@ -1,6 +1,7 @@
 """Receives uploads. The database reserves their size before the bytes arrive, and releases it if the upload fails."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -48,7 +49,10 @@ class Upload:
 
 
 class Uploads:
-    """Uploads of users. `max_bytes` limits one file, `quota_bytes` all files of one user (None: no limit)."""
+    """Uploads of users. `max_bytes` limits one file, `quota_bytes` all files of one user (None: no limit).
+
+    `held_bytes` is the memory that an upload takes while it arrives.
+    """
 
     def __init__(
         self,
@@ -59,18 +63,29 @@ class Uploads:
         lease: Lease,
         max_bytes: int,
         quota_bytes: int | None,
+        held_bytes: int,
     ) -> None:
         self._reader = reader
         self._objects = objects
         self._collector = collector
         self._lease = lease
         self.max_bytes = max_bytes
+        self.held_bytes = held_bytes
         self._quota_bytes = quota_bytes
 
     async def take(
-        self, user_id: UserId, chunks: AsyncIterator[bytes], *, declared_type: str, size: int | None
+        self,
+        user_id: UserId,
+        chunks: AsyncIterator[bytes],
+        *,
+        declared_type: str,
+        size: int | None,
+        decide_type: Callable[[str, bytes], str] = judge,
+        unused_s: float = UNUSED_S,
     ) -> Upload:
-        """Store a stream. `size` is its maximum in bytes, if known.
+        """Store a stream. `size` is its maximum in bytes, if known. It is deleted if no request uses it in `unused_s`.
+
+        `decide_type` gets the declared type and the first bytes, and returns the type to store.
 
         Raises `UnsupportedMedia`, `BadSyntax` (empty), `BodyTooLarge`, `RateLimited` (quota), `Unauthenticated` (the
         account was deleted), `Unavailable`, and errors of the stream. After an error nothing is kept.
@@ -78,21 +93,24 @@ class Uploads:
         head = await _read_head(chunks)
         if not head:
             raise BadSyntax("The file is empty.")
-        content_type = judge(declared_type, head)
+        content_type = decide_type(declared_type, head)
         file_id = mint_id()
         self._collector.arriving.add(file_id)
         try:
             reservation = _Reservation(self, file_id, user_id, content_type)
             await reservation.grow(size or min(self.max_bytes, max(len(head), FIRST_STEP_BYTES)))
-            return await self._store(file_id, user_id, content_type, reservation.charge(head, chunks))
+            stream = reservation.charge(head, chunks)
+            return await self._store(file_id, user_id, content_type, stream, unused_s=unused_s)
         finally:
             self._collector.arriving.discard(file_id)
 
-    async def _store(self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes]) -> Upload:
+    async def _store(
+        self, file_id: UUID, user_id: UserId, content_type: str, chunks: AsyncIterator[bytes], *, unused_s: float
+    ) -> Upload:
         key = key_of(user_id, file_id, content_type)
         try:
             size = await self._objects.put(key, chunks, max_bytes=self.max_bytes)
-            row = await self._reader.fetch_row("store_upload", file_id, size, UNUSED_S)
+            row = await self._reader.fetch_row("store_upload", file_id, size, unused_s)
             if row is None:
                 raise _not_completed()
         except BaseException:
@@ -109,6 +127,12 @@ class Uploads:
         except Problem:
             log.info("upload_left_behind", id=str(file_id))
         self._collector.wake()
+
+    async def discard_unused(self, file_ids: Sequence[UUID]) -> None:
+        """Delete those of these uploads that no request uses. Without the database, the collector does it later."""
+        with contextlib.suppress(Problem):
+            if await self._reader.fetch("discard_unused_uploads", file_ids):
+                self._collector.wake()
 
     async def reserve(self, file_id: UUID, user_id: UserId, content_type: str, size: int) -> None:
         """Reserve `size` bytes for an upload, in place of its earlier reservation."""

@@ -3,28 +3,27 @@
 import asyncio
 import codecs
 import re
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, UnsupportedMedia
+from server.errors import BadSyntax, BodyTimeout, BodyTooLarge, FieldError, Invalid, Problem, UnsupportedMedia
 from server.http import keys
-from server.http.parameters import read_idempotency_key
 from server.model_request import UserId
 from server.openai import PREFIX as OPENAI_PREFIX
-from server.schemas import MAX_BODY_BYTES
 
 BODY_TIMEOUT_S = 15.0
+BYTES_PER_S = 64 * 1024
+"""A body that is larger may take longer: a second more for each of these."""
 MAX_DEPTH = 32
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 50_000
 """Members of all objects and arrays together; they bound the time that a body takes on the event loop."""
 MAX_NUMBER = 2**63
 """orjson reads larger integers as floats without an error, which would change the number."""
 _MAX_PATH = 200
-
-Body = TypeVar("Body", bytes, bytearray)
 
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
@@ -36,27 +35,48 @@ async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | N
     `BODY_TIMEOUT_S`, `RateLimited` and `Unavailable` while too many arrive, `BadSyntax` for what is not JSON, `Invalid`
     for JSON that the database could not keep as sent.
     """
-    _require_plain_json(request)
-    announced = request.content_length
-    if announced is not None and announced > max_bytes:
-        raise _too_large(max_bytes)
+    refusal = BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
+    announced = check_head(request, max_bytes=max_bytes, refusal=refusal)
     with request.app[keys.BODY_MEMORY].reserve(user_id, max_bytes if announced is None else announced):
-        body = await _read(request, max_bytes)
+        body = b"".join([chunk async for chunk in read_chunks(request, max_bytes=max_bytes, refusal=refusal)])
     return parse_json(body)
 
 
-async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
-    """The idempotency key and the JSON body of a create.
+def check_head(request: web.Request, *, max_bytes: int, refusal: BodyTooLarge) -> int | None:
+    """The announced length of a JSON body. Raises `UnsupportedMedia`, and `refusal` for a length beyond `max_bytes`."""
+    _require_plain_json(request)
+    announced = request.content_length
+    if announced is not None and announced > max_bytes:
+        raise refusal
+    return announced
 
-    The response shows what is left of the rate. A create that cannot be admitted is refused before its body is read,
-    unless it may be a retry. Raises as `read_json` does, and `Unavailable`.
+
+async def read_chunks(request: web.Request, *, max_bytes: int, refusal: BodyTooLarge) -> AsyncIterator[bytes]:
+    """The body as it arrives. Only the time that is spent waiting for the client counts.
+
+    Raises `refusal` beyond `max_bytes`, `BodyTimeout`, and `BadSyntax` for a body that ends early.
     """
-    user_id = request[keys.PRINCIPAL].user_id
-    request[keys.RATE_LIMIT] = request.app[keys.CREATE_LIMITER].peek(user_id)
-    if "Idempotency-Key" not in request.headers:
-        request.app[keys.REQUESTS].require_chance(user_id)
-    key = read_idempotency_key(request)
-    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, user_id=user_id)
+    await say_continue(request)
+    size, waited_s, clock = 0, 0.0, asyncio.get_running_loop().time
+    try:
+        while True:
+            began = clock()
+            if request.content.is_eof():  # it arrived with its headers
+                chunk = request.content.read_nowait()
+            else:
+                async with asyncio.timeout(BODY_TIMEOUT_S + size / BYTES_PER_S - waited_s):
+                    chunk = await request.content.readany()
+            waited_s += clock() - began
+            if not chunk:
+                return
+            size += len(chunk)
+            if size > max_bytes:
+                raise refusal
+            yield chunk
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S + size / BYTES_PER_S:g} s.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
 
 
 def parse_json(body: bytes) -> Any:
@@ -111,31 +131,11 @@ async def say_continue(request: web.Request) -> None:
         request.writer.output_size = 0  # not yet the response
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
-    await say_continue(request)
-    body = bytearray()
-    try:
-        if request.content.is_eof():  # it arrived with its headers
-            return _bounded(request.content.read_nowait(), max_bytes)
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                _bounded(body, max_bytes)
-    except TimeoutError:
-        raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
-    except (web.RequestPayloadError, ConnectionError):
-        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
-    return bytes(body)
-
-
-def _bounded(body: Body, max_bytes: int) -> Body:
-    if len(body) > max_bytes:
-        raise _too_large(max_bytes)
-    return body
-
-
-def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body may have at most {max_bytes} bytes.")
+def too_complex(depth: int, path: str) -> Problem:
+    """The error for a body that is nested too deeply, or else has too many members."""
+    if depth > MAX_DEPTH:
+        return BadSyntax(f"The body is nested more than {MAX_DEPTH} levels deep.")
+    return _invalid(path, f"has too many members: a body may have {MAX_MEMBERS} in all")
 
 
 def _require_storable(data: Any) -> None:
@@ -145,11 +145,9 @@ def _require_storable(data: Any) -> None:
     while stack:
         value, path, depth = stack.pop()
         if isinstance(value, (dict, list)):
-            if depth > MAX_DEPTH:
-                raise BadSyntax(f"The body is nested more than {MAX_DEPTH} levels deep.")
             members += len(value)
-            if members > MAX_MEMBERS:
-                raise _invalid(path, f"has too many members: a body may have {MAX_MEMBERS} in all")
+            if depth > MAX_DEPTH or members > MAX_MEMBERS:
+                raise too_complex(depth, path)
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in pairs:
                 if isinstance(key, str):

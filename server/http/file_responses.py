@@ -15,7 +15,7 @@ from server.files.stored import StoredFile
 from server.http.entity_tags import has_tag
 from server.http.keys import OBJECTS
 from server.http.ranges import Part, Unsatisfiable, read_range
-from server.storage.objects import ObjectKey, OpenObject
+from server.storage.objects import ObjectKey, OpenObject, content_type_of
 
 STALL_S = 60.0
 """A client that takes longer for a piece counts as gone, so that it does not hold a connection of the store."""
@@ -30,7 +30,7 @@ async def answer_file(request: web.Request, file: StoredFile, *, name: str) -> w
     etag = headers[hdrs.ETAG]
     if has_tag(request, etag):
         return web.Response(status=304, headers=headers)
-    headers[hdrs.CONTENT_TYPE] = file.content_type
+    headers[hdrs.CONTENT_TYPE] = content_type_of(file.key)
     if request.method == hdrs.METH_HEAD:
         return web.Response(headers=headers | {hdrs.CONTENT_LENGTH: str(file.size)})
     part = _part(request, file, etag)

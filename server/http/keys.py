@@ -1,5 +1,6 @@
 """Typed keys of the application's and a request's state, for app, routes and middlewares."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -40,6 +41,7 @@ UPLOADS = web.AppKey("uploads", Uploads)
 UPLOAD_MEMORY = web.AppKey("upload_memory", MemoryBudget)
 FILES = web.AppKey("files", FileFinder)
 RESPONSE_MEMORY = web.AppKey("response_memory", MemoryBudget)
+BODY_TURNS = web.AppKey("body_turns", asyncio.Lock)
 BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)

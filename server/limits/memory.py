@@ -1,6 +1,8 @@
 """Bounds the memory of bodies in transfer, so that many slow clients cannot exhaust it."""
 
-from server.errors import RateLimited, Unavailable
+import asyncio
+
+from server.errors import Problem, RateLimited, Unavailable
 from server.model_request import UserId
 
 
@@ -15,6 +17,7 @@ class MemoryBudget:
         self._share = share or capacity // 2
         self._retry_after_s = retry_after_s
         self._taken: dict[UserId | None, int] = {}
+        self._released = asyncio.Event()
         self.free = capacity
 
     def reserve(self, user_id: UserId | None, size: int) -> "Reservation":
@@ -22,18 +25,22 @@ class MemoryBudget:
 
         Raises `RateLimited` beyond the user's share, else `Unavailable`.
         """
-        taken = self._taken.get(user_id, 0) + size
-        if taken > self._share:
-            raise RateLimited(
-                f"Too many {self._things} at once; wait for one of yours to end.", retry_after_s=self._retry_after_s
-            )
-        if size > self.free:
-            raise Unavailable(
-                f"The server has too many {self._things} at once; try again.", retry_after_s=self._retry_after_s
-            )
+        if (refusal := self._refusal(user_id, size)) is not None:
+            raise refusal
         self.free -= size
-        self._taken[user_id] = taken
+        self._taken[user_id] = self._taken.get(user_id, 0) + size
         return Reservation(self, user_id, size)
+
+    async def wait_for_room(self, user_id: UserId | None, size: int, *, within_s: float) -> None:
+        """Return as soon as `reserve` would succeed. Raises what it would raise after `within_s` seconds."""
+        give_up_at = asyncio.get_running_loop().time() + within_s
+        while (refusal := self._refusal(user_id, size)) is not None:
+            self._released.clear()
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    await self._released.wait()
+            except TimeoutError:
+                raise refusal from None
 
     def release(self, user_id: UserId | None, size: int) -> None:
         """Give back a part of what the user has reserved."""
@@ -42,6 +49,16 @@ class MemoryBudget:
             self._taken[user_id] = left
         else:
             del self._taken[user_id]
+        self._released.set()
+
+    def _refusal(self, user_id: UserId | None, size: int) -> Problem | None:
+        if self._taken.get(user_id, 0) + size > self._share:
+            words = f"Too many {self._things} at once; wait for one of yours to end."
+            return RateLimited(words, retry_after_s=self._retry_after_s)
+        if size > self.free:
+            words = f"The server has too many {self._things} at once; try again."
+            return Unavailable(words, retry_after_s=self._retry_after_s)
+        return None
 
 
 class Reservation:

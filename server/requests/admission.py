@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,12 +32,20 @@ _MAX_REFUSED_USERS = 1000
 PUT_OFF_SHARE = 10
 """Put-off requests may be a tenth of the backlog. Until they are due they only use the database."""
 
+NO_DIGESTS: Mapping[str, str] = {}
+
 log = structlog.get_logger(__name__)
 
 
-def fingerprint_of(body: Any) -> bytes:
-    """The same for every spelling of the same JSON body."""
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+def fingerprint_of(body: Any, digests: Mapping[str, str] = NO_DIGESTS) -> bytes:
+    """The same for every spelling of the same JSON body.
+
+    `digests` has a text for each reference to a file that was in the body, in whose place it is hashed.
+    """
+    text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    for reference, digest in digests.items():
+        text = text.replace(reference.encode(), digest.encode())
+    return hashlib.sha256(text).digest()
 
 
 @dataclass(slots=True)

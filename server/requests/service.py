@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -15,12 +15,12 @@ from server.actors.writes import NewRequest
 from server.catalog import Catalog, read_create
 from server.encoding import dumps
 from server.errors import NotFound, Problem, RateLimited, Unavailable
-from server.files.input_files import InputFiles
+from server.files.input_files import InputFiles, require_in_place
 from server.inference.events import Upstream, lists
 from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
-from server.requests.admission import Admission, Admitted, fingerprint_of
+from server.requests.admission import NO_DIGESTS, Admission, Admitted, fingerprint_of
 from server.requests.history import Filters, History, Page
 from server.requests.stream import Cursor, RequestStream
 from server.storage.reader import PooledQueries
@@ -113,6 +113,7 @@ class ModelRequests:
         *,
         sent: Any,
         key: str | None,
+        digests: Mapping[str, str] = NO_DIGESTS,
         subscribe: Callable[[Subscriptions, RequestId], AnySubscription],
         may_be_put_off: bool = False,
         deadline_s: float | None = None,
@@ -120,7 +121,8 @@ class ModelRequests:
     ) -> Created[AnySubscription]:
         """Store a request and start it, or find the earlier request of its idempotency key.
 
-        `body` is the body of `POST /api/requests`. `sent` is the body as the client sent it, for the fingerprint.
+        `body` is the body of `POST /api/requests`. `sent` is the body as the client sent it, for the fingerprint;
+        `digests` has a text for each reference to a file that was inside that body.
         `subscribe` makes a `Waiter` or a `StreamSubscription`, before the row is stored, so that no change is missed.
         Beyond the rate limit, a request that may be put off is accepted and starts later. `on_rate` gets the result of
         the rate limit, also before a refusal.
@@ -131,7 +133,10 @@ class ModelRequests:
         is_listed: bool | None = False
         if isinstance(named, str) and self._catalog.follows_listing:
             is_listed = await lists(self._upstream, named)
-        draft = self._draft(user_id, body, sent=sent, key=key, deadline_s=deadline_s, is_listed=is_listed)
+        draft = self._draft(user_id, body, key=key, deadline_s=deadline_s, is_listed=is_listed)
+        require_in_place(digests, draft.input_data, draft.parameters)
+        if key is not None:
+            draft = replace(draft, fingerprint=fingerprint_of(sent, digests))
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)
@@ -146,14 +151,7 @@ class ModelRequests:
         return Created(subscription, admitted.is_replayed, delay_s, draft.deadline_s, draft.model)
 
     def _draft(
-        self,
-        user_id: UserId,
-        body: Any,
-        *,
-        sent: Any,
-        key: str | None,
-        deadline_s: float | None,
-        is_listed: bool | None,
+        self, user_id: UserId, body: Any, *, key: str | None, deadline_s: float | None, is_listed: bool | None
     ) -> NewRequest:
         create, input_data, parameters, model = read_create(self._catalog, body, is_listed=is_listed)
         return NewRequest(
@@ -166,7 +164,6 @@ class ModelRequests:
             owner=None,
             deadline_s=deadline_s or create.deadline_s or self._deadline_s,
             key=key,
-            fingerprint=None if key is None else fingerprint_of(sent),
         )
 
     async def _admit(

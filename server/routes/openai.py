@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from server.actors.subscription import StreamSubscription, View, Waiter
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
 from server.http import keys
-from server.http.bodies import read_create_body
+from server.http.create_bodies import open_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.marks import refused_under_overload
 from server.http.responses import json_response, link_to
@@ -134,24 +134,25 @@ async def _create(
 
     Errors name the fields as the client sent them.
     """
-    key, data = await read_create_body(request)
-    ask = read(data)
-    create = functools.partial(
-        request.app[keys.REQUESTS].create,
-        request[keys.PRINCIPAL].user_id,
-        ask.create,
-        sent=data,
-        key=key,
-        on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
-    )
-    try:
-        if ask.is_streamed:
-            created: Created[Waiter] | Created[StreamSubscription] = await create(subscribe=StreamSubscription)
-        else:
-            deadline_s = max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
-            created = await create(subscribe=Waiter, deadline_s=deadline_s)
-    except Invalid as problem:
-        raise ask.refusal(problem) from None
+    async with open_create_body(request) as body:
+        ask = read(body.data)
+        create = functools.partial(
+            request.app[keys.REQUESTS].create,
+            request[keys.PRINCIPAL].user_id,
+            ask.create,
+            sent=body.data,
+            key=body.key,
+            digests=body.digests,
+            on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
+        )
+        try:
+            if ask.is_streamed:
+                created: Created[Waiter] | Created[StreamSubscription] = await create(subscribe=StreamSubscription)
+            else:
+                deadline_s = max(_MIN_DEADLINE_S, request.app[keys.SETTINGS].max_wait_s)
+                created = await create(subscribe=Waiter, deadline_s=deadline_s)
+        except Invalid as problem:
+            raise ask.refusal(problem) from None
     request[keys.MODEL_REQUEST_ID] = created.subscription.request_id
     return replace(ask, create={}), created
 

@@ -13,7 +13,7 @@ from server.actors.subscription import StreamSubscription, Subscription, View, W
 from server.actors.subscriptions import Subscriptions
 from server.errors import Conflict, Invalid, KeyReused, NotFound
 from server.http import keys
-from server.http.bodies import read_create_body
+from server.http.create_bodies import open_create_body
 from server.http.disconnects import may_be_left, wait_for
 from server.http.entity_tags import known_tags, opaque, weak_tag
 from server.http.marks import refused_under_overload
@@ -137,16 +137,17 @@ async def _create(
     request: web.Request, waiting: Waiting, subscribe: Callable[[Subscriptions, RequestId], AnySubscription]
 ) -> Created[AnySubscription]:
     """The body lives in this call alone: a client that waits for its answer holds no prompt."""
-    key, body = await read_create_body(request)
-    created = await request.app[keys.REQUESTS].create(
-        request[keys.PRINCIPAL].user_id,
-        body,
-        sent=body,
-        key=key,
-        subscribe=subscribe,
-        may_be_put_off=waiting.applied == "respond-async",
-        on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
-    )
+    async with open_create_body(request) as body:
+        created = await request.app[keys.REQUESTS].create(
+            request[keys.PRINCIPAL].user_id,
+            body.data,
+            sent=body.data,
+            key=body.key,
+            digests=body.digests,
+            subscribe=subscribe,
+            may_be_put_off=waiting.applied == "respond-async",
+            on_rate=functools.partial(request.__setitem__, keys.RATE_LIMIT),
+        )
     request[keys.MODEL_REQUEST_ID] = created.subscription.request_id
     return created
 

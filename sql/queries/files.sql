@@ -104,6 +104,21 @@ FROM unwanted
 WHERE file.id = unwanted.id
 RETURNING file.id;
 
+-- name: discard_unused_uploads
+-- Mark those of these uploads for deletion that no request uses or is about to use.
+WITH unwanted AS MATERIALIZED (
+    SELECT id
+    FROM public.files
+    WHERE id = ANY ($1::uuid[]) AND request_id IS NULL AND state IN ('stored', 'kept')
+    ORDER BY id
+    FOR NO KEY UPDATE
+)
+UPDATE public.files AS file
+SET state = 'deleting', due_at = clock_timestamp()
+FROM unwanted
+WHERE file.id = unwanted.id AND NOT EXISTS (SELECT FROM public.file_uses AS use WHERE use.file_id = unwanted.id)
+RETURNING file.id;
+
 -- name: discard_files_of_user
 -- Mark all files of a deleted account for deletion. Files of running requests follow when these end.
 WITH theirs AS MATERIALIZED (

@@ -10,7 +10,6 @@ from server.errors import Unavailable
 from server.http import keys
 from server.model_request import UserId, mint_id
 from server.routes import auth
-from server.schemas import MAX_BODY_BYTES
 from tests.acceptance.conftest import Api, Start
 from tests.rows import connected
 from tests.signals import until
@@ -296,7 +295,7 @@ async def test_slow_bodies_of_one_user_leave_room_for_those_of_others(api: Api) 
     other = await api.sign_up()
     head = (
         f"POST /api/requests HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {MAX_BODY_BYTES}\r\n\r\n{{"
+        f"Content-Type: application/json\r\nContent-Length: {20 * 1024 * 1024}\r\n\r\n{{"
     )
     connections = [await asyncio.open_connection("127.0.0.1", api.client.port) for _ in range(140)]
     try:

@@ -148,7 +148,7 @@ def _parsed(raw: bytes) -> Any:
 
 
 def _app(handle: Callable[[web.Request], Any]) -> web.Application:
-    app = web.Application(client_max_size=16 * 1024 * 1024)
+    app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", handle)
     return app
 

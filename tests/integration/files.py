@@ -130,7 +130,13 @@ async def open_desk(url: str, folder: Path, *, quota_bytes: int | None = None) -
             lease = judging_lease(await add_instance(connection))
             collector = FileCollector(line, objects=objects, lease=lease)
             uploads = Uploads(
-                reader, objects, collector=collector, lease=lease, max_bytes=64 * 1024 * 1024, quota_bytes=quota_bytes
+                reader,
+                objects,
+                collector=collector,
+                lease=lease,
+                max_bytes=64 * 1024 * 1024,
+                quota_bytes=quota_bytes,
+                held_bytes=1,
             )
             yield Desk(
                 connection=connection,

@@ -9,6 +9,7 @@ import pytest
 from server.actors.files import FileGone
 from server.encoding import dumps
 from server.errors import Invalid, Unavailable
+from server.files.input_files import MAX_FILES
 from server.inference.protocol.movie_index import move_in_memory
 from server.model_request import RequestId
 from tests.fakes.media import PNG, SAMPLES, WAV
@@ -64,16 +65,16 @@ async def test_films_are_taken_for_the_sound_in_them(desk: Desk, name: str) -> N
     assert await desk.inputs.attach(desk.user, NEW, dumps({"audio": f"file:{file_id}"}))
 
 
-async def test_a_request_refers_to_sixteen_files_at_most(desk: Desk) -> None:
+async def test_a_request_refers_to_no_more_files_than_the_limit(desk: Desk) -> None:
     file_id = await desk.upload()
     assert await desk.inputs.attach(desk.user, NEW, image(*[file_id] * 50))
     [(field, message)] = await _refuse_many(desk)
-    assert (field, message) == ("input_data", "must not refer to more than 16 files")
+    assert (field, message) == ("input_data", f"must not refer to more than {MAX_FILES} files")
 
 
 async def _refuse_many(desk: Desk) -> list[tuple[str, str]]:
     with pytest.raises(Invalid) as caught:
-        await desk.inputs.attach(desk.user, NEW, image(*[uuid4() for _ in range(17)]))
+        await desk.inputs.attach(desk.user, NEW, image(*[uuid4() for _ in range(MAX_FILES + 1)]))
     return [(error.field, error.message) for error in caught.value.errors]
 
 

@@ -6,10 +6,20 @@ from urllib.parse import quote
 
 import orjson
 
+from server.file_reference import SCHEME
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
 from server.inference.protocol.providers import PROVIDERS
-from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, named, unknown_way
+from server.inference.protocol.wire import (
+    BadModel,
+    Base64,
+    WireRequest,
+    as_data_url,
+    attachment_of,
+    encode,
+    named,
+    unknown_way,
+)
 
 _HEADERS = {
     "Content-Type": "application/json",
@@ -53,26 +63,30 @@ def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     messages = call.input_data.get("messages") or [{"role": "user", "content": call.input_data["prompt"]}]
     return {
         **named(model),
-        "messages": [with_images(call, message) for message in messages],
+        "messages": [with_files(call, message) for message in messages],
         **_with_schemas(call.parameters),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
 
 
-def with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with its stored images as `data:` URLs; an address stays as it is."""
+def with_files(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with its stored files as `data:` URLs and base64; an address stays as it is."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return {**message, "content": [_with_image(call, part) for part in content]}
+    return {**message, "content": [_with_file(call, part) for part in content]}
 
 
-def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
-    image = part.get("image_url")
-    if not isinstance(image, Mapping) or str(image["url"]).startswith("https:"):
-        return part
-    return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
+def _with_file(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    match part:
+        case {"image_url": {"url": str(url)} as image} if not url.startswith("https:"):
+            return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, url))}}
+        case {"input_audio": {"data": str(data)} as audio} if data.startswith(SCHEME):
+            return {**part, "input_audio": {**audio, "data": Base64(attachment_of(call, data))}}
+        case {"file": {"file_data": str(data)} as file}:
+            return {**part, "file": {**file, "file_data": as_data_url(attachment_of(call, data))}}
+    return part
 
 
 def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.errors import Code
 from server.inference.events import Call
-from server.inference.protocol.chat import with_images
+from server.inference.protocol.chat import with_files
 from server.inference.protocol.faults import TRANSIENT, UpstreamError, read_retry_after
 from server.inference.protocol.texts import Unintelligible, parse_json, to_words
 from server.inference.protocol.wire import WireRequest, encode
@@ -34,7 +34,7 @@ def _with_files_inside(call: Call) -> dict[str, Any]:
     messages = call.input_data.get("messages")
     if messages is None:
         return dict(call.input_data)
-    return {**call.input_data, "messages": [with_images(call, message) for message in messages]}
+    return {**call.input_data, "messages": [with_files(call, message) for message in messages]}
 
 
 def build_edge_probe(url: str) -> WireRequest:

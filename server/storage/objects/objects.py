@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 5 * 1024 * 1024
 """The smallest part that S3 accepts. A smaller file is sent in one call."""
-WRITE_BYTES = 1024 * 1024
+WRITE_BYTES = 256 * 1024
 """The part size for a folder."""
 PARTS_AT_ONCE = 1
 """A second concurrent part would cost 7 MB more memory for each upload."""

@@ -4,7 +4,6 @@ from typing import Any
 
 from server.http.bodies import MAX_DEPTH, MAX_MEMBERS
 from server.routes.auth import MAX_BODY_BYTES as MAX_FORM_BYTES
-from server.schemas import MAX_BODY_BYTES
 from tests.acceptance.bad_input.case import (
     CANARY,
     JSON,
@@ -105,17 +104,12 @@ def _chunks(name: str, chunks: bytes) -> Case:
 _JSON_POST = (f"Content-Type: {JSON}",)
 
 SIZE = (
-    _too_large("one byte too many", create(_GOOD.ljust(MAX_BODY_BYTES + 1)), MAX_BODY_BYTES),
-    _too_large(
-        "one byte too many in chunks",
-        post_chunks("/api/requests", b"%x\r\n%b\r\n0\r\n\r\n" % (MAX_BODY_BYTES + 1, _GOOD.ljust(MAX_BODY_BYTES + 1))),
-        MAX_BODY_BYTES,
-    ),
     _too_large("one byte too many at sign-in", account("signin", _FORM.ljust(MAX_FORM_BYTES + 1)), MAX_FORM_BYTES),
-    _too_large(
-        "10 MB announced",
-        fetch("/api/requests", *_JSON_POST, "Content-Length: 10000000", method="POST"),
-        MAX_BODY_BYTES,
+    malformed(
+        "one byte more than MAX_BODY_MB announced",
+        fetch("/api/requests", *_JSON_POST, f"Content-Length: {20 * 1024 * 1024 + 1}", method="POST"),
+        r"at most 20 MB \(MAX_BODY_MB\)",
+        status=413,
     ),
     _late("shorter than announced", post("/api/requests", _GOOD)[:-1]),
     _late("announced, never sent", fetch("/api/requests", *_JSON_POST, "Content-Length: 9", method="POST")),
@@ -127,13 +121,7 @@ SIZE = (
     _chunks("chunk longer than its size", b"1\r\n{}\r\n0\r\n\r\n"),
     invalid("too many members", create(with_input(messages=[0] * MAX_MEMBERS)), "input_data.messages"),
     invalid("prompt empty", create(with_input(prompt="")), "input_data.prompt"),
-    invalid("prompt too long", create(with_input(prompt="x" * 200_001)), "input_data.prompt"),
     invalid("conversation empty", create(with_input(messages=[])), "input_data.messages"),
-    invalid(
-        "conversation too long",
-        create(with_input(messages=[{"role": "user", "content": CANARY}] * 501)),
-        "input_data.messages",
-    ),
     invalid("model type too long", create(text2text(model_type="x" * 65)), "model_type"),
     invalid("model too long", create(text2text(model="x" * 201)), "model"),
     invalid("too many stops", create(with_parameters(stop=["x"] * 5)), "parameters.stop"),
@@ -200,8 +188,8 @@ DEPTH = (
     _deep("in an unknown field", raw_text2text(rest=b',"z":' + _lists(40))),
     _deep("the body itself", _lists(MAX_DEPTH + 1)),
     _deep("as deep as the parser goes", raw_text2text(_lists(1000))),
-    _deep("deeper than the parser goes", raw_text2text(_lists(100_000)), SYNTAX),
-    _deep("deep and unclosed", b"[" * 100_000, SYNTAX),
+    _deep("deeper than the parser goes", raw_text2text(_lists(100_000))),
+    _deep("deep and unclosed", b"[" * 100_000),
     malformed("at sign-in", account("signin", b'{"password":%b}' % _lists(500)), f"more than {MAX_DEPTH} levels"),
     malformed("deeper than the parser goes at sign-up", account("signup", b"[" * 2000), SYNTAX),
 )

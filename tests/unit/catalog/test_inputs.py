@@ -41,7 +41,6 @@ def test_messages_are_kept_as_they_were_sent() -> None:
         ({"prompt": ""}, {"input_data.prompt"}),
         ({"prompt": " \n\t"}, {"input_data.prompt"}),
         ({"prompt": 7}, {"input_data.prompt"}),
-        ({"prompt": "a" * 200_001}, {"input_data.prompt"}),
         ({"prompt": "a", "system": "b"}, {"input_data.system"}),
         ({"messages": []}, {"input_data.messages"}),
         ({"messages": "hi"}, {"input_data.messages"}),
@@ -65,7 +64,6 @@ def test_messages_are_kept_as_they_were_sent() -> None:
             {"input_data.messages.0.content.0.image_url.url"},
         ),
         ({"messages": [{"role": "user", "content": "a", "surname": "b"}]}, {"input_data.messages.0.surname"}),
-        ({"messages": [{"role": "user", "content": "a"}] * 501}, {"input_data.messages"}),
     ],
 )
 def test_wrong_input_is_named_by_its_path(input_data: Any, fields: set[str]) -> None:
@@ -203,7 +201,7 @@ def test_a_role_that_is_none_names_those_that_are() -> None:
 
 
 def test_messages_to_callers_are_short_and_do_not_quote_what_was_sent() -> None:
-    for message in faults(input_data={"prompt": "a" * 200_001}, parameters={"stop": ["b" * 300]}).values():
+    for message in faults(input_data={"messages": "a" * 5000}, parameters={"stop": ["b" * 300]}).values():
         assert len(message) < 120
         assert "aaa" not in message
         assert "bbb" not in message

@@ -1,5 +1,6 @@
 """The room for what comes and goes: each takes what it needs, nobody takes it all, and all of it comes back."""
 
+import asyncio
 from uuid import UUID
 
 import pytest
@@ -40,3 +41,24 @@ def test_what_was_taken_comes_back_also_after_an_error() -> None:
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), room.reserve(ALICE, 100):
             raise ValueError("broken")
+
+
+async def test_room_can_be_waited_for() -> None:
+    room = MemoryBudget("uploads", 100)
+    with room.reserve(ALICE, 50), room.reserve(BOB, 40):
+        waiting = asyncio.create_task(room.wait_for_room(CAROL, 30, within_s=10))
+        with room.reserve(BOB, 5):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await waiting
+    assert room.free == 100
+
+
+async def test_a_wait_for_room_ends_with_the_refusal() -> None:
+    room = MemoryBudget("uploads", 100)
+    with room.reserve(ALICE, 50), room.reserve(BOB, 50):
+        with pytest.raises(RateLimited):
+            await room.wait_for_room(ALICE, 1, within_s=0.01)
+        with pytest.raises(Unavailable):
+            await room.wait_for_room(CAROL, 1, within_s=0.01)
