@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -15,20 +16,30 @@ from server.model_request import UserId
 from server.schemas import MAX_BODY_BYTES
 
 BODY_TIMEOUT_S = 15.0
-MAX_DEPTH = 32
+MAX_DEPTH = 128
+"""Half of what the encoder can write (254). A level of a JSON schema takes two."""
 MAX_MEMBERS = 10_000
 """Members of all objects and arrays together; they bound the time that a body takes on the event loop."""
-MAX_NUMBER = 2**63
-"""orjson reads larger integers as floats without an error, which would change the number."""
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+MAX_FLOAT = 2.0**63
+"""orjson reads integers out of this range as floats without an error, which would change the number."""
 _MAX_PATH = 200
+_NUL = re.compile(rb"(?<!\\)(\\++)u0000")
+"""The escape of NUL in JSON, if the number of backslashes is odd."""
 
 Body = TypeVar("Body", bytes, bytearray)
 
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | None = None) -> Any:
-    """The request's JSON body.
+async def read_json(
+    request: web.Request,
+    *,
+    max_bytes: int,
+    user_id: UserId | None = None,
+    parse: Callable[[bytes], Any] | None = None,
+) -> Any:
+    """The request's JSON body; `parse` is `parse_json`, or a function of its kind.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
     `BODY_TIMEOUT_S`, `RateLimited` and `Unavailable` while too many arrive, `BadSyntax` for what is not JSON, `Invalid`
@@ -40,10 +51,12 @@ async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | N
         raise _too_large(max_bytes)
     with request.app[keys.BODY_MEMORY].reserve(user_id, max_bytes if announced is None else announced):
         body = await _read(request, max_bytes)
-    return parse_json(body)
+    return (parse or parse_json)(body)
 
 
-async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
+async def read_create_body(
+    request: web.Request, *, parse: Callable[[bytes], Any] | None = None
+) -> tuple[str | None, Any]:
     """The idempotency key and the JSON body of a create.
 
     The response shows what is left of the rate. A create that cannot be admitted is refused before its body is read,
@@ -54,7 +67,7 @@ async def read_create_body(request: web.Request) -> tuple[str | None, Any]:
     if "Idempotency-Key" not in request.headers:
         request.app[keys.REQUESTS].require_chance(user_id)
     key = read_idempotency_key(request)
-    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, user_id=user_id)
+    return key, await read_json(request, max_bytes=MAX_BODY_BYTES, user_id=user_id, parse=parse)
 
 
 def parse_json(body: bytes) -> Any:
@@ -70,6 +83,15 @@ def parse_json(body: bytes) -> Any:
         ) from None
     _require_storable(data)
     return data
+
+
+def parse_json_with_nul(body: bytes) -> Any:
+    """As `parse_json`, with U+FFFD in place of NUL: outputs of shells contain it, and the database cannot keep it."""
+    return parse_json(_NUL.sub(_without_nul, body) if rb"\u0000" in body else body)
+
+
+def _without_nul(escape: re.Match[bytes]) -> bytes:
+    return escape[1] + b"ufffd" if len(escape[1]) % 2 else escape[0]
 
 
 def _require_plain_json(request: web.Request) -> None:
@@ -149,10 +171,10 @@ def _require_storable(data: Any) -> None:
 
 
 def _require_exact(number: float, path: str) -> None:
-    """-2^63 is exact as an integer; as a float it may have been a smaller integer."""
-    is_exact = -MAX_NUMBER < number < MAX_NUMBER or (number == -MAX_NUMBER and isinstance(number, int))
+    """A larger float may have been an integer."""
+    is_exact = -MAX_FLOAT < number < MAX_FLOAT or (isinstance(number, int) and MIN_INTEGER <= number <= MAX_INTEGER)
     if not is_exact:
-        raise _invalid(path, "must lie between -2^63 and 2^63")
+        raise _invalid(path, "must lie between -2^63 and 2^64")
 
 
 def _require_no_nul(text: str, path: str) -> None:
