@@ -136,7 +136,9 @@ def _faults_inside(catalog: Catalog, data: Any, known: Sequence[FieldError]) -> 
         return []
     sound = {name: value for name, value in data.items() if name not in wrong}
     try:
-        catalog.check(sound["model_type"], sound.get("input_data", {}), sound.get("parameters", {}), sound.get("model"))
+        catalog.check(
+            sound["model_type"], sound.get("input_data", {}), sound.get("parameters") or {}, sound.get("model")
+        )
     except Invalid as problem:
         return [error for error in problem.errors if error.field.partition(".")[0] not in wrong]
     return []

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from server.inference.events import Delta, Segment
-from server.inference.protocol.texts import Cleaner, clean
+from server.inference.protocol.texts import Cleaner, clean, clean_all
 from server.inference.protocol.thinking import ThoughtSplitter
 from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
@@ -30,6 +32,7 @@ class Answer:
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
+        self._logprobs: dict[str, list[Any]] = {}
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
@@ -54,6 +57,18 @@ class Answer:
     def add_calls(self, pieces: Any) -> None:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
         self._fresh.extend(self.tool_calls.add(pieces))
+
+    def add_logprobs(self, given: Any) -> None:
+        """Join the lists of the tokens' probabilities: `content` of a chat, several lists of a completion."""
+        if not isinstance(given, dict):
+            return
+        try:
+            cleaned, _ = clean_all(orjson.loads(orjson.dumps(given)))
+        except orjson.JSONEncodeError:
+            return
+        for name, values in cleaned.items():
+            if isinstance(values, list):
+                self._logprobs.setdefault(name, []).extend(values)
 
     def take(self) -> list[Delta]:
         """The deltas since the last call."""
@@ -98,6 +113,8 @@ class Answer:
             data["reasoning"] = reasoning
         if self.tool_calls:
             data["tool_calls"] = self.tool_calls.as_data()
+        if self._logprobs:
+            data["logprobs"] = self._logprobs
         if provider is not None:
             data["provider"] = provider
         if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):

@@ -9,7 +9,16 @@ import orjson
 from server.inference.events import Call
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, is_router, provider_of, split_id
 from server.inference.protocol.providers import PROVIDERS
-from server.inference.protocol.wire import BadModel, WireRequest, as_data_url, attachment_of, encode, named, unknown_way
+from server.inference.protocol.wire import (
+    BadModel,
+    WireRequest,
+    as_data_url,
+    attachment_of,
+    encode,
+    named,
+    unknown_way,
+    with_extra,
+)
 
 _HEADERS = {
     "Content-Type": "application/json",
@@ -46,15 +55,18 @@ def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
 
 
 def _picked(call: Call, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: call.parameters[name] for name in names if call.parameters.get(name) is not None}
+    """The parameters of these names, and those of `extra`."""
+    given = {name: call.parameters.get(name) for name in (*names, "extra")}
+    return with_extra({name: value for name, value in given.items() if value is not None})
 
 
 def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     messages = call.input_data.get("messages") or [{"role": "user", "content": call.input_data["prompt"]}]
     return {
         **named(model),
-        "messages": [with_images(call, message) for message in messages],
         **_with_schemas(call.parameters),
+        **named(model),  # again, since it has precedence over `extra`
+        "messages": [with_images(call, message) for message in messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -70,14 +82,14 @@ def with_images(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _with_image(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
     image = part.get("image_url")
-    if not isinstance(image, Mapping) or str(image["url"]).startswith("https:"):
+    if not isinstance(image, Mapping) or str(image["url"]).lower().startswith("http"):
         return part
     return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, image["url"]))}}
 
 
 def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with their JSON schemas as objects: they are stored as text, which keeps the order of keys."""
-    parameters = dict(given)
+    parameters = with_extra(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
     response_format = parameters.get("response_format")
@@ -97,9 +109,9 @@ def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
     """The shape of OpenAI's completions, with two sampling parameters of vLLM and featherless-ai."""
     body = {**named(model), "prompt": call.input_data["prompt"]}
+    body |= _picked(call, _COMPLETION_PARAMETERS)
     if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
         body["max_tokens"] = max_tokens
-    body |= _picked(call, _COMPLETION_PARAMETERS)
     if call.parameters.get("do_sample") is False:
         body["temperature"] = 0  # the equivalent of do_sample
     if call.parameters.get("return_full_text"):

@@ -237,6 +237,7 @@ class TextResponseReader:
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
             answer.add_calls({"index": 0, "function": function})  # OpenAI's form before tool calls
+        answer.add_logprobs(choice.get("logprobs"))
         if reason := choice.get("finish_reason"):
             self._end(reason, choice)
         if self._form is _Form.WHOLE and self._error is None:
