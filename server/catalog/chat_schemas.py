@@ -24,7 +24,6 @@ from server.catalog.fields import (
     Seed,
     Stop,
     Temperature,
-    TopK,
     TopP,
     Word,
     to_json_text,
@@ -219,7 +218,7 @@ class GenerationParameters(ExtraParameters):
     max_new_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    top_k: TopK | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
     stop: Stop | None = None
     seed: Seed | None = None

@@ -24,8 +24,12 @@ MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 MAX_FLOAT = 2.0**63
 """orjson reads integers out of this range as floats without an error, which would change the number."""
 _MAX_PATH = 200
-_NUL = re.compile(rb"(?<!\\)(\\++)u0000")
-"""The escape of NUL in JSON, if the number of backslashes is odd."""
+_HALF_PAIR = re.compile(
+    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
+)
+"""The escape of half a pair of surrogates."""
+_BACKSLASH = b"\xff"
+"""In place of an escaped backslash. No UTF-8 contains this byte."""
 
 Body = TypeVar("Body", bytes, bytearray)
 
@@ -85,13 +89,27 @@ def parse_json(body: bytes) -> Any:
     return data
 
 
-def parse_json_with_nul(body: bytes) -> Any:
-    """As `parse_json`, with U+FFFD in place of NUL: outputs of shells contain it, and the database cannot keep it."""
-    return parse_json(_NUL.sub(_without_nul, body) if rb"\u0000" in body else body)
+def parse_json_cleaned(body: bytes) -> Any:
+    """As `parse_json`, with U+FFFD in place of what the database cannot keep.
+
+    Outputs of shells contain NUL. Texts that a program cut in the middle of a character contain half of a pair of
+    surrogates.
+    """
+    try:
+        return parse_json(body)
+    except (BadSyntax, Invalid):
+        cleaned = _storable(body)
+        if cleaned == body:
+            raise
+        return parse_json(cleaned)
 
 
-def _without_nul(escape: re.Match[bytes]) -> bytes:
-    return escape[1] + b"ufffd" if len(escape[1]) % 2 else escape[0]
+def _storable(body: bytes) -> bytes:
+    """The body with U+FFFD in place of the escapes of NUL and of half pairs of surrogates."""
+    if _BACKSLASH in body:
+        return body
+    plain = body.replace(rb"\\", _BACKSLASH).replace(rb"\u0000", rb"\ufffd")
+    return _HALF_PAIR.sub(rb"\\ufffd", plain).replace(_BACKSLASH, rb"\\")
 
 
 def _require_plain_json(request: web.Request) -> None:

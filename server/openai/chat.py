@@ -59,7 +59,7 @@ def read_chat(data: Any) -> Ask:
     body = take_body(ChatBody, fields)
     limit_name = _unite_limits(fields)
     given = {name: _FORMS.get(name, _as_it_is)(fields.pop(name)) for name in PASSED_ON if name in fields}
-    parameters = {name: value for name, value in given.items() if value is not None}
+    parameters = {name: value for name, value in given.items() if value is not None and value != ""}
     parameters |= extra_of(fields, without=(*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
     messages = list(map(read_message, body.messages))
     return Ask(

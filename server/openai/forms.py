@@ -75,6 +75,8 @@ def _read_part(part: Any) -> Any:
         return part
     model = PARTS[kind]
     taken = known_fields(model, part)
+    if kind == "text" and "text" in part:
+        taken.setdefault("text", "")
     inner = taken.get(kind)
     if isinstance(inner, str) and kind.endswith("_url"):
         taken[kind] = {"url": inner}
@@ -99,11 +101,13 @@ def read_tool(tool: Any) -> Any:
 
 
 def read_tool_choice(choice: Any) -> Any:
-    """The choice of one tool may come without its type."""
-    if not isinstance(choice, dict) or not isinstance(function := choice.get("function"), dict):
+    """The choice of one tool may come without its type, or with the name alone."""
+    if not isinstance(choice, dict):
         return choice
-    taken = known_fields(NamedTool, choice)
-    return {"type": "function"} | taken | {"function": known_fields(NamedFunction, function)}
+    function = choice.get("function") or ({"name": choice["name"]} if "name" in choice else None)
+    if not isinstance(function, dict):
+        return choice
+    return {"type": "function"} | known_fields(NamedTool, choice) | {"function": known_fields(NamedFunction, function)}
 
 
 def read_response_format(given: Any) -> Any:

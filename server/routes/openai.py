@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from server.actors.subscription import StreamSubscription, View, Waiter
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
 from server.http import keys
-from server.http.bodies import parse_json_with_nul, read_create_body
+from server.http.bodies import parse_json_cleaned, read_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.middlewares import refused_under_overload
 from server.http.responses import json_response, link_to
@@ -151,7 +151,7 @@ async def _create(
 
     Errors name the fields as the client sent them.
     """
-    key, data = await read_create_body(request, parse=parse_json_with_nul)
+    key, data = await read_create_body(request, parse=parse_json_cleaned)
     ask = read(data)
     create = functools.partial(
         request.app[keys.REQUESTS].create,

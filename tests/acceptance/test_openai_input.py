@@ -109,6 +109,14 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         dict.fromkeys(("user", "metadata", "store", "service_tier", "prediction", "n", "modalities"), ABSENT),
     ),
+    "tool_choice with the name alone": (
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "name": "weather"}},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+    ),
+    "empty words": (
+        {"tool_choice": "", "reasoning_effort": "", "tools": [WEATHER]},
+        {"tool_choice": ABSENT, "reasoning_effort": ABSENT, "tools": [WEATHER]},
+    ),
     "json_object with value": (
         {"response_format": {"type": "json_object", "value": SCHEMA}},
         {"response_format": named(SCHEMA)},
@@ -242,8 +250,8 @@ MESSAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "an empty system": ({"role": "system", "content": " "}, {"role": "system", "content": " "}),
     "no parts": ({"role": "user", "content": []}, {"role": "user", "content": ""}),
     "an empty part": (
-        {"role": "user", "content": [{"type": "text", "text": ""}]},
-        {"role": "user", "content": [{"type": "text", "text": ""}]},
+        {"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": None}]},
+        {"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": ""}]},
     ),
     "a part that is a text": (
         {"role": "user", "content": ["a"]},
@@ -475,7 +483,7 @@ async def test_a_text_completion_is_whole_or_streamed(
         suffix="end",
         best_of=1,
         user="u",
-        extra_body={"min_p": 0.1, "top_k": 5},
+        extra_body={"min_p": 0.1, "top_k": -1},
     )
     assert (whole.object, whole.choices[0].text, whole.choices[0].finish_reason) == (
         "text_completion",
@@ -492,7 +500,7 @@ async def test_a_text_completion_is_whole_or_streamed(
     assert {(chunk.id, chunk.object) for chunk in chunks} == {(last.id, "text_completion")}
     assert (last.choices, last.usage and last.usage.total_tokens) == ([], 5)
     sent = upstream.calls[0].body
-    expected = {"prompt": "Once", "max_tokens": 5, "frequency_penalty": 0.5, "suffix": "end", "min_p": 0.1, "top_k": 5}
+    expected = {"prompt": "Once", "max_tokens": 5, "frequency_penalty": 0.5, "suffix": "end", "min_p": 0.1, "top_k": -1}
     assert expected.items() <= sent.items()
     assert {"stop", "best_of", "user", "extra"}.isdisjoint(sent)
     newest, _ = (await online.get("/api/requests")).json

@@ -1,5 +1,6 @@
 """The answer as it grows: text, reasoning, tool calls and usage of the first choice."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ class Answer:
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
-        self._logprobs: dict[str, list[Any]] = {}
+        self.size = 0
+        """Characters of text and of arguments, and bytes of probabilities."""
+        self._logprobs: dict[str, list[bytes]] = {}
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
@@ -56,19 +59,22 @@ class Answer:
 
     def add_calls(self, pieces: Any) -> None:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
-        self._fresh.extend(self.tool_calls.add(pieces))
+        deltas = list(self.tool_calls.add(pieces))
+        self.size += sum(len(delta.text) for delta in deltas)
+        self._fresh += deltas
 
     def add_logprobs(self, given: Any) -> None:
-        """Join the lists of the tokens' probabilities: `content` of a chat, several lists of a completion."""
-        if not isinstance(given, dict):
-            return
-        try:
-            cleaned, _ = clean_all(orjson.loads(orjson.dumps(given)))
-        except orjson.JSONEncodeError:
-            return
-        for name, values in cleaned.items():
-            if isinstance(values, list):
-                self._logprobs.setdefault(name, []).extend(values)
+        """Join the lists of the tokens' probabilities: `content` of a chat, several lists of a completion.
+
+        They are kept as JSON until the end, since there may be megabytes of them.
+        """
+        for name, values in given.items() if isinstance(given, dict) else ():
+            if isinstance(values, list) and values:
+                with contextlib.suppress(orjson.JSONEncodeError):
+                    cleaned, _ = clean_all(orjson.loads(orjson.dumps(values)))
+                    piece = orjson.dumps(cleaned)[1:-1]
+                    self.size += len(piece)
+                    self._logprobs.setdefault(clean(name), []).append(piece)
 
     def take(self) -> list[Delta]:
         """The deltas since the last call."""
@@ -114,7 +120,9 @@ class Answer:
         if self.tool_calls:
             data["tool_calls"] = self.tool_calls.as_data()
         if self._logprobs:
-            data["logprobs"] = self._logprobs
+            data["logprobs"] = {
+                name: orjson.loads(b"[%b]" % b",".join(pieces)) for name, pieces in self._logprobs.items()
+            }
         if provider is not None:
             data["provider"] = provider
         if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):
@@ -128,5 +136,6 @@ class Answer:
 
     def _emit(self, text: str, segment: Segment) -> None:
         if text:
+            self.size += len(text)
             self._texts[segment].append(text)
             self._fresh.append(Delta(text, segment))

@@ -108,8 +108,8 @@ def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
     """The shape of OpenAI's completions, with two sampling parameters of vLLM and featherless-ai."""
-    body = {**named(model), "prompt": call.input_data["prompt"]}
-    body |= _picked(call, _COMPLETION_PARAMETERS)
+    body = {**named(model), **_picked(call, _COMPLETION_PARAMETERS), **named(model)}
+    body["prompt"] = call.input_data["prompt"]
     if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
         body["max_tokens"] = max_tokens
     if call.parameters.get("do_sample") is False:

@@ -6,7 +6,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from server.errors import BadSyntax, Invalid
-from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, is_encoded, parse_json, parse_json_with_nul
+from server.http.bodies import MAX_DEPTH, MAX_MEMBERS, is_encoded, parse_json, parse_json_cleaned
 
 
 def _lists(depth: int) -> bytes:
@@ -117,10 +117,21 @@ def test_nul_in_a_key_or_value_is_refused_naming_its_place(body: bytes, field: s
         (rb'"\\\u0000"', "\\\ufffd"),
         (rb'"\\\\u0000"', r"\\u0000"),
         (rb'"\n\u0000\u00000"', "\n\ufffd\ufffd0"),
+        (rb'"\ud83d\ude00\u0000"', "\N{GRINNING FACE}\ufffd"),
+        (rb'"a\uD83D"', "a\ufffd"),
+        (rb'"\ude00\ud83d\ude00"', "\ufffd\N{GRINNING FACE}"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\N{GRINNING FACE}"),
+        (rb'["\\ud83d", "\ud83d"]', [r"\ud83d", "\ufffd"]),
     ],
 )
-def test_nul_is_replaced_where_that_is_wanted_and_nothing_else_is(body: bytes, expected: Any) -> None:
-    assert parse_json_with_nul(body) == expected
+def test_what_cannot_be_stored_is_replaced_where_that_is_wanted_and_nothing_else_is(body: bytes, expected: Any) -> None:
+    assert parse_json_cleaned(body) == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'"\xed\xa0\x80"', b'"\xff\\u0000"', rb'"\u00"', rb'{"a": "\u0000",}'])
+def test_what_is_no_json_stays_bad_syntax(body: bytes) -> None:
+    with pytest.raises(BadSyntax):
+        parse_json_cleaned(body)
 
 
 @pytest.mark.parametrize("innermost", [rb'"\u0000"', rb'{"\u0000":1}'])
