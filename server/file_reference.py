@@ -15,6 +15,8 @@ _KINDS = {"image": "image", "audio": "audio", "url": "image", "data": "audio", "
 
 `url`, `data` and `file_data` are in the parts `image_url`, `input_audio` and `file` of a chat.
 """
+_OF_URL = {"audio_url": "audio", "video_url": "file"}
+"""The kind of a `url` in other parts than `image_url`."""
 _REFERENCE = re.compile(r"file:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 
 
@@ -38,7 +40,8 @@ def _walk(value: Any, path: str) -> Iterator[FileReference]:
             where = f"{path}.{name}"
             match = _REFERENCE.fullmatch(item) if isinstance(item, str) and name in _KINDS else None
             if match is not None:
-                yield FileReference(match[0], UUID(match[1]), _KINDS[name], where)
+                kind = _OF_URL.get(path.rpartition(".")[2], _KINDS[name])
+                yield FileReference(match[0], UUID(match[1]), kind, where)
             else:
                 yield from _walk(item, where)
     elif isinstance(value, list):

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from server.encoding import dumps
 from server.errors import FieldError, Invalid
@@ -39,13 +39,18 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
+def _or_none_given(value: Any) -> Any:
+    """No parameters: null, or what PHP sends for an empty object."""
+    return {} if value is None or value == [] else value
+
+
 class CreateRequest(Body):
     """The body of `POST /api/requests`; what `input_data` and `parameters` may hold depends on the model type."""
 
     model_type: str = Field(min_length=1, max_length=64, examples=["text2text"])
     input_data: dict[str, Any] = Field(examples=[{"prompt": "Write a haiku about rain."}])
     model: str | None = Field(None, min_length=1, max_length=200)
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Any], BeforeValidator(_or_none_given)] = Field(default_factory=dict)
     deadline_s: float | None = Field(None, ge=1, le=MAX_DEADLINE_S, allow_inf_nan=False)
 
 

@@ -160,7 +160,7 @@ def _faults_inside(
         catalog.check(
             sound["model_type"],
             sound.get("input_data", {}),
-            sound.get("parameters", {}),
+            sound.get("parameters") or {},
             sound.get("model"),
             is_listed=is_listed,
         )

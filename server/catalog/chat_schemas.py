@@ -2,9 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import (
-    AfterValidator,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -16,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+from server.catalog.chat_parts import Part, ProviderFields
 from server.catalog.fields import (
-    AudioData,
-    FileData,
+    ExtraParameters,
     HubInput,
     MaxTokens,
     Penalty,
@@ -26,10 +24,9 @@ from server.catalog.fields import (
     Seed,
     Stop,
     Temperature,
-    TopK,
     TopP,
-    check_image,
-    not_blank,
+    Word,
+    to_json_text,
 )
 from server.schemas import Body
 
@@ -37,91 +34,14 @@ MAX_PARTS = 100
 MAX_TOOLS = 128
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-
-
-def _image_address(value: str) -> str:
-    if value.startswith("https://"):
-        return value
-    try:
-        return check_image(value)
-    except ValueError as error:
-        raise ValueError(f"{error}, or an https:// address") from None
-
-
-ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_image_address)]
-"""An https URL is passed to the provider unchanged. The bytes of a file are sent."""
-
-
-def _to_json_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
-    return orjson.dumps(value).decode()
-
-
 JsonSchemaText = Annotated[
     str,
-    WrapValidator(_to_json_text),
+    WrapValidator(to_json_text),
     WithJsonSchema({"type": "object", "description": "A JSON schema; the order of its keys is kept."}),
 ]
-"""An object that is stored as JSON text. The database would reorder its keys, and models answer in their order."""
+"""An object that is stored as JSON text, because models answer in the order of its keys."""
 
 
-class ImageUrl(Body):
-    url: ImageAddress
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class InputAudio(Body):
-    data: AudioData
-    format: Annotated[str, StringConstraints(min_length=1, max_length=20)]
-
-
-class AudioPart(Body):
-    type: Literal["input_audio"]
-    input_audio: InputAudio
-
-
-class FileContent(Body):
-    """A document as `data:` URL. A provider may want its name."""
-
-    file_data: FileData
-    filename: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
-
-
-class FilePart(Body):
-    type: Literal["file"]
-    file: FileContent
-
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: Prompt
-
-
-class ImagePart(Body):
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-_PARTS: dict[Any, TypeAdapter[Any]] = {
-    "text": TypeAdapter(TextPart),
-    "image_url": TypeAdapter(ImagePart),
-    "input_audio": TypeAdapter(AudioPart),
-    "file": TypeAdapter(FilePart),
-}
-
-
-def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
-    """Validate by the `type` field, so that one fault gives one error."""
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
-    adapter = _PARTS.get(value.get("type") if isinstance(value.get("type"), str) else None)
-    if adapter is None:
-        raise ValueError("must have the type 'text', 'image_url', 'input_audio' or 'file'")
-    return adapter.validate_python(value)
-
-
-Part = Annotated[TextPart | ImagePart | AudioPart | FilePart, WrapValidator(_part)]
 _TEXT: TypeAdapter[str] = TypeAdapter(str)
 _LIST: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)])
 
@@ -142,34 +62,33 @@ class CalledFunction(Body):
     arguments: str
 
 
-class ToolCall(Body):
+class ToolCall(ProviderFields):
     """A tool call of the model, as part of the conversation."""
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    id: Annotated[str, StringConstraints(max_length=200)]
     type: Literal["function"] = "function"
+    index: int | None = None
     function: CalledFunction
-    extra_content: dict[str, Any] | None = None
-    """Fields that the model's provider added to the call, unchanged: Gemini wants its signature back."""
 
 
-class Message(Body):
-    """One turn of a conversation."""
+class Message(ProviderFields):
+    """One turn of a conversation. An answer may keep its reasoning and its refusal: some providers want them back."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = Field(None, validate_default=True)
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
-    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    tool_call_id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
 
     @field_validator("content")
     @classmethod
     def _has_content(cls, content: Any, info: ValidationInfo) -> Any:
-        """Only `assistant` and `tool` may be blank. `assistant` may have no content, but tool calls."""
-        role = info.data.get("role")
-        if content is None and role != "assistant":
+        if content is None and info.data.get("role") != "assistant":
             raise ValueError("is required")
-        if isinstance(content, str) and role not in {"assistant", "tool"}:
-            not_blank(content)
         return content
 
     @model_validator(mode="after")
@@ -179,7 +98,7 @@ class Message(Body):
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("must have a tool_call_id if its role is 'tool', and only then")
         if self.content is None and self.tool_calls is None:
-            raise ValueError("must have content or tool_calls")
+            self.content = ""  # an empty answer
         return self
 
 
@@ -213,7 +132,7 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class Tool(ProviderFields):
     """A function that the model may call."""
 
     type: Literal["function"]
@@ -252,19 +171,22 @@ class NamedSchema(Body):
 
 
 class ResponseFormat(Body):
-    """The format of the answer. Not every provider obeys it."""
+    """The format of the answer. Not every provider obeys it. `regex` is TGI's, with the expression in `value`."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "regex"]
     json_schema: NamedSchema | None = None
+    value: Annotated[str, StringConstraints(min_length=1, max_length=10_000)] | None = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> Self:
         if (self.json_schema is not None) != (self.type == "json_schema"):
             raise ValueError("must have a json_schema if its type is 'json_schema', and only then")
+        if (self.value is not None) != (self.type == "regex"):
+            raise ValueError("must have a value if its type is 'regex', and only then")
         return self
 
 
-class ChatParameters(Body):
+class ChatParameters(ExtraParameters):
     max_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -272,10 +194,13 @@ class ChatParameters(Body):
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Word | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
     def _chooses_among_tools(self) -> Self:
@@ -284,14 +209,16 @@ class ChatParameters(Body):
             raise ValueError("must have tools if tool_choice is 'required'")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError("must have the tool that tool_choice names")
+        if not names:  # some providers refuse both where there is nothing to choose from
+            self.tool_choice = self.parallel_tool_calls = None
         return self
 
 
-class GenerationParameters(Body):
+class GenerationParameters(ExtraParameters):
     max_new_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    top_k: TopK | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
     stop: Stop | None = None
     seed: Seed | None = None

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+import orjson
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from server.encoding import decode_base64
 from server.file_reference import SCHEME
@@ -31,11 +42,14 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterVal
 Language = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+TopP = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-MaxTokens = Annotated[int, Field(ge=1, le=32_768)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+MaxTokens = Annotated[int, Field(ge=1, le=10_000_000)]
+"""More than any model can generate. The model decides how much it takes."""
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,40}$")]
+"""One of a few words. Models add new ones, so the provider decides."""
 TopK = Annotated[int, Field(ge=1, le=1000)]
 
 _STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
@@ -47,6 +61,49 @@ Stop = Annotated[
     WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
 ]
 """One text, or a list of up to four. One text is stored as a list."""
+
+
+def to_json_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
+    """An object as JSON text. The database would reorder its keys, and some readers follow their order."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
+    return orjson.dumps(value).decode()
+
+
+_OWNED = frozenset({"model", "messages", "prompt", "input", "inputs", "stream", "stream_options", "n", "best_of"})
+"""Fields of a call that the server sets itself."""
+ORDERS_TO_PROXIES = ("api_base", "api_key", "base_url", "extra_headers", "fallbacks", "headers", "models")
+"""Fields that choose the model, the address or the credentials of a call at some proxies (OpenRouter, LiteLLM). That is
+the operator's choice."""
+
+
+class ExtraParameters(Body):
+    """Parameters of a task whose providers have many more of their own."""
+
+    extra: (
+        Annotated[
+            str,
+            WrapValidator(to_json_text),
+            WithJsonSchema(
+                {
+                    "type": "object",
+                    "description": "Fields that only some providers know (`min_p`, `chat_template_kwargs`, …). "
+                    "They are added to the call unchanged.",
+                }
+            ),
+        ]
+        | None
+    ) = None
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _has_no_field_of_the_call(cls, value: Any) -> Any:
+        named = value.keys() if isinstance(value, dict) else frozenset[str]()
+        if set_here := sorted(named & _OWNED.union(ORDERS_TO_PROXIES)):
+            raise ValueError(f"must not have {set_here[0]}: the server sets it")
+        if known := sorted(named & (cls.model_fields.keys() - {"extra"})):
+            raise ValueError(f"must not have {known[0]}: it is a parameter of its own")
+        return value
 
 
 class _FileOf:
@@ -94,18 +151,23 @@ def _file_schema(kind: str) -> WithJsonSchema:
 check_image = _FileOf("image")
 ImageFile = Annotated[str, AfterValidator(check_image), _file_schema("image")]
 AudioFile = Annotated[str, AfterValidator(_FileOf("audio")), _file_schema("audio")]
-_check_file = _FileOf("")
+check_file = _FileOf("")
+
+
+def _base64_of(value: str) -> str:
+    """Base64 alone, or a file with its type, as for any file field."""
+    if value.startswith(SCHEME) or value[:5].lower() == "data:":
+        return check_file(value)
+    return check_file(f"data:;base64,{value}").rpartition(",")[2]
 
 
 def _audio_data(value: str) -> str:
     """Base64 alone, as in OpenAI's clients, also of a `data:` URL."""
-    is_named = value.startswith(("data:", SCHEME))
-    checked = _check_file(value if is_named else f"data:audio/unknown;base64,{value}")
-    return checked if checked.startswith(SCHEME) else checked.rpartition(",")[2]
+    return _base64_of(value).rpartition(",")[2]
 
 
 AudioData = Annotated[str, AfterValidator(_audio_data)]
-FileData = Annotated[str, AfterValidator(_check_file)]
+FileData = Annotated[str, AfterValidator(_base64_of)]
 
 
 class HubInput(Body):

@@ -39,6 +39,7 @@ class ChatOutput(TextOutput):
     finish_reason: str | None = None
     reasoning: str | None = None
     tool_calls: list[WantedCall] | None = None
+    logprobs: dict[str, Any] | None = Field(None, description="The tokens and their probabilities, if asked for.")
     partial: bool | None = Field(None, description="True: the answer is incomplete.")
 
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.catalog.fields import HubInput, Label, Language, Text, TopK
+from server.catalog.fields import ExtraParameters, HubInput, Label, Language, Text, TopK
 from server.schemas import Body
 
 MAX_TEXTS = 2048
@@ -180,7 +180,7 @@ class EmbeddingInput(HubInput):
     ]
 
 
-class EmbeddingParameters(Body):
+class EmbeddingParameters(ExtraParameters):
     normalize: bool | None = None
     prompt_name: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
     truncate: bool | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -18,18 +18,32 @@ from server.openai import PREFIX as OPENAI_PREFIX
 BODY_TIMEOUT_S = 15.0
 BYTES_PER_S = 64 * 1024
 """A body that is larger may take longer: a second more for each of these."""
-MAX_DEPTH = 32
+MAX_DEPTH = 128
+"""Half of what the encoder can write (254). A level of a JSON schema takes two."""
 MAX_MEMBERS = 50_000
 """Members of all objects and arrays together; they bound the time that a body takes on the event loop."""
-MAX_NUMBER = 2**63
-"""orjson reads larger integers as floats without an error, which would change the number."""
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+MAX_FLOAT = 2.0**63
+"""orjson reads integers out of this range as floats without an error, which would change the number."""
 _MAX_PATH = 200
+_HALF_PAIR = re.compile(
+    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
+)
+"""The escape of half a pair of surrogates."""
+_BACKSLASH = b"\xff"
+"""In place of an escaped backslash. No UTF-8 contains this byte."""
 
 _JSON_MEDIA = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json", re.ASCII)
 
 
-async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | None = None) -> Any:
-    """The request's JSON body.
+async def read_json(
+    request: web.Request,
+    *,
+    max_bytes: int,
+    user_id: UserId | None = None,
+    parse: Callable[[bytes], Any] | None = None,
+) -> Any:
+    """The request's JSON body; `parse` is `parse_json`, or a function of its kind.
 
     Raises `UnsupportedMedia` for another type, charset or a content encoding, `BodyTooLarge`, `BodyTimeout` after
     `BODY_TIMEOUT_S`, `RateLimited` and `Unavailable` while too many arrive, `BadSyntax` for what is not JSON, `Invalid`
@@ -39,7 +53,7 @@ async def read_json(request: web.Request, *, max_bytes: int, user_id: UserId | N
     announced = check_head(request, max_bytes=max_bytes, refusal=refusal)
     with request.app[keys.BODY_MEMORY].reserve(user_id, max_bytes if announced is None else announced):
         body = b"".join([chunk async for chunk in read_chunks(request, max_bytes=max_bytes, refusal=refusal)])
-    return parse_json(body)
+    return (parse or parse_json)(body)
 
 
 def check_head(request: web.Request, *, max_bytes: int, refusal: BodyTooLarge) -> int | None:
@@ -104,6 +118,29 @@ def _is_utf_8(body: bytes) -> bool:
     return b"\0" not in body[:2]
 
 
+def parse_json_cleaned(body: bytes) -> Any:
+    """As `parse_json`, with U+FFFD in place of what the database cannot keep.
+
+    Outputs of shells contain NUL. Texts that a program cut in the middle of a character contain half of a pair of
+    surrogates.
+    """
+    try:
+        return parse_json(body)
+    except (BadSyntax, Invalid):
+        cleaned = _storable(body)
+        if cleaned == body:
+            raise
+        return parse_json(cleaned)
+
+
+def _storable(body: bytes) -> bytes:
+    """The body with U+FFFD in place of the escapes of NUL and of half pairs of surrogates."""
+    if _BACKSLASH in body:
+        return body
+    plain = body.replace(rb"\\", _BACKSLASH).replace(rb"\u0000", rb"\ufffd")
+    return _HALF_PAIR.sub(rb"\\ufffd", plain).replace(_BACKSLASH, rb"\\")
+
+
 def _require_plain_json(request: web.Request) -> None:
     if is_encoded(request):
         raise UnsupportedMedia("Send the body without Content-Encoding.")
@@ -160,10 +197,10 @@ def _require_storable(data: Any) -> None:
 
 
 def _require_exact(number: float, path: str) -> None:
-    """-2^63 is exact as an integer; as a float it may have been a smaller integer."""
-    is_exact = -MAX_NUMBER < number < MAX_NUMBER or (number == -MAX_NUMBER and isinstance(number, int))
+    """A larger float may have been an integer."""
+    is_exact = -MAX_FLOAT < number < MAX_FLOAT or (isinstance(number, int) and MIN_INTEGER <= number <= MAX_INTEGER)
     if not is_exact:
-        raise _invalid(path, "must lie between -2^63 and 2^63")
+        raise _invalid(path, "must lie between -2^63 and 2^64")
 
 
 def _require_no_nul(text: str, path: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -43,7 +43,9 @@ class CreateBody:
 
 
 @contextlib.asynccontextmanager
-async def open_create_body(request: web.Request) -> AsyncIterator[CreateBody]:
+async def open_create_body(
+    request: web.Request, *, parse: Callable[[bytes], Any] = parse_json
+) -> AsyncIterator[CreateBody]:
     """The idempotency key and the JSON body of a create. The block creates the request.
 
     At its end, files of the body that no request uses are deleted. The response shows what is left of the rate. A
@@ -56,7 +58,8 @@ async def open_create_body(request: web.Request) -> AsyncIterator[CreateBody]:
         request.app[keys.REQUESTS].require_chance(user_id)
     key = read_idempotency_key(request)
     if request.content_length is not None and request.content_length <= SMALL_BODY_BYTES:
-        yield CreateBody(key, await read_json(request, max_bytes=SMALL_BODY_BYTES, user_id=user_id), {})
+        data = await read_json(request, max_bytes=SMALL_BODY_BYTES, user_id=user_id, parse=parse)
+        yield CreateBody(key, data, {})
         return
     max_mb = request.app[keys.SETTINGS].max_body_mb
     refusal = BodyTooLarge(f"The body may have at most {max_mb} MB (MAX_BODY_MB).")
@@ -66,7 +69,7 @@ async def open_create_body(request: web.Request) -> AsyncIterator[CreateBody]:
         chunks = read_chunks(request, max_bytes=max_mb * MIB, refusal=refusal)
         body = _LargeBody(chunks, _Store(request, user_id, announced), charge, request.app[keys.BODY_TURNS])
         try:
-            data = await body.read()
+            data = parse(await body.read())
             yield CreateBody(key, data, body.digests)
         finally:
             if body.uploads:
@@ -125,14 +128,14 @@ class _LargeBody:
         self.uploads: list[UUID] = []
         self.digests: dict[str, str] = {}
 
-    async def read(self) -> Any:
-        """The parsed body, with references in place of its large files."""
+    async def read(self) -> bytes:
+        """The body with references in place of its large files."""
         pieces = self._pieces()
         async for piece in pieces:
             assert isinstance(piece, FileStart), "the other pieces of a file are taken with it"  # noqa: S101
             self._scanner.rest += (await self._take(piece, pieces)).encode()
         rest, self._scanner.rest = bytes(self._scanner.rest), bytearray()
-        return parse_json(rest)
+        return rest
 
     async def _pieces(self) -> AsyncIterator[Piece]:
         scanner = self._scanner

@@ -1,11 +1,16 @@
 """A request in OpenAI's terms, as the body of a create."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field
 
 from server.errors import FieldError, Invalid, NotFound, Problem
-from server.schemas import invalid
+from server.openai.forms import is_absent
+from server.schemas import Body, invalid, parse
+
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 DEFAULT_MODEL = "default"
 _DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi", "dummy"})
@@ -20,6 +25,8 @@ class Ask:
     model: str
     names: Mapping[str, str]
     is_streamed: bool = False
+    wants_usage: bool = False
+    """Whether usage follows in a chunk after the last one."""
 
     def refusal(self, problem: Invalid) -> Problem:
         """The errors of `create`, under the client's names."""
@@ -44,10 +51,42 @@ def create_body(
 
 
 def read_fields(data: Any) -> dict[str, Any]:
-    """The fields of a body; null counts as absent. Raises `Invalid` for a body that is no object."""
+    """The fields of a body; null and empty lists count as absent. Raises `Invalid` for a body that is no object."""
     if not isinstance(data, dict):
         raise invalid([FieldError("(body)", "must be a JSON object")])
-    return {name: value for name, value in data.items() if value is not None}
+    return {name: value for name, value in data.items() if not is_absent(value)}
+
+
+class StreamOptions(Body):
+    """Other fields have no effect."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class StreamedBody(Body):
+    """Fields of a call whose answer may be streamed."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+def take_body(model: type[AnyBody], fields: dict[str, Any]) -> AnyBody:
+    """Take the fields of `model` out of `fields`. Raises `Invalid`."""
+    return parse(model, {name: fields.pop(name) for name in model.model_fields if name in fields})
+
+
+def extra_of(fields: Mapping[str, Any], *, without: Collection[str]) -> dict[str, Any]:
+    """The parameter with the fields that the server does not know. They go to the provider as they are."""
+    extra = {name: value for name, value in fields.items() if name not in without}
+    return {"extra": extra} if extra else {}
 
 
 def refuse_others(data: Mapping[str, Any], *, only: Mapping[str, Sequence[Any]], not_supported: Sequence[str]) -> None:

@@ -1,105 +1,88 @@
 """Chat completions: from the body to a create, and from the final model request to the response."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 from uuid import UUID
 
-from pydantic import Field
-
 from server.catalog.chat_schemas import ChatParameters
+from server.catalog.fields import ORDERS_TO_PROXIES
 from server.errors import FieldError
 from server.inference.events import Task
-from server.openai.ask import Ask, create_body, read_fields, refuse_others
-from server.openai.outcome import created_of, usage_of
-from server.schemas import Body, invalid, parse
-
-PASSED_ON = tuple(ChatParameters.model_fields)
-"""Parameters with the same names in the catalog."""
-ONLY: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "parallel_tool_calls": (True,),
-    "modalities": (["text"],),
-}
-"""Fields that are accepted with these values only."""
-NOT_SUPPORTED = (
-    "audio",
-    "function_call",
-    "functions",
-    "logit_bias",
-    "moderation",
-    "prediction",
-    "top_logprobs",
-    "verbosity",
-    "web_search_options",
+from server.openai.ask import (
+    Ask,
+    StreamedBody,
+    create_body,
+    extra_of,
+    read_fields,
+    refuse_others,
+    take_body,
 )
+from server.openai.forms import read_message, read_response_format, read_stop, read_tool, read_tool_choice
+from server.openai.outcome import created_of, usage_of
+from server.schemas import invalid
+
+PASSED_ON = tuple(name for name in ChatParameters.model_fields if name != "extra")
+"""Parameters with the same names in the catalog."""
+ONLY: dict[str, tuple[Any, ...]] = {"n": (1,), "modalities": (["text"],)}
+"""Fields that are accepted with these values only."""
+NOT_SUPPORTED = ("audio", "best_of", "function_call", "functions", "input", "prompt", *ORDERS_TO_PROXIES)
 WITHOUT_EFFECT = (
     "user",
     "metadata",
+    "store",
+    "service_tier",
     "safety_identifier",
+    "prediction",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
 )
-_HARMLESS = frozenset((*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
-"""Fields that have no effect."""
-_ECHOED = frozenset({"annotations", "reasoning", "reasoning_content"})
-"""Fields of an answer that the model does not need when a client sends the answer back."""
+"""They do not change the answer. Those that name the client's users stay here."""
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "tools": lambda tools: list(map(read_tool, tools)) if isinstance(tools, list) else tools,
+    "tool_choice": read_tool_choice,
+    "response_format": read_response_format,
+    "stop": read_stop,
+}
 
 
-class StreamOptions(Body):
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class ChatBody(Body):
+class ChatBody(StreamedBody):
     """The fields around the conversation; the catalog validates the rest."""
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: list[Any]
-    stream: bool = False
-    stream_options: StreamOptions | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatAsk(Ask):
-    wants_usage: bool
-    """Whether usage follows in a chunk after the last one."""
-
-
-def read_chat(data: Any) -> ChatAsk:
-    """The body of `POST /v1/chat/completions`. Raises `Invalid` for unknown and unsupported fields."""
+def read_chat(data: Any) -> Ask:
+    """The body of `POST /v1/chat/completions`. Raises `Invalid` for unsupported fields."""
     fields = read_fields(data)
     refuse_others(fields, only=ONLY, not_supported=NOT_SUPPORTED)
-    parameters = {name: fields.pop(name) for name in PASSED_ON if name in fields}
-    limit_name = "max_tokens"
-    if "max_completion_tokens" in fields:
-        if limit_name in parameters:
-            raise invalid([FieldError(limit_name, "must be left out where max_completion_tokens is given")])
-        limit_name = "max_completion_tokens"
-        parameters["max_tokens"] = fields.pop(limit_name)
-    understood = {name: value for name, value in fields.items() if name not in _HARMLESS}
-    body = parse(ChatBody, understood)
-    if body.stream_options is not None and not body.stream:
-        raise invalid([FieldError("stream_options", "must be left out where stream is not true")])
-    messages = [_as_sent_first(message) for message in body.messages]
-    return ChatAsk(
+    body = take_body(ChatBody, fields)
+    limit_name = _unite_limits(fields)
+    given = {name: _FORMS.get(name, _as_it_is)(fields.pop(name)) for name in PASSED_ON if name in fields}
+    parameters = {name: value for name, value in given.items() if value is not None and value != ""}
+    parameters |= extra_of(fields, without=(*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
+    messages = list(map(read_message, body.messages))
+    return Ask(
         create=create_body(Task.CHAT_COMPLETION, body.model, input_data={"messages": messages}, parameters=parameters),
         model=body.model,
         names={"input_data": "", "parameters.max_tokens": limit_name, "parameters": ""},
         is_streamed=body.stream,
-        wants_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        wants_usage=body.wants_usage,
     )
 
 
-def _as_sent_first(message: Any) -> Any:
-    """A message without the fields that only answers have."""
-    if not isinstance(message, dict) or message.get("role") != "assistant":
-        return message
-    return {name: value for name, value in message.items() if value is not None and name not in _ECHOED}
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _unite_limits(fields: dict[str, Any]) -> str:
+    """Move `max_completion_tokens` to `max_tokens`; the name that the client used. Raises `Invalid` for two limits."""
+    if "max_completion_tokens" not in fields:
+        return "max_tokens"
+    limit = fields.pop("max_completion_tokens")
+    if fields.setdefault("max_tokens", limit) != limit:
+        raise invalid([FieldError("max_tokens", "must be left out where max_completion_tokens is given")])
+    return "max_completion_tokens"
 
 
 def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +94,12 @@ def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason_of(output)}
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": output.get("logprobs"),
+        "finish_reason": finish_reason_of(output),
+    }
     return {
         "id": completion_id(request_id),
         "object": "chat.completion",

@@ -25,11 +25,7 @@ class Chunks:
 
     def __init__(self, request_id: UUID, *, model: str, wants_usage: bool) -> None:
         self._request_id = request_id
-        self._head = {
-            "id": completion_id(request_id),
-            "object": "chat.completion.chunk",
-            "created": created_of(request_id),
-        }
+        self._head = self._head_of(request_id)
         self._wants_usage = wants_usage
         self._calls: set[int] = set()
         self._has_role = False
@@ -38,6 +34,13 @@ class Chunks:
         self.has_begun = False
         """Whether any bytes were returned. Until then an error can be the whole response."""
         self.is_over = False
+
+    def _head_of(self, request_id: UUID) -> dict[str, Any]:
+        return {
+            "id": completion_id(request_id),
+            "object": "chat.completion.chunk",
+            "created": created_of(request_id),
+        }
 
     def encode(self, value: EventValue) -> bytes:
         """The bytes of one event; some have none. Raises the `Problem` that ended the request before the first byte."""
@@ -87,14 +90,19 @@ class Chunks:
     def _end(self, outcome: Mapping[str, Any]) -> bytes:
         self.is_over = True
         self.model = outcome["model"] or self.model
-        last = self._chunk({}, finish_reason_of(outcome["output_data"]))
+        output = outcome["output_data"]
+        # The deltas have no probabilities of their own: clients join them over all chunks.
+        last = self._chunk({}, finish_reason_of(output), output.get("logprobs"))
         if self._wants_usage:
             last += self._event({"choices": [], "usage": usage_of(outcome)})
         return last + _DONE
 
-    def _chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, delta: Mapping[str, Any], finish_reason: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": 0, **self._choice_of(delta), "logprobs": logprobs, "finish_reason": finish_reason}
         return self._event({"choices": [choice]} | ({"usage": None} if self._wants_usage else {}))
+
+    def _choice_of(self, delta: Mapping[str, Any]) -> dict[str, Any]:
+        return {"delta": delta}
 
     def _event(self, fields: Mapping[str, Any]) -> bytes:
         return b"data: %b\n\n" % dumps_line({**self._head, "model": self.model, **fields})

@@ -9,13 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from server.catalog.fields import ORDERS_TO_PROXIES
+from server.catalog.text_schemas import EmbeddingParameters
 from server.errors import FieldError, ModelFailed
 from server.inference.events import Task
-from server.openai.ask import Ask, create_body, read_fields
-from server.schemas import Body, invalid, parse
+from server.openai.ask import Ask, create_body, extra_of, read_fields, refuse_others, take_body
+from server.schemas import Body, invalid
 
 _NOT_POOLED = (
     "This model gives a vector for every token, which has no place here: ask another model, or POST /api/requests."
+)
+
+
+PASSED_ON = tuple(name for name in EmbeddingParameters.model_fields if name != "extra")
+NOT_SUPPORTED = ("messages", "prompt", "stream", *ORDERS_TO_PROXIES)
+WITHOUT_EFFECT = ("user", "metadata", "stream_options", "n", "best_of")
+_TOKENS = (
+    "must be a text or an array of texts: the tokens of another model's vocabulary mean nothing to this one. "
+    "In LangChain, set check_embedding_ctx_length=False"
 )
 
 
@@ -25,8 +36,6 @@ class EmbeddingsBody(Body):
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Any = None
-    user: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +44,14 @@ class EmbeddingsAsk(Ask):
 
 
 def read_embeddings(data: Any) -> EmbeddingsAsk:
-    """The body of `POST /v1/embeddings`. Raises `Invalid` for unknown and unsupported fields."""
-    body = parse(EmbeddingsBody, read_fields(data))
+    """The body of `POST /v1/embeddings`. Raises `Invalid` for unsupported fields."""
+    fields = read_fields(data)
+    refuse_others(fields, only={}, not_supported=NOT_SUPPORTED)
+    body = take_body(EmbeddingsBody, fields)
     if isinstance(body.input, list) and any(isinstance(item, (int, list)) for item in body.input):
-        raise invalid([FieldError("input", "must be a text or an array of texts: tokens are not supported here")])
-    parameters = {} if body.dimensions is None else {"dimensions": body.dimensions}
+        raise invalid([FieldError("input", _TOKENS)])
+    parameters = {name: fields.pop(name) for name in PASSED_ON if name in fields}
+    parameters |= extra_of(fields, without=(*NOT_SUPPORTED, *WITHOUT_EFFECT))
     return EmbeddingsAsk(
         create=create_body(Task.FEATURE_EXTRACTION, body.model, input_data={"text": body.input}, parameters=parameters),
         model=body.model,

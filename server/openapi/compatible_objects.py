@@ -5,15 +5,19 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, create_model
 
-from server.catalog.chat_schemas import ChatParameters, TextInput
+from server.catalog.chat_schemas import ChatParameters, GenerationParameters, PromptInput, TextInput
 from server.catalog.text_schemas import EmbeddingInput, EmbeddingParameters
-from server.openai.chat import NOT_SUPPORTED, ONLY, PASSED_ON, WITHOUT_EFFECT, ChatBody
-from server.openai.embeddings import EmbeddingsBody
+from server.openai import chat, completions, embeddings
 from server.openapi.objects import REQUEST_ID, USER_ID, Described, example_of, shown
 
 CHAT_STREAM = (
     f'data: {{"id":"chatcmpl-{REQUEST_ID}","object":"chat.completion.chunk","created":1795420800,'
     '"model":"openai/gpt-oss-20b:fastest","choices":[{"index":0,"delta":{"content":"Rain"},"logprobs":null,'
+    '"finish_reason":null}]}\n\ndata: [DONE]\n\n'
+)
+COMPLETION_STREAM = (
+    f'data: {{"id":"cmpl-{REQUEST_ID}","object":"text_completion","created":1795420800,'
+    '"model":"openai/gpt-oss-20b:fastest","choices":[{"index":0,"text":" there","logprobs":null,'
     '"finish_reason":null}]}\n\ndata: [DONE]\n\n'
 )
 _MODEL = shown(
@@ -47,26 +51,51 @@ _CHAT_FIELDS: dict[str, Any] = {
         get_args(TextInput.model_fields["messages"].annotation)[0],
         shown([{"role": "user", "content": "Write a haiku about rain."}]),
     ),
-    **{name: _field_of(ChatParameters, name) for name in PASSED_ON},
+    **{name: _field_of(ChatParameters, name) for name in chat.PASSED_ON},
     "max_completion_tokens": _field_of(ChatParameters, "max_tokens"),
-    **{name: _only(values) for name, values in ONLY.items()},
-    **dict.fromkeys(WITHOUT_EFFECT, _WITHOUT_EFFECT),
+    **{name: _only(values) for name, values in chat.ONLY.items()},
+    **dict.fromkeys(chat.WITHOUT_EFFECT, _WITHOUT_EFFECT),
 }
+_COMPLETION_FIELDS: dict[str, Any] = {
+    "model": (str, _MODEL),
+    "prompt": (PromptInput.model_fields["prompt"].rebuild_annotation(), shown("Once upon a time")),
+    **{theirs: _field_of(GenerationParameters, ours) for theirs, ours in completions.PARAMETERS.items()},
+    **{name: _only(values) for name, values in completions.ONLY.items()},
+    **dict.fromkeys(completions.WITHOUT_EFFECT, _WITHOUT_EFFECT),
+}
+_EMBEDDING_FIELDS: dict[str, Any] = {
+    "model": (str, _MODEL),
+    "input": (EmbeddingInput.model_fields["text"].rebuild_annotation(), shown("That is a happy person")),
+    **{name: _field_of(EmbeddingParameters, name) for name in embeddings.PASSED_ON},
+    **dict.fromkeys(embeddings.WITHOUT_EFFECT, _WITHOUT_EFFECT),
+}
+_OPEN: dict[str, Any] = {"defer_build": True, "extra": "allow"}
+
+
+def _refused(names: tuple[str, ...]) -> str:
+    return f"As at OpenAI. Other fields go to the provider unchanged. Refused by name: {', '.join(names)}."
+
+
 CHAT_BODY = create_model(
     "ChatCompletionBody",
-    __base__=ChatBody,
-    __cls_kwargs__={"defer_build": True},
-    __doc__=f"As at OpenAI. Not supported, and refused by name: {', '.join(NOT_SUPPORTED)}.",
+    __base__=chat.ChatBody,
+    __cls_kwargs__=_OPEN,
+    __doc__=_refused(chat.NOT_SUPPORTED),
     **_CHAT_FIELDS,
+)
+COMPLETION_BODY = create_model(
+    "CompletionBody",
+    __base__=completions.CompletionBody,
+    __cls_kwargs__=_OPEN,
+    __doc__=_refused(completions.NOT_SUPPORTED),
+    **_COMPLETION_FIELDS,
 )
 EMBEDDINGS_BODY = create_model(
     "EmbeddingsBody",
-    __base__=EmbeddingsBody,
-    __cls_kwargs__={"defer_build": True},
-    model=(str, _MODEL),
-    input=(EmbeddingInput.model_fields["text"].rebuild_annotation(), shown("That is a happy person")),
-    dimensions=_field_of(EmbeddingParameters, "dimensions"),
-    user=_WITHOUT_EFFECT,
+    __base__=embeddings.EmbeddingsBody,
+    __cls_kwargs__=_OPEN,
+    __doc__=_refused(embeddings.NOT_SUPPORTED),
+    **_EMBEDDING_FIELDS,
 )
 
 
@@ -82,7 +111,7 @@ class CompletionMessage(Described):
 class CompletionChoice(Described):
     index: int = shown(0)
     message: CompletionMessage = shown(example_of(CompletionMessage))
-    logprobs: None = shown(None)
+    logprobs: dict[str, Any] | None = shown(None)
     finish_reason: str | None = shown("stop")
 
 
@@ -100,6 +129,24 @@ class ChatCompletion(Described):
     created: int = shown(1795420800)
     model: str = shown("openai/gpt-oss-20b:fastest")
     choices: list[CompletionChoice] = shown([example_of(CompletionChoice)], min_length=1, max_length=1)
+    usage: CompletionUsage | None = shown(example_of(CompletionUsage), "Null where upstream did not say all of it.")
+
+
+class TextCompletionChoice(Described):
+    index: int = shown(0)
+    text: str = shown(" there was a server that lost nothing.")
+    logprobs: dict[str, Any] | None = shown(None)
+    finish_reason: str | None = shown("stop")
+
+
+class TextCompletion(Described):
+    """The continuation of a text."""
+
+    id: str = shown(f"cmpl-{REQUEST_ID}")
+    object: Literal["text_completion"] = shown("text_completion")
+    created: int = shown(1795420800)
+    model: str = shown("featherless-ai/some-model")
+    choices: list[TextCompletionChoice] = shown([example_of(TextCompletionChoice)], min_length=1, max_length=1)
     usage: CompletionUsage | None = shown(example_of(CompletionUsage), "Null where upstream did not say all of it.")
 
 

@@ -1,4 +1,4 @@
-"""`/v1`: chat completions, embeddings and models for clients of OpenAI.
+"""`/v1`: chat and text completions, embeddings and models for clients of OpenAI.
 
 They are model requests like all others, with three differences: a response waits for the end of its request, a failed
 request is an HTTP error, and a client that disconnects cancels its request, since it cannot get the answer otherwise.
@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from server.actors.subscription import StreamSubscription, View, Waiter
 from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
 from server.http import keys
+from server.http.bodies import parse_json_cleaned
 from server.http.create_bodies import open_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.marks import refused_under_overload
@@ -28,6 +29,7 @@ from server.model_request import RequestId, Status
 from server.openai.ask import Ask
 from server.openai.chat import completion, read_chat
 from server.openai.chunks import Chunks
+from server.openai.completions import TextChunks, read_completion, text_completion
 from server.openai.embeddings import embedding_list, read_embeddings
 from server.openai.models import model_list, model_object
 from server.openai.outcome import RETRY_AFTER_S, problem_of
@@ -55,12 +57,20 @@ def routes() -> tuple[Route, ...]:
     named = ("Location", _REPLAYED)
     completed = parts.json_answer("The answer, whole or as server-sent events.", objects.ChatCompletion, *named)
     streamed = parts.text_answer("", parts.EVENTS, example=objects.CHAT_STREAM).content
+    continued = parts.json_answer("The text, whole or as server-sent events.", objects.TextCompletion, *named)
+    pieces = parts.text_answer("", parts.EVENTS, example=objects.COMPLETION_STREAM).content
     return (
         route("POST", "/v1/chat/completions", chat, Operation(
             "create_chat_completion", "The next turn of a conversation, in OpenAI's protocol",
             {"200": replace(completed, content={**completed.content, **streamed})},
             "A model request like any other, named by `Location`. Without a key it ends when its client leaves.",
             parameters=(parts.IDEMPOTENCY_KEY,), body=objects.CHAT_BODY,
+        )),
+        route("POST", "/v1/completions", complete, Operation(
+            "create_completion", "The continuation of a text, in OpenAI's protocol before chat",
+            {"200": replace(continued, content={**continued.content, **pieces})},
+            "A model request of the type `text-generation`.",
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.COMPLETION_BODY,
         )),
         route("POST", "/v1/embeddings", embed, Operation(
             "create_embeddings", "The vectors of texts, in OpenAI's protocol",
@@ -81,13 +91,25 @@ def routes() -> tuple[Route, ...]:
 @refused_under_overload
 async def chat(request: web.Request) -> web.StreamResponse:
     """The next turn of a conversation, as a whole or as a stream."""
-    ask, created = await _create(request, read_chat)
+    return await _answer(request, read_chat, completion, Chunks)
+
+
+@refused_under_overload
+async def complete(request: web.Request) -> web.StreamResponse:
+    """The continuation of a text, as a whole or as a stream."""
+    return await _answer(request, read_completion, text_completion, TextChunks)
+
+
+async def _answer(
+    request: web.Request, read: Callable[[Any], Ask], render: Render, chunks_type: type[Chunks]
+) -> web.StreamResponse:
+    ask, created = await _create(request, read)
     with _named(request, created) as headers:
         if isinstance(created.subscription, StreamSubscription):
             model = created.model or ask.model
-            chunks = Chunks(created.subscription.request_id, model=model, wants_usage=ask.wants_usage)
+            chunks = chunks_type(created.subscription.request_id, model=model, wants_usage=ask.wants_usage)
             return await _stream(request, created.subscription, chunks, headers)
-        return await _reply(request, created, completion, asked=ask.model, headers=headers)
+        return await _reply(request, created, render, asked=ask.model, headers=headers)
 
 
 @refused_under_overload
@@ -134,7 +156,7 @@ async def _create(
 
     Errors name the fields as the client sent them.
     """
-    async with open_create_body(request) as body:
+    async with open_create_body(request, parse=parse_json_cleaned) as body:
         ask = read(body.data)
         create = functools.partial(
             request.app[keys.REQUESTS].create,

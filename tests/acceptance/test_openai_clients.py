@@ -141,7 +141,7 @@ async def test_tools_are_offered_called_and_answered(client: AsyncOpenAI, upstre
     assert again.choices[0].message.content == "It rains."
     echoed = upstream.calls[1].body["messages"][1]
     assert (echoed["role"], len(echoed["tool_calls"])) == ("assistant", 2)
-    assert "reasoning_content" not in echoed
+    assert echoed["reasoning_content"] == "Oslo, then."
 
 
 async def test_tool_calls_are_put_together_from_a_stream(client: AsyncOpenAI, upstream: FakeHuggingFace) -> None:

@@ -1,10 +1,13 @@
 """The answer as it grows: text, reasoning, tool calls and usage of the first choice."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from server.inference.events import Delta, Segment
-from server.inference.protocol.texts import Cleaner, clean
+from server.inference.protocol.texts import Cleaner, clean, clean_all
 from server.inference.protocol.thinking import ThoughtSplitter
 from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
@@ -30,6 +33,9 @@ class Answer:
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
+        self.size = 0
+        """Characters of text and of arguments, and bytes of probabilities."""
+        self._logprobs: dict[str, list[bytes]] = {}
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
@@ -53,7 +59,22 @@ class Answer:
 
     def add_calls(self, pieces: Any) -> None:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
-        self._fresh.extend(self.tool_calls.add(pieces))
+        deltas = list(self.tool_calls.add(pieces))
+        self.size += sum(len(delta.text) for delta in deltas)
+        self._fresh += deltas
+
+    def add_logprobs(self, given: Any) -> None:
+        """Join the lists of the tokens' probabilities: `content` of a chat, several lists of a completion.
+
+        They are kept as JSON until the end, since there may be megabytes of them.
+        """
+        for name, values in given.items() if isinstance(given, dict) else ():
+            if isinstance(values, list) and values:
+                with contextlib.suppress(orjson.JSONEncodeError):
+                    cleaned, _ = clean_all(orjson.loads(orjson.dumps(values)))
+                    piece = orjson.dumps(cleaned)[1:-1]
+                    self.size += len(piece)
+                    self._logprobs.setdefault(clean(name), []).append(piece)
 
     def take(self) -> list[Delta]:
         """The deltas since the last call."""
@@ -98,6 +119,10 @@ class Answer:
             data["reasoning"] = reasoning
         if self.tool_calls:
             data["tool_calls"] = self.tool_calls.as_data()
+        if self._logprobs:
+            data["logprobs"] = {
+                name: orjson.loads(b"[%b]" % b",".join(pieces)) for name, pieces in self._logprobs.items()
+            }
         if provider is not None:
             data["provider"] = provider
         if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):
@@ -111,5 +136,6 @@ class Answer:
 
     def _emit(self, text: str, segment: Segment) -> None:
         if text:
+            self.size += len(text)
             self._texts[segment].append(text)
             self._fresh.append(Delta(text, segment))

@@ -19,6 +19,7 @@ from server.inference.protocol.wire import (
     encode,
     named,
     unknown_way,
+    with_extra,
 )
 
 _HEADERS = {
@@ -56,15 +57,18 @@ def post_text(url: str, body: Mapping[str, Any]) -> WireRequest:
 
 
 def _picked(call: Call, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: call.parameters[name] for name in names if call.parameters.get(name) is not None}
+    """The parameters of these names, and those of `extra`."""
+    given = {name: call.parameters.get(name) for name in (*names, "extra")}
+    return with_extra({name: value for name, value in given.items() if value is not None})
 
 
 def _chat_body(call: Call, model: str | None) -> dict[str, Any]:
     messages = call.input_data.get("messages") or [{"role": "user", "content": call.input_data["prompt"]}]
     return {
         **named(model),
-        "messages": [with_files(call, message) for message in messages],
         **_with_schemas(call.parameters),
+        **named(model),  # again, since it has precedence over `extra`
+        "messages": [with_files(call, message) for message in messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -80,18 +84,20 @@ def with_files(call: Call, message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _with_file(call: Call, part: Mapping[str, Any]) -> Mapping[str, Any]:
     match part:
-        case {"image_url": {"url": str(url)} as image} if not url.startswith("https:"):
-            return {**part, "image_url": {**image, "url": as_data_url(attachment_of(call, url))}}
+        case {"type": "image_url" | "audio_url" | "video_url" as kind}:
+            media = part[kind]
+            is_web = media["url"].lower().startswith("http")
+            return part if is_web else {**part, kind: {**media, "url": as_data_url(attachment_of(call, media["url"]))}}
         case {"input_audio": {"data": str(data)} as audio} if data.startswith(SCHEME):
             return {**part, "input_audio": {**audio, "data": Base64(attachment_of(call, data))}}
-        case {"file": {"file_data": str(data)} as file}:
+        case {"file": {"file_data": str(data)} as file} if data.startswith((SCHEME, "data:")):
             return {**part, "file": {**file, "file_data": as_data_url(attachment_of(call, data))}}
     return part
 
 
 def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with their JSON schemas as objects: they are stored as text, which keeps the order of keys."""
-    parameters = dict(given)
+    parameters = with_extra(given)
     if tools := parameters.get("tools"):
         parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
     response_format = parameters.get("response_format")
@@ -110,10 +116,10 @@ def _with_object(holder: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _completion_body(call: Call, model: str | None) -> dict[str, Any]:
     """The shape of OpenAI's completions, with two sampling parameters of vLLM and featherless-ai."""
-    body = {**named(model), "prompt": call.input_data["prompt"]}
+    body = {**named(model), **_picked(call, _COMPLETION_PARAMETERS), **named(model)}
+    body["prompt"] = call.input_data["prompt"]
     if (max_tokens := call.parameters.get("max_new_tokens")) is not None:
         body["max_tokens"] = max_tokens
-    body |= _picked(call, _COMPLETION_PARAMETERS)
     if call.parameters.get("do_sample") is False:
         body["temperature"] = 0  # the equivalent of do_sample
     if call.parameters.get("return_full_text"):

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, api_root, provider_of, server_root, split_id
-from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode, named
+from server.inference.protocol.wire import BadModel, Base64, WireRequest, attachment_of, encode, named, with_extra
 
 IMAGE_INPUT = frozenset(
     {
@@ -40,7 +40,7 @@ _ENDPOINT_NAMES = {
 
 It hands all sound to ffmpeg, which reads the containers of the MP4 family with the same demuxer.
 """
-_OF_OPENAI = frozenset({"dimensions"})
+_OF_OPENAI = frozenset({"dimensions", "extra"})
 """Parameters of embeddings on the OpenAI-compatible path; TEI's own path has the others."""
 NOT_SERVED = {
     Task.AUDIO_CLASSIFICATION: "No provider behind Hugging Face's router serves audio classification today. "
@@ -71,7 +71,7 @@ def build_own(call: Call, model: str | None, base_url: str) -> WireRequest:
 
 
 def embedding_body(call: Call, model: str | None) -> dict[str, Any]:
-    return {**named(model), "input": call.input_data["text"], **call.parameters}
+    return {**named(model), "input": call.input_data["text"], **with_extra(call.parameters)}
 
 
 def post_json(
@@ -98,7 +98,7 @@ def file_of(call: Call) -> str:
 def parameters_of(call: Call) -> dict[str, Any]:
     """The parameters of the call; for image-to-image the prompt is one of them."""
     prompt = call.input_data.get("prompt") if call.task is Task.IMAGE_TO_IMAGE else None
-    return {**call.parameters, **({} if prompt is None else {"prompt": prompt})}
+    return {**with_extra(call.parameters), **({} if prompt is None else {"prompt": prompt})}
 
 
 def _ask(call: Call, url: str, *, names: Mapping[str, str] | None = None) -> WireRequest:

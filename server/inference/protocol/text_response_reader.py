@@ -16,7 +16,9 @@ from server.inference.protocol.texts import Unintelligible, parse_json
 from server.model_request import Completed
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Limit of a successful answer: 32,768 tokens in events of 512 bytes each."""
+"""Limit of a document, and of what is kept of a stream: text, arguments, probabilities."""
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+"""Limit of a stream: 131,072 tokens in events of 512 bytes each."""
 MAX_ERROR_BYTES = 64 * 1024
 """Limit of an error; the longest recorded one is a page of 22 KB."""
 
@@ -112,10 +114,12 @@ class TextResponseReader:
             self._body += chunk[: MAX_ERROR_BYTES - len(self._body)]
             self._is_over = len(self._body) >= MAX_ERROR_BYTES
             return []
-        if self._size > MAX_BODY_BYTES:
+        if self._size > (MAX_STREAM_BYTES if self._form is _Form.EVENTS else MAX_BODY_BYTES):
             self._break(TOO_LARGE)
         else:
             self._read(chunk)
+            if self._answer.size > MAX_BODY_BYTES:
+                self._break(TOO_LARGE)
         return self._take_progress()
 
     def finish(self, *, cut: UpstreamError | None = None) -> list[Progress | Completed | Failure | FollowUp]:
@@ -237,6 +241,7 @@ class TextResponseReader:
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
             answer.add_calls({"index": 0, "function": function})  # OpenAI's form before tool calls
+        answer.add_logprobs(choice.get("logprobs"))
         if reason := choice.get("finish_reason"):
             self._end(reason, choice)
         if self._form is _Form.WHOLE and self._error is None:

@@ -99,6 +99,13 @@ def named(model: str | None) -> dict[str, Any]:
     return {} if model is None else {"model": model}
 
 
+def with_extra(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, and among them the fields of `extra`, which is stored as JSON text. Ours have precedence."""
+    given = dict(parameters)
+    extra = given.pop("extra", None)
+    return given if extra is None else {**orjson.loads(extra), **given}
+
+
 def encode(document: Mapping[str, Any]) -> Body:
     """JSON; in parts if it contains a stored file as `Base64`."""
     stored: list[tuple[str, InputFile]] = []

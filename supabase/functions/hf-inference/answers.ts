@@ -42,6 +42,7 @@ export class Collector {
   private output = "";
   private reasoning = "";
   private calls: ToolCall[] = [];
+  private logprobs: Record<string, unknown[]> = {};
   private byIndex = new Map<unknown, ToolCall>();
   private finishReason: string | null = null;
   private isOver = false;
@@ -106,6 +107,7 @@ export class Collector {
       output: cleaned.output,
       ...(cleaned.reasoning === "" ? {} : { reasoning: cleaned.reasoning }),
       ...(cleaned.calls.length === 0 ? {} : { tool_calls: cleaned.calls }),
+      ...(Object.keys(this.logprobs).length === 0 ? {} : { logprobs: cleanAll(this.logprobs) }),
       ...(this.provider === null ? {} : { provider: this.provider }),
       ...(JSON.stringify(kept) === JSON.stringify(cleaned) ? {} : { cleaned: true }),
     };
@@ -188,6 +190,9 @@ export class Collector {
     this.write(textOf(found.content));
     listed(found.tool_calls).forEach((piece, at) => this.addCall(piece, at));
     if (this.error !== null) return; // there are too many
+    for (const [name, values] of Object.entries(isObject(choice.logprobs) ? choice.logprobs : {})) {
+      if (Array.isArray(values)) this.logprobs[name] = [...(this.logprobs[name] ?? []), ...values];
+    }
     if (typeof finish_reason === "string" && finish_reason !== "") {
       this.finishReason = finishReason(finish_reason);
       this.isComplete = true;

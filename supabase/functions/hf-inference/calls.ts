@@ -18,6 +18,9 @@ const CHAT = [
   "response_format",
   "tools",
   "tool_choice",
+  "parallel_tool_calls",
+  "logprobs",
+  "top_logprobs",
 ];
 /** Paths of providers behind the router for text completion, other than `/v1/completions`. */
 const COMPLETIONS = new Map([
@@ -70,8 +73,11 @@ function split(model: string | null): { name: string; suffix: string | undefined
   return { name: `${match[1]}/${match[2]}`, suffix: match[3] };
 }
 
+/** The parameters of these names, and the fields of `extra`, which rows store as text. Ours have precedence. */
 function picked(parameters: Json, names: string[]): Json {
-  return Object.fromEntries(names.filter((name) => parameters[name] != null).map((name) => [name, parameters[name]]));
+  const { extra } = withObject(parameters, "extra");
+  const given = names.filter((name) => parameters[name] != null).map((name) => [name, parameters[name]]);
+  return { ...(isObject(extra) ? extra : {}), ...Object.fromEntries(given) };
 }
 
 /** First in the body, as in both official clients, because the router searches only a prefix of the body. */
@@ -85,7 +91,8 @@ function streamed(call: Call): Json {
 
 function chatBody(call: Call, model: string | null): Json {
   const messages = call.input.messages ?? [{ role: "user", content: call.input.prompt }];
-  return { ...named(model), messages, ...withSchemas(picked(call.parameters, CHAT)), ...streamed(call) };
+  const parameters = withSchemas(picked(call.parameters, CHAT));
+  return { ...named(model), ...parameters, ...named(model), messages, ...streamed(call) };
 }
 
 /** Parameters with JSON schemas as objects. Rows store them as text, to keep the order of their keys. */
@@ -119,9 +126,10 @@ function completionBody(call: Call, model: string | null): Json {
   const { max_new_tokens, do_sample, return_full_text } = call.parameters;
   return {
     ...named(model),
+    ...picked(call.parameters, COMPLETION),
+    ...named(model),
     prompt: call.input.prompt,
     ...(max_new_tokens == null ? {} : { max_tokens: max_new_tokens }),
-    ...picked(call.parameters, COMPLETION),
     ...(do_sample === false ? { temperature: 0 } : {}),
     ...(return_full_text ? { echo: true } : {}),
     ...streamed(call),

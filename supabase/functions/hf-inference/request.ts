@@ -5,6 +5,8 @@ import { isObject, type Json, Problem, readText } from "./http.ts";
 export const MAX_BODY_BYTES = 8 * 1024 * 1024;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const MAX_MODELS = 10;
+/** Parts that go to the provider as they are, besides texts and images. */
+const PARTS = ["input_audio", "file", "audio_url", "video_url"];
 const ROLES = ["system", "developer", "user", "assistant", "tool"];
 
 export type Task = "chat-completion" | "text-generation";
@@ -100,11 +102,15 @@ function checkMessage(message: unknown, at: number): void {
 
 function checkPart(part: unknown, where: string): void {
   if (isObject(part) && part.type === "text" && typeof part.text === "string") return;
+  if (isObject(part) && part.type === "refusal" && typeof part.refusal === "string") return;
+  if (isObject(part) && PARTS.includes(part.type as string) && isObject(part[part.type as string])) return;
   const image = isObject(part) && part.type === "image_url" ? part.image_url : null;
   if (!isObject(image) || typeof image.url !== "string") {
-    throw invalid(`${where}: must be {type: "text", text} or {type: "image_url", image_url: {url}}.`);
+    throw invalid(
+      `${where}: must be {type: "text", text}, {type: "image_url", image_url: {url}} or another known part.`,
+    );
   }
-  if (!/^(https:\/\/|data:image\/)/.test(image.url)) {
+  if (!/^(https?:\/\/|data:image\/)/i.test(image.url)) {
     throw invalid(`${where}.image_url.url: must be https://… or data:image/…; only the server can read its uploads.`);
   }
 }

@@ -60,11 +60,12 @@ def test_usage_of_a_stream_is_for_those_who_ask(include_usage: object, *, wanted
     assert read_chat(body).wants_usage is wanted
 
 
-def test_an_answer_that_is_sent_back_loses_what_only_answers_have() -> None:
+def test_an_answer_that_is_sent_back_loses_unknown_fields_and_keeps_its_reasoning() -> None:
     answer = {
         "role": "assistant",
         "content": None,
         "reasoning_content": "hm",
+        "parsed": {"a": 1},
         "refusal": None,
         "annotations": [],
         "audio": None,
@@ -72,7 +73,10 @@ def test_an_answer_that_is_sent_back_loses_what_only_answers_have() -> None:
     }
     asked = {"role": "user", "content": None, "refusal": None}
     sent = read_chat({"model": "m", "messages": [answer, asked]}).create["input_data"]["messages"]
-    assert sent == [{"role": "assistant", "tool_calls": [CALL]}, asked]
+    assert sent == [
+        {"role": "assistant", "reasoning_content": "hm", "tool_calls": [CALL]},
+        {"role": "user", "content": ""},
+    ]
 
 
 def test_every_fault_of_the_create_has_the_name_that_the_client_gave_it() -> None:

@@ -100,7 +100,11 @@ const BAD: Record<string, [unknown, number]> = {
   "content of another type": [call({ input: { messages: [{ role: "user", content: 7 }] } }), 422],
   "a part that is none": [call({ input: { messages: [{ role: "user", content: [{ type: "x" }] }] } }), 422],
   "an upload of the server": [call({ input: { messages: [withImage("file:" + ID)] } }), 422],
-  "an image without a secure address": [call({ input: { messages: [withImage("http://a/b.png")] } }), 422],
+  "an image of another scheme": [call({ input: { messages: [withImage("ftp://a/b.png")] } }), 422],
+  "a recording without data": [
+    call({ input: { messages: [{ role: "user", content: [{ type: "input_audio" }] }] } }),
+    422,
+  ],
   "a schema that is no JSON": [
     call({ parameters: { tools: [{ type: "function", function: { name: "f", parameters: "{" } }] } }),
     422,
@@ -224,6 +228,9 @@ Deno.test("a conversation with tools, images and a form for its answer goes out 
   const called = { id: "c1", type: "function", function: { name: "add", arguments: "{}" } };
   const messages = [
     withImage("https://example.com/a.png"),
+    withImage("http://example.com/a.png"),
+    { role: "user", content: [{ type: "input_audio", input_audio: { data: "QUJD", format: "wav" } }] },
+    { role: "assistant", content: [{ type: "refusal", refusal: "no" }], reasoning_content: "hm" },
     withImage("data:image/png;base64,QUJD"),
     { role: "assistant", tool_calls: [called] },
     { role: "tool", tool_call_id: "c1", content: "3" },
@@ -234,22 +241,30 @@ Deno.test("a conversation with tools, images and a form for its answer goes out 
     tool_choice: "auto",
     response_format: { type: "json_schema", json_schema: { name: "x", schema: JSON.stringify(schema) } },
     reasoning_effort: "low",
+    parallel_tool_calls: false,
+    extra: JSON.stringify({ min_p: 0.1, model: "org/other", stream: false, tool_choice: "none" }),
   };
   await (await world.send(call({ input: { messages }, parameters }))).text();
   const body = world.asked[0]!.body;
   same(body.messages, messages);
   same(body.tools, [{ type: "function", function: { name: "add", parameters: schema } }]);
   same(body.response_format, { type: "json_schema", json_schema: { name: "x", schema } });
-  same([body.tool_choice, body.reasoning_effort], ["auto", "low"]);
+  same([body.tool_choice, body.reasoning_effort, body.parallel_tool_calls, body.min_p], ["auto", "low", false, 0.1]);
+  same([body.model, body.stream, "extra" in body], ["org/a", true, false]);
+  is(Object.keys(body)[0], "model");
   const order = (value: unknown) => JSON.stringify(value);
   is(order(body.tools), order([{ type: "function", function: { name: "add", parameters: schema } }]));
 });
 
 Deno.test("raw text goes where it is completed", async () => {
   await using world = start();
-  await (await world.send(call({ task: "text-generation", parameters: { max_new_tokens: 5, top_k: 3 } }))).text();
+  await (await world.send(
+    call({ task: "text-generation", parameters: { max_new_tokens: 5, top_k: 3, extra: '{"min_p":0.1}' } }),
+  ))
+    .text();
   is(world.asked[0]?.path, "/v1/completions");
-  same([world.asked[0]?.body.max_tokens, world.asked[0]?.body.top_k, world.asked[0]?.body.prompt], [5, 3, "Hi"]);
+  const { max_tokens, top_k, min_p, prompt } = world.asked[0]!.body;
+  same([max_tokens, top_k, min_p, prompt], [5, 3, 0.1, "Hi"]);
 });
 
 Deno.test("a provider is asked for raw text where it has it", () => {

@@ -74,6 +74,28 @@ def test_parameters_of_chat_are_passed_on() -> None:
     assert parameters.items() <= body_of(chat(**parameters)).items()
 
 
+EXTRA = '{"zz":{"b":1,"a":2},"top_p":0.1,"model":"x/y","messages":[],"prompt":"","stream":false}'
+"""More than the catalog lets through."""
+
+
+def test_extra_fields_are_added_in_their_order_and_replace_nothing() -> None:
+    wire = chat(top_p=0.5, extra=EXTRA)
+    body = body_of(wire)
+    assert next(iter(body)) == "model"
+    assert list(body["zz"]) == ["b", "a"]
+    assert (body["model"], body["top_p"], body["stream"]) == ("org/name", 0.5, True)
+    assert (body["messages"], "extra" in body) == ([{"role": "user", "content": "Hello"}], False)
+
+
+def test_extra_fields_of_raw_generation_are_added_where_its_parameters_are() -> None:
+    completion = body_of(generation("org/name:featherless-ai", top_p=0.5, max_new_tokens=5, extra=EXTRA))
+    assert (completion["model"], completion["prompt"], completion["top_p"]) == ("org/name", "Once", 0.5)
+    assert (completion["stream"], completion["max_tokens"], completion["zz"]) == (True, 5, {"b": 1, "a": 2})
+    tgi = body_of(generation("org/name", extra='{"typical_p":0.9}'))
+    assert tgi["parameters"] == {"typical_p": 0.9, "return_full_text": False}
+    assert tgi.keys() == {"inputs", "parameters", "stream"}
+
+
 def test_a_server_without_names_is_asked_without_one() -> None:
     assert "model" not in body_of(chat(None, base_url="http://localhost:8080"))
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.encoding import dumps
 from server.inference.events import Delta, Segment, Started
 from server.inference.protocol import Failure, TextResponseReader
 from server.inference.protocol.sse import MAX_LINE_BYTES
-from server.inference.protocol.text_response_reader import MAX_BODY_BYTES
+from server.inference.protocol.text_response_reader import MAX_BODY_BYTES, MAX_STREAM_BYTES
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import chat_answer, event
 from tests.fixtures.deciphering import DONE, EVENT_STREAM, choice, completed, decipher, document, failed, joined
@@ -260,6 +261,56 @@ def test_a_body_beyond_all_measure_is_not_kept_in_memory() -> None:
     last = decipherer.finish()[-1]
     assert isinstance(last, Failure)
     assert not last.error.is_transient
+
+
+def test_a_stream_of_many_small_events_may_be_longer_than_what_is_kept_of_it() -> None:
+    reader = TextResponseReader(200, EVENT_STREAM)
+    padded = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"pad":"' + b"x" * 600_000 + b'"}\n\n'
+    count = MAX_BODY_BYTES // len(padded) + 2
+    for _ in range(count):
+        reader.feed(padded)
+    assert not reader.is_over
+    while not reader.is_over:
+        reader.feed(padded)
+        count += 1
+    assert MAX_STREAM_BYTES < count * len(padded) <= MAX_STREAM_BYTES + len(padded)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"delta": {"content": "a" * 600_000}},
+        {"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "a" * 600_000}}]}},
+        {"delta": {"content": "a"}, "logprobs": {"content": [{"token": "a" * 600_000}]}},
+    ],
+    ids=["text", "arguments", "probabilities"],
+)
+def test_what_is_kept_of_a_stream_is_bounded(said: dict[str, Any]) -> None:
+    reader = TextResponseReader(200, EVENT_STREAM)
+    piece = event({"choices": [{"index": 0, **said}]})
+    fed = 0
+    while not reader.is_over:
+        reader.feed(piece)
+        fed += len(piece)
+    assert fed < MAX_BODY_BYTES + 2 * len(piece)
+    failure = reader.finish()[-1]
+    assert isinstance(failure, Failure)
+    assert "larger" in failure.error.message
+
+
+def test_probabilities_are_joined_and_can_be_stored() -> None:
+    pieces = [
+        {"content": [{"token": "a\0", "logprob": -0.5}], "refusal": None},
+        {"content": None},
+        {"content": [{"token": "\ud83d"}]},
+        ["x"],
+        {"content": [{"token": "b", "logprob": float("-inf")}], "tokens": [2**70]},
+    ]
+    events = [event({"choices": [{"index": 0, "delta": {"content": "x"}, "logprobs": piece}]}) for piece in pieces]
+    done = decipher(*events, choice(finish="stop"), DONE)[-1]
+    assert orjson.loads(dumps(done.output_data))["logprobs"] == {
+        "content": [{"token": "a\ufffd", "logprob": -0.5}, {"token": "b", "logprob": None}]
+    }
 
 
 def test_of_a_long_error_only_the_beginning_is_read() -> None:
