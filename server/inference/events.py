@@ -110,12 +110,18 @@ class FileChunk(NamedTuple):
     content_type: str
 
 
+class Counted(NamedTuple):
+    """The tokens so far, as upstream counts them while it answers. The last one before a cancel is what it cost."""
+
+    usage: Usage
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationFailed:
     """The last event of a failed generation.
 
     `transient` means that the same call may succeed later; it is never set after a delta. `output_data` is the partial
-    text, marked `"partial": true`, if there is any.
+    text, marked `"partial": true`, if there is any. `upstream_error` is the provider's error for programs.
     """
 
     code: Code
@@ -125,9 +131,10 @@ class GenerationFailed:
     output_data: Mapping[str, Any] | None = None
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
+    upstream_error: Mapping[str, Any] | None = None
 
 
-Event = Started | Delta | FileChunk | Completed | GenerationFailed
+Event = Started | Delta | FileChunk | Counted | Completed | GenerationFailed
 """`Completed` is the outcome itself. Its `output_data["output"]` equals the joined output deltas. The code that stores
 the files adds `files`."""
 
@@ -190,7 +197,7 @@ class Upstream(Protocol):
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
         """Yield `Started`, then `Delta`s and `FileChunk`s, and exactly one `Completed` or `GenerationFailed` as the
-        last, within `timeout_s`.
+        last, within `timeout_s`. `Counted` may come at any time before the last.
 
         Never raises for a fault of upstream. Closing the generator closes the connection.
         """

@@ -9,7 +9,15 @@ from server.catalog.chat_schemas import ChatParameters, TextInput
 from server.catalog.text_schemas import EmbeddingInput, EmbeddingParameters
 from server.openai.chat import NOT_SUPPORTED, ONLY, PASSED_ON, WITHOUT_EFFECT, ChatBody
 from server.openai.embeddings import EmbeddingsBody
-from server.openapi.objects import REQUEST_ID, USER_ID, Described, example_of, shown
+from server.openapi.objects import (
+    REQUEST_ID,
+    USER_ID,
+    CompletionTokensDetails,
+    Described,
+    PromptTokensDetails,
+    example_of,
+    shown,
+)
 
 CHAT_STREAM = (
     f'data: {{"id":"chatcmpl-{REQUEST_ID}","object":"chat.completion.chunk","created":1795420800,'
@@ -90,6 +98,8 @@ class CompletionUsage(Described):
     prompt_tokens: int = shown(72)
     completion_tokens: int = shown(21)
     total_tokens: int = shown(93)
+    prompt_tokens_details: PromptTokensDetails = Field(default_factory=PromptTokensDetails)
+    completion_tokens_details: CompletionTokensDetails = Field(default_factory=CompletionTokensDetails)
 
 
 class ChatCompletion(Described):

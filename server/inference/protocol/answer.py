@@ -1,6 +1,7 @@
 """The answer as it grows: text, reasoning, tool calls and usage of the first choice."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from server.inference.events import Delta, Segment
@@ -8,7 +9,7 @@ from server.inference.protocol.texts import Cleaner, clean
 from server.inference.protocol.thinking import ThoughtSplitter
 from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
-from server.model_request import Usage
+from server.model_request import NO_USAGE, Usage
 
 _OPENAI_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 """OpenAI's names; its deprecated `function_call` is `tool_calls` here."""
@@ -26,7 +27,7 @@ class Answer:
     """Collects the pieces of one answer, and returns new text as deltas."""
 
     def __init__(self, *, splits_thoughts: bool = False) -> None:
-        self.usage = Usage()
+        self.usage = NO_USAGE
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
@@ -82,7 +83,7 @@ class Answer:
         if isinstance(usage, dict):
             counted = read_usage(usage)
             if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
-                self.usage = counted
+                self.usage = replace(counted, details={**self.usage.details, **counted.details})
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""

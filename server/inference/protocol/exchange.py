@@ -7,7 +7,7 @@ from typing import Protocol
 from server.inference.events import Delta, FileChunk, Started
 from server.inference.protocol.faults import Failure, UpstreamError
 from server.inference.protocol.wire import WireRequest
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 Progress = Started | Delta | FileChunk
 """The events of an answer before its end."""
@@ -17,9 +17,13 @@ class AnswerReader(Protocol):
     """Reads the bytes of one answer, in any chunks. The events do not depend on the chunks.
 
     `grace_s` is the wait in seconds for the rest of an answer that is complete already; None for another answer.
+    `usage` has the counts so far: the same object until there are others.
     """
 
     grace_s: float | None
+
+    @property
+    def usage(self) -> Usage: ...
 
     @property
     def is_over(self) -> bool:

@@ -13,7 +13,7 @@ from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Limit of a successful answer: 32,768 tokens in events of 512 bytes each."""
@@ -102,6 +102,11 @@ class TextResponseReader:
     def is_over(self) -> bool:
         """Whether further bytes have no effect."""
         return self._is_over
+
+    @property
+    def usage(self) -> Usage:
+        """The counts so far."""
+        return self._answer.usage
 
     def feed(self, chunk: bytes) -> list[Progress]:
         """The events that `chunk` completes."""
