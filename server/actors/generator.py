@@ -228,7 +228,8 @@ class Generator:
             error=row.error_msg,
         )
         if recorded.counts and recorded.completed_at is not None:
-            running.transcript.is_kept = row.output_data is not None or running.transcript.end == START
+            has_all = row.output_data is not None or running.transcript.end == START
+            running.transcript.is_kept = has_all and not running.transcript.is_void
             body = render_final(model_request, row, completed_at=recorded.completed_at)
             self._publish(model_request, View(row.status, row.epoch, body))
 
@@ -251,8 +252,10 @@ class Generator:
 def _with_whole_text(completed: Completed, transcript: Transcript) -> Completed:
     """Add the text of the answer to the transcript, if it did not come as deltas. Returns the outcome unchanged."""
     text = completed.output_data.get("output")
-    if isinstance(text, str) and text and not transcript.has(Segment.OUTPUT):
-        transcript.append(Delta(text))
+    if isinstance(text, str):
+        if text and not transcript.has(Segment.OUTPUT):
+            transcript.append(Delta(text))
+        transcript.is_void = transcript.text_of(Segment.OUTPUT) != text
     return completed
 
 
@@ -285,7 +288,8 @@ def _stopped(running: Running, reason: StopReason) -> Outcome | None:
 
 def _final_row(running: Running, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
     model_request = running.model_request
-    segments = None if outcome.output_data is None else running.transcript.shape()
+    transcript = running.transcript
+    segments = transcript.shape_of_other(outcome.output_data) if transcript.is_void else transcript.shape()
     return FinalRow(
         id=model_request.id,
         owner=model_request.owner,
@@ -298,7 +302,7 @@ def _final_row(running: Running, outcome: FinalOutcome, taken: timedelta) -> Fin
         token_count=outcome.usage.token_count,
         processing_time=taken,
         model=outcome.model,
-        segments=_json_of(segments),
+        segments=None if outcome.output_data is None else _json_of(segments),
         usage=_json_of(outcome.usage.as_fields()),
         upstream_error=_json_of(outcome.upstream_error),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.inference.events import Delta, Segment
 from server.inference.protocol.texts import Cleaner, clean
-from server.inference.protocol.thinking import ThoughtSplitter
+from server.inference.protocol.thinking import ThoughtSplitter, split_at_close
 from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
 from server.model_request import NO_USAGE, Usage
@@ -34,6 +34,7 @@ class Answer:
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
+        self._splits_thoughts = splits_thoughts
         self._thoughts = ThoughtSplitter() if splits_thoughts else None
 
     @property
@@ -62,12 +63,19 @@ class Answer:
         return deltas
 
     def flush(self, *, is_complete: bool) -> None:
-        """Release text that was held back; nothing is added afterwards."""
+        """Release text that was held back; nothing is added afterwards.
+
+        A complete answer with a closing tag only is split here: its parts then differ from the deltas.
+        """
         for piece, place in self._thoughts.flush() if self._thoughts is not None else ():
             self._clean(piece, place)
         for segment, cleaner in self._cleaners.items():
             self._emit(cleaner.flush(), segment)
         self._fresh += self.tool_calls.flush(is_complete=is_complete)
+        if is_complete and self._splits_thoughts and not self._texts[Segment.REASONING]:
+            parts = split_at_close("".join(self._texts[Segment.OUTPUT]))
+            if parts is not None:
+                self._texts = {Segment.REASONING: [parts[0]], Segment.OUTPUT: [parts[1]]}
 
     def finish(self, reason: Any) -> None:
         """Note why the generation ended, if `reason` says so."""
