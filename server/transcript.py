@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from server.inference.events import CallHead, Delta, Segment
+from server.inference.events import REFUSAL, CallHead, Delta, Segment
 from server.model_request import RequestId, Status
 
 Shape = list[list[Any]]
@@ -172,6 +172,8 @@ class Transcript:
             data["reasoning"] = reasoning
         if calls := self._tool_calls():
             data["tool_calls"] = calls
+        if any(run.name == REFUSAL and run.segment is Segment.OUTPUT for run in self._runs):
+            data["refused"] = True
         return data
 
     def shape(self) -> Shape | None:
@@ -241,8 +243,9 @@ def _texts_of(output_data: Any) -> dict[tuple[Segment, int], tuple[str, str]]:
     """Name and text of each segment, in the usual order."""
     if not isinstance(output_data, dict):
         return {}
+    names = {Segment.OUTPUT: REFUSAL} if output_data.get("refused") is True else {}
     texts = {
-        (segment, 0): ("", text)
+        (segment, 0): (names.get(segment, ""), text)
         for segment in (Segment.REASONING, Segment.OUTPUT)
         if isinstance(text := output_data.get(_KEPT_AS[segment]), str) and text
     }

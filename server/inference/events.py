@@ -80,6 +80,10 @@ class Started:
     provider: str | None = None
 
 
+REFUSAL = "refusal"
+"""The name of output deltas that are a refusal of the model."""
+
+
 class CallHead(NamedTuple):
     """Upstream's id of a tool call, and its `extra_content`, which upstream wants back (Gemini's signature)."""
 
@@ -91,8 +95,8 @@ class Delta(NamedTuple):
     """New text at the end of a segment. It is not empty, and Postgres can store it.
 
     `number` counts tool calls from 0; the text of a tool call is its arguments. The first delta of a tool call has its
-    `name` and its `head`, and only its text may be empty. A tuple, because deltas are by far the most frequent events,
-    and a tuple is created in a third of the time.
+    `name` and its `head`, and only its text may be empty. Output has a name only if it is a `REFUSAL`. A tuple, because
+    deltas are by far the most frequent events, and a tuple is created in a third of the time.
     """
 
     text: str

@@ -83,6 +83,7 @@ class CompletionMessage(Described):
 
     role: Literal["assistant"] = shown("assistant")
     content: str | None = shown("Rain taps on the roof\n…")
+    refusal: str = Field(default="", description="In place of the content, if the model refuses to answer.")
     reasoning_content: str = ""
     tool_calls: list[dict[str, Any]] = Field(default=[])
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from server.inference.events import Delta, Segment
+from server.inference.events import REFUSAL, Delta, Segment
 from server.inference.protocol.texts import Cleaner, clean
 from server.inference.protocol.thinking import ThoughtSplitter, split_at_close
 from server.inference.protocol.tool_calls import ToolCalls
@@ -31,6 +31,7 @@ class Answer:
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
+        self._is_refusal = False
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
@@ -52,6 +53,11 @@ class Answer:
             self._clean(piece, place)
         if self._thoughts.is_past:
             self._thoughts = None
+
+    def add_refusal(self, text: str) -> None:
+        """Add text of the model's refusal to answer. After text of an answer it is more of that."""
+        self._is_refusal |= bool(text) and not self.has_text
+        self.add(text)
 
     def add_calls(self, pieces: Any) -> None:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
@@ -107,6 +113,8 @@ class Answer:
             data["reasoning"] = reasoning
         if self.tool_calls:
             data["tool_calls"] = self.tool_calls.as_data()
+        if self._is_refusal:
+            data["refused"] = True
         if provider is not None:
             data["provider"] = provider
         if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):
@@ -121,4 +129,5 @@ class Answer:
     def _emit(self, text: str, segment: Segment) -> None:
         if text:
             self._texts[segment].append(text)
-            self._fresh.append(Delta(text, segment))
+            is_refusal = self._is_refusal and segment is Segment.OUTPUT
+            self._fresh.append(Delta(text, segment, name=REFUSAL) if is_refusal else Delta(text, segment))

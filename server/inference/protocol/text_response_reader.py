@@ -237,7 +237,7 @@ class TextResponseReader:
             else:
                 self._add_parts(content)
         elif refusal := delta.get("refusal"):
-            answer.add(_content_of(refusal))
+            answer.add_refusal(_content_of(refusal))
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
@@ -258,7 +258,8 @@ class TextResponseReader:
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
                 self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
-                self._answer.add(_content_of(part.get("text") or part.get("refusal")))
+                self._answer.add(_content_of(part.get("text")))
+                self._answer.add_refusal(_content_of(part.get("refusal")))
 
     def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
         """Note why the generation ended; some providers report a failure in no other way."""
