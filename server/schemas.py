@@ -152,9 +152,11 @@ def _asked(spec: RequestSpec) -> dict[str, Any]:
 def _render(fields: Mapping[str, Any]) -> bytes:
     """The request object of the HTTP contract, section 2, its fields in the order given there.
 
-    Fields that are JSON already are passed on unread.
+    Fields that are JSON already are passed on unread. An `upstream_error` without an error is of an earlier try:
+    writers that do not know the column, such as the version before, leave it as it was.
     """
     taken: timedelta | None = fields.get("processing_time")
+    upstream_error = None if fields.get("error_code") is None else fields.get("upstream_error")
     return dumps(
         {
             "id": fields["id"],
@@ -168,7 +170,7 @@ def _render(fields: Mapping[str, Any]) -> bytes:
             "output_data": _unread(fields.get("output_data")),
             "error_msg": fields.get("error_msg"),
             "error_code": fields.get("error_code"),
-            "upstream_error": _unread(fields.get("upstream_error")),
+            "upstream_error": _unread(upstream_error),
             "token_used": fields.get("token_used"),
             "token_count": fields.get("token_count"),
             "usage": _unread(fields.get("usage")),
