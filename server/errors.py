@@ -54,16 +54,25 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An error with an HTTP status, a code and a text for the caller."""
+    """An error with an HTTP status, a code and a text for the caller.
+
+    `reason` is the code that a model's provider gave; only `/v1` shows it.
+    """
 
     status: int = 500
     code: ClassVar[Code] = Code.SERVER_ERROR
     title: ClassVar[str] = "Internal server error"
 
     def __init__(
-        self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(detail)
+        self.reason = reason
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})

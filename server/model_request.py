@@ -41,11 +41,26 @@ FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 class Usage:
     """Tokens as counted by upstream; None where it gave no count. Nothing is estimated.
 
-    `token_used`: prompt and generated tokens. `token_count`: generated tokens only.
+    `token_used`: prompt and generated tokens. `token_count`: generated tokens only. `details` are the counts that are
+    parts of others, under OpenAI's two names (`prompt_tokens_details`, `completion_tokens_details`).
     """
 
     token_used: int | None = None
     token_count: int | None = None
+    prompt: int | None = field(default=None, compare=False)
+    details: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def as_fields(self) -> dict[str, Any] | None:
+        """The known counts under OpenAI's names; None where there are none."""
+        used, generated = self.token_used, self.token_count
+        prompt = self.prompt if used is None or generated is None else max(0, used - generated)
+        counts = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": used}
+        known = {name: count for name, count in counts.items() if count is not None}
+        return {**known, **self.details} if known else None
+
+
+NO_USAGE = Usage()
+"""Before any count; compared by identity."""
 
 
 @dataclass(slots=True)
@@ -88,6 +103,7 @@ class Completed:
     status: ClassVar[Status] = Status.COMPLETED
     error_code: ClassVar[None] = None
     error_msg: ClassVar[None] = None
+    upstream_error: ClassVar[None] = None
 
     output_data: Mapping[str, Any]
     usage: Usage
@@ -96,7 +112,11 @@ class Completed:
 
 @dataclass(slots=True)
 class Failed:
-    """`output_data` is the partial text, marked `"partial": true`, if there is any."""
+    """`output_data` is the partial text, marked `"partial": true`, if there is any.
+
+    `upstream_error` is the provider's error for programs: `status`, the one that fits its meaning, and where they are
+    known `code`, `param` and `retry_after_s`.
+    """
 
     status: ClassVar[Status] = Status.FAILED
 
@@ -105,6 +125,7 @@ class Failed:
     output_data: Mapping[str, Any] | None = None
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
+    upstream_error: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +133,7 @@ class Cancelled:
     status: ClassVar[Status] = Status.CANCELLED
     error_code: ClassVar[None] = None
     error_msg: ClassVar[None] = None
+    upstream_error: ClassVar[None] = None
 
     output_data: Mapping[str, Any] | None = None
     usage: Usage = field(default_factory=Usage)
@@ -125,6 +147,7 @@ class Interrupted:
     delay_s: float
     error_code: Code | None = None
     error_msg: str | None = None
+    upstream_error: Mapping[str, Any] | None = None
 
 
 FinalOutcome = Completed | Failed | Cancelled
@@ -133,7 +156,7 @@ Outcome = FinalOutcome | Interrupted
 
 @dataclass(slots=True)
 class FinalRow:
-    """A final state to write, fenced by the owner and epoch of the claim. `output_data` is JSON.
+    """A final state to write, fenced by the owner and epoch of the claim. Fields in bytes are JSON.
 
     The fields are the columns of `record_outcomes` in their order.
     """
@@ -150,6 +173,8 @@ class FinalRow:
     processing_time: timedelta
     model: str | None
     segments: bytes | None = None
+    usage: bytes | None = None
+    upstream_error: bytes | None = None
 
     @property
     def size(self) -> int:

@@ -102,6 +102,8 @@ def render_final(model_request: ModelRequest, row: FinalRow, *, completed_at: da
             "error_code": row.error_code,
             "token_used": row.token_used,
             "token_count": row.token_count,
+            "usage": row.usage,
+            "upstream_error": row.upstream_error,
             "processing_time": row.processing_time,
             "attempt": model_request.attempt,
             "deadline_at": model_request.deadline_at,
@@ -154,10 +156,11 @@ def _asked(spec: RequestSpec) -> dict[str, Any]:
 def _render(fields: Mapping[str, Any]) -> bytes:
     """The request object of the HTTP contract, section 2, its fields in the order given there.
 
-    Input and output are JSON already and are passed on unread.
+    Fields that are JSON already are passed on unread. An `upstream_error` without an error is of an earlier try:
+    writers that do not know the column, such as the version before, leave it as it was.
     """
     taken: timedelta | None = fields.get("processing_time")
-    output: bytes | None = fields.get("output_data")
+    upstream_error = None if fields.get("error_code") is None else fields.get("upstream_error")
     return dumps(
         {
             "id": fields["id"],
@@ -168,14 +171,20 @@ def _render(fields: Mapping[str, Any]) -> bytes:
             "model_type": fields["model_type"],
             "model": fields["model"],
             "input_data": orjson.Fragment(fields["input_data"] or b"{}"),
-            "output_data": None if output is None else orjson.Fragment(output),
+            "output_data": _unread(fields.get("output_data")),
             "error_msg": fields.get("error_msg"),
             "error_code": fields.get("error_code"),
+            "upstream_error": _unread(upstream_error),
             "token_used": fields.get("token_used"),
             "token_count": fields.get("token_count"),
+            "usage": _unread(fields.get("usage")),
             "processing_time": None if taken is None else round(taken.total_seconds(), 3),
             "attempt": fields["attempt"],
             "queue_position": fields.get("queue_position"),
             "deadline_at": fields["deadline_at"],
         }
     )
+
+
+def _unread(data: bytes | None) -> orjson.Fragment | None:
+    return None if data is None else orjson.Fragment(data)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from server.inference.events import CallHead, Delta, Segment
+from server.inference.events import REFUSAL, CallHead, Delta, Segment
 from server.model_request import RequestId, Status
 
 Shape = list[list[Any]]
@@ -102,7 +102,7 @@ class Transcript:
     Readers read at their own speed and are called after each append. No reader is waited for.
     """
 
-    __slots__ = ("_runs", "is_complete", "is_kept", "length", "model", "readers")
+    __slots__ = ("_runs", "is_complete", "is_kept", "is_void", "length", "model", "readers", "replaced")
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
@@ -111,6 +111,10 @@ class Transcript:
         """Whether the last delta was appended."""
         self.is_kept = False
         """Whether it was stored as well. An ended run may store less than its readers received."""
+        self.is_void = False
+        """Whether another text is stored: the end of the answer showed that its beginning was reasoning."""
+        self.replaced = 0
+        """The length of the void transcript that this stored one replaced; 0 where there was none."""
         self.model: str | None = None
         """The model that is answering; None until it is known."""
         self.readers: set[Callable[[], None]] = set()
@@ -168,6 +172,8 @@ class Transcript:
             data["reasoning"] = reasoning
         if calls := self._tool_calls():
             data["tool_calls"] = calls
+        if any(run.name == REFUSAL and run.segment is Segment.OUTPUT for run in self._runs):
+            data["refused"] = True
         return data
 
     def shape(self) -> Shape | None:
@@ -180,6 +186,15 @@ class Transcript:
             for run in self._runs
         ]
 
+    def shape_of_other(self, output_data: Any) -> Shape:
+        """The shape of the text that is stored instead of this one.
+
+        Its first entry is an empty segment with the length of this transcript in place of a number.
+        """
+        texts = _texts_of(output_data)
+        order = [[segment, len(text), number] for (segment, number), (_, text) in texts.items()]
+        return [[Segment.REASONING, 0, self.length], *order]
+
     @classmethod
     def rebuild(cls, output_data: Any, shape: Shape | None = None) -> "Transcript":
         """The transcript of a stored `output_data`. Entries of a shape that do not fit it are ignored.
@@ -187,6 +202,9 @@ class Transcript:
         Rows may be older than this server: of data in another form the result has the text that was found.
         """
         transcript = cls()
+        match shape:
+            case [[Segment.REASONING, 0, int(replaced)], *_]:
+                transcript.replaced = replaced
         texts = _texts_of(output_data)
         wanted: Sequence[Sequence[Any]] = shape or [
             [segment, len(text), number] for (segment, number), (_, text) in texts.items()
@@ -225,8 +243,9 @@ def _texts_of(output_data: Any) -> dict[tuple[Segment, int], tuple[str, str]]:
     """Name and text of each segment, in the usual order."""
     if not isinstance(output_data, dict):
         return {}
+    names = {Segment.OUTPUT: REFUSAL} if output_data.get("refused") is True else {}
     texts = {
-        (segment, 0): ("", text)
+        (segment, 0): (names.get(segment, ""), text)
         for segment in (Segment.REASONING, Segment.OUTPUT)
         if isinstance(text := output_data.get(_KEPT_AS[segment]), str) and text
     }

@@ -1,6 +1,7 @@
 """Turns claimed rows into the model requests that generators run."""
 
 import asyncpg
+import orjson
 
 from server.errors import Code
 from server.model_request import Failed, ModelRequest
@@ -30,4 +31,5 @@ def _last_error_of(row: asyncpg.Record) -> Failed | None:
     if row["error_msg"] is None:
         return None
     code = Code(row["error_code"]) if row["error_code"] in set(Code) else Code.SERVER_ERROR
-    return Failed(code, row["error_msg"])
+    said = row["upstream_error"]
+    return Failed(code, row["error_msg"], upstream_error=None if said is None else orjson.loads(said))

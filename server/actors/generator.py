@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import orjson
@@ -23,7 +24,17 @@ from server.actors.writes import ReleasedRow, WriteResult
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.errors import Code, Problem, Unavailable
-from server.inference.events import Call, Completed, Delta, FileChunk, GenerationFailed, Segment, Started, Upstream
+from server.inference.events import (
+    Call,
+    Completed,
+    Counted,
+    Delta,
+    FileChunk,
+    GenerationFailed,
+    Segment,
+    Started,
+    Upstream,
+)
 from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
 from server.transcript import START, Transcript
@@ -106,10 +117,11 @@ class Generator:
                 generation.cancel()
                 await asyncio.wait({generation}, timeout=_CLOSE_TIMEOUT_S)
                 raise
-            return _stopped(running.stop_reason, transcript)
+            return _stopped(running, running.stop_reason)
         except Exception:
             log.exception("generation_crashed", id=str(running.model_request.id))
-            return Failed(Code.SERVER_ERROR, "The server failed while running this request.", transcript.partial())
+            message = "The server failed while running this request."
+            return Failed(Code.SERVER_ERROR, message, transcript.partial(), running.usage)
         finally:
             transcript.is_complete = True
 
@@ -158,6 +170,8 @@ class Generator:
                         transcript.append(event)
                     case Started():
                         transcript.model = event.model
+                    case Counted():
+                        running.usage = event.usage
                     case FileChunk():
                         await outputs.take(event)
                     case Completed():
@@ -172,10 +186,15 @@ class Generator:
         if failure.transient and left_s > 0:
             wanted_s = max(_MIN_OUTAGE_PAUSE_S, failure.retry_after_s or _OUTAGE_PAUSE_S)
             pause_s = min(MAX_OUTAGE_PAUSE_S, wanted_s * self._jitter(1.0, 1.5))  # never before upstream asked for it
-            return Interrupted(min(pause_s, left_s), failure.code, failure.message)
+            return Interrupted(min(pause_s, left_s), failure.code, failure.message, failure.upstream_error)
         prefix = "Not finished by its deadline. " if failure.transient else ""
         return Failed(
-            failure.code, prefix + failure.message, failure.output_data, usage=failure.usage, model=failure.model
+            failure.code,
+            prefix + failure.message,
+            failure.output_data,
+            usage=failure.usage,
+            model=failure.model,
+            upstream_error=failure.upstream_error,
         )
 
     async def _save_outcome(self, running: Running, outcome: Outcome, taken: timedelta) -> None:
@@ -189,6 +208,7 @@ class Generator:
                     outcome.delay_s,
                     outcome.error_code,
                     outcome.error_msg,
+                    _json_of(outcome.upstream_error),
                 )
             )
             log.info("request_released", id=str(model_request.id), fate=released.status, reason=outcome.error_msg)
@@ -208,7 +228,8 @@ class Generator:
             error=row.error_msg,
         )
         if recorded.counts and recorded.completed_at is not None:
-            running.transcript.is_kept = row.output_data is not None or running.transcript.end == START
+            has_all = row.output_data is not None or running.transcript.end == START
+            running.transcript.is_kept = has_all and not running.transcript.is_void
             body = render_final(model_request, row, completed_at=recorded.completed_at)
             self._publish(model_request, View(row.status, row.epoch, body))
 
@@ -231,8 +252,10 @@ class Generator:
 def _with_whole_text(completed: Completed, transcript: Transcript) -> Completed:
     """Add the text of the answer to the transcript, if it did not come as deltas. Returns the outcome unchanged."""
     text = completed.output_data.get("output")
-    if isinstance(text, str) and text and not transcript.has(Segment.OUTPUT):
-        transcript.append(Delta(text))
+    if isinstance(text, str):
+        if text and not transcript.has(Segment.OUTPUT):
+            transcript.append(Delta(text))
+        transcript.is_void = transcript.text_of(Segment.OUTPUT) != text
     return completed
 
 
@@ -246,15 +269,17 @@ def _overdue(model_request: ModelRequest) -> Failed:
     last = model_request.last_error
     if last is None:
         return Failed(Code.SERVER_ERROR, "Not finished by its deadline: it was still waiting for its turn.")
-    return Failed(last.error_code, f"Not finished by its deadline. {last.error_msg}")
+    message = f"Not finished by its deadline. {last.error_msg}"
+    return Failed(last.error_code, message, upstream_error=last.upstream_error)
 
 
-def _stopped(reason: StopReason, transcript: Transcript) -> Outcome | None:
+def _stopped(running: Running, reason: StopReason) -> Outcome | None:
+    transcript = running.transcript
     match reason:
         case StopReason.CANCELLED:
-            return Cancelled(transcript.partial(), model=transcript.model)
+            return Cancelled(transcript.partial(), running.usage, transcript.model)
         case StopReason.LATE:
-            return Failed(Code.SERVER_ERROR, _NOT_STORED, transcript.partial())
+            return Failed(Code.SERVER_ERROR, _NOT_STORED, transcript.partial(), running.usage)
         case StopReason.SHUTDOWN:
             return Interrupted(0.0)
         case StopReason.LOST:
@@ -263,18 +288,26 @@ def _stopped(reason: StopReason, transcript: Transcript) -> Outcome | None:
 
 def _final_row(running: Running, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
     model_request = running.model_request
-    segments = None if outcome.output_data is None else running.transcript.shape()
+    transcript = running.transcript
+    segments = transcript.shape_of_other(outcome.output_data) if transcript.is_void else transcript.shape()
     return FinalRow(
         id=model_request.id,
         owner=model_request.owner,
         epoch=model_request.epoch,
         status=outcome.status,
-        output_data=None if outcome.output_data is None else dumps(outcome.output_data),
+        output_data=_json_of(outcome.output_data),
         error_code=outcome.error_code,
         error_msg=outcome.error_msg,
         token_used=outcome.usage.token_used,
         token_count=outcome.usage.token_count,
         processing_time=taken,
         model=outcome.model,
-        segments=None if segments is None else dumps(segments),
+        segments=None if outcome.output_data is None else _json_of(segments),
+        usage=_json_of(outcome.usage.as_fields()),
+        upstream_error=_json_of(outcome.upstream_error),
     )
+
+
+def _json_of(value: Any) -> bytes | None:
+    """For a column: None is NULL, not JSON's null."""
+    return None if value is None else dumps(value)

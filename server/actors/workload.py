@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server.model_request import ModelRequest, RequestId
+from server.model_request import ModelRequest, RequestId, Usage
 from server.transcript import Transcript
 
 
@@ -25,6 +25,8 @@ class Running:
     generation: "asyncio.Task[object] | None" = None
     stop_reason: StopReason | None = None
     transcript: Transcript = field(default_factory=Transcript)
+    usage: Usage = field(default_factory=Usage)
+    """The counts so far, for an outcome that is not upstream's."""
 
 
 @dataclass(slots=True)

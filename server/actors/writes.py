@@ -54,6 +54,7 @@ class ReleasedRow:
     delay_s: float
     error_code: str | None
     error_msg: str | None
+    upstream_error: bytes | None = None
 
     @property
     def size(self) -> int:

@@ -38,6 +38,7 @@ class ChatOutput(TextOutput):
 
     finish_reason: str | None = None
     reasoning: str | None = None
+    refused: bool | None = Field(None, description="True: the output is the model's refusal to answer.")
     tool_calls: list[WantedCall] | None = None
     logprobs: dict[str, Any] | None = Field(None, description="The tokens and their probabilities, if asked for.")
     partial: bool | None = Field(None, description="True: the answer is incomplete.")

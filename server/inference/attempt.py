@@ -8,7 +8,7 @@ from itertools import groupby
 
 from server.inference.answer_body import AnswerBody, BadAnswer
 from server.inference.body import InputFault
-from server.inference.events import Delta
+from server.inference.events import Counted, Delta
 from server.inference.protocol import (
     BROKEN_OFF,
     AnswerReader,
@@ -21,7 +21,7 @@ from server.inference.protocol import (
 )
 from server.inference.resilience import Deadline
 from server.inference.transport import TRANSPORT_ERRORS, Transport, explain
-from server.model_request import Completed
+from server.model_request import NO_USAGE, Completed
 
 MAX_HOPS = 2500
 """Follow-up requests in one attempt. Most of them poll a job, or ask for the next texts of a list."""
@@ -31,7 +31,7 @@ MAX_ADDRESSES = 12
 _TOO_MANY_HOPS = UpstreamError("The model provider sent the server from one address to the next without an answer.")
 
 Sleep = Callable[[float], Awaitable[None]]
-Step = Progress | Completed | Failure
+Step = Progress | Counted | Completed | Failure
 
 
 class Attempt:
@@ -62,6 +62,7 @@ class Attempt:
         """
         self._timeout_s = timeout_s
         self._deadline = Deadline(timeout_s)
+        usage = NO_USAGE
         while True:
             reader = body = cut = None
             self.is_foreign = wire.is_foreign
@@ -77,6 +78,8 @@ class Attempt:
                             if reader.is_over:
                                 await body.drain()
                                 break
+                            if reader.grace_s is None and reader.usage is not usage:
+                                yield Counted(usage := reader.usage)
                             if reader.grace_s is not None:
                                 body.end_within(reader.grace_s, begins_again=bool(events))
             except BadAnswer as fault:

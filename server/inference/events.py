@@ -84,6 +84,10 @@ class Started:
     provider: str | None = None
 
 
+REFUSAL = "refusal"
+"""The name of output deltas that are a refusal of the model."""
+
+
 class CallHead(NamedTuple):
     """Upstream's id of a tool call, and its `extra_content`, which upstream wants back (Gemini's signature)."""
 
@@ -95,8 +99,8 @@ class Delta(NamedTuple):
     """New text at the end of a segment. It is not empty, and Postgres can store it.
 
     `number` counts tool calls from 0; the text of a tool call is its arguments. The first delta of a tool call has its
-    `name` and its `head`, and only its text may be empty. A tuple, because deltas are by far the most frequent events,
-    and a tuple is created in a third of the time.
+    `name` and its `head`, and only its text may be empty. Output has a name only if it is a `REFUSAL`. A tuple, because
+    deltas are by far the most frequent events, and a tuple is created in a third of the time.
     """
 
     text: str
@@ -114,12 +118,18 @@ class FileChunk(NamedTuple):
     content_type: str
 
 
+class Counted(NamedTuple):
+    """The tokens so far, as upstream counts them while it answers. The last one before a cancel is what it cost."""
+
+    usage: Usage
+
+
 @dataclass(slots=True)
 class GenerationFailed:
     """The last event of a failed generation.
 
     `transient` means that the same call may succeed later; it is never set after a delta. `output_data` is the partial
-    text, marked `"partial": true`, if there is any.
+    text, marked `"partial": true`, if there is any. `upstream_error` is the provider's error for programs.
     """
 
     code: Code
@@ -129,9 +139,10 @@ class GenerationFailed:
     output_data: Mapping[str, Any] | None = None
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
+    upstream_error: Mapping[str, Any] | None = None
 
 
-Event = Started | Delta | FileChunk | Completed | GenerationFailed
+Event = Started | Delta | FileChunk | Counted | Completed | GenerationFailed
 """`Completed` is the outcome itself. Its `output_data["output"]` equals the joined output deltas. The code that stores
 the files adds `files`."""
 
@@ -198,7 +209,7 @@ class Upstream(Protocol):
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
         """Yield `Started`, then `Delta`s and `FileChunk`s, and exactly one `Completed` or `GenerationFailed` as the
-        last, within `timeout_s`.
+        last, within `timeout_s`. `Counted` may come at any time before the last.
 
         Never raises for a fault of upstream. Closing the generator closes the connection.
         """

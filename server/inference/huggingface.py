@@ -13,7 +13,7 @@ from aiohttp import hdrs
 from server.inference.attempt import Attempt, Sleep, Step
 from server.inference.breaker import Breaker
 from server.inference.circuits import ModelCircuits, TokenRefusals
-from server.inference.events import Call, Check, Delta, Event, FileChunk, Listing, Started
+from server.inference.events import Call, Check, Counted, Delta, Event, FileChunk, Listing, Started
 from server.inference.listings import FirstModel, LiveListing, NoModel
 from server.inference.protocol import (
     BadModel,
@@ -114,7 +114,7 @@ class HuggingFace:
                             break
                         if isinstance(step, Started):
                             self._succeed(call, tried, attempt)
-                        shown = step
+                        shown = shown if isinstance(step, Counted) else step
                         yield step
             except _NotCalled as reason:
                 attempt.is_upstream_fault = reason.is_upstream_fault
@@ -232,6 +232,8 @@ class HuggingFace:
         error = replace(
             failure.error,
             message=self._without_token(failure.error.message),
+            code=self._unless_token(failure.error.code),
+            param=self._unless_token(failure.error.param),
             is_transient=failure.error.is_transient and not has_delivered,
         )
         return replace(failure, error=error).as_event()
@@ -239,6 +241,9 @@ class HuggingFace:
     def _without_token(self, message: str) -> str:
         """Upstream may quote the token, in a form that no pattern matches."""
         return message.replace(self._token, "[redacted]") if self._token else message
+
+    def _unless_token(self, name: str | None) -> str | None:
+        return None if name is not None and self._token and self._token in name else name
 
 
 def _name_of(call: Call, model: str | None) -> str:

@@ -90,6 +90,8 @@ def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
     output = outcome["output_data"]
     calls = tool_calls_of(request_id, output)
     message: dict[str, Any] = {"role": "assistant", "content": output["output"] or (None if calls else "")}
+    if output.get("refused"):
+        message |= {"content": None, "refusal": output["output"]}
     if reasoning := output.get("reasoning"):
         message["reasoning_content"] = reasoning
     if calls:

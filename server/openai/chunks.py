@@ -8,7 +8,7 @@ import orjson
 
 from server.encoding import dumps_line
 from server.errors import Problem, Unavailable
-from server.inference.events import Segment
+from server.inference.events import REFUSAL, Segment
 from server.openai.chat import completion_id, finish_reason_of, tool_call_id
 from server.openai.outcome import RETRY_AFTER_S, created_of, problem_of, usage_of
 from server.openai.refusals import error_event
@@ -75,7 +75,7 @@ class Chunks:
 
     def _delta(self, part: Part) -> bytes:
         if part.segment is not Segment.TOOL_CALL:
-            return self._chunk({_FIELDS[part.segment]: part.text})
+            return self._chunk({"refusal" if part.name == REFUSAL else _FIELDS[part.segment]: part.text})
         call: dict[str, Any] = {"index": part.number}
         function = {"arguments": part.text}
         if part.number not in self._calls:

@@ -51,7 +51,7 @@ def _body(problem: Problem, status: int) -> dict[str, Any]:
             "message": problem.detail,
             "type": _TYPES.get(status, "invalid_request_error"),
             "param": param,
-            "code": code,
+            "code": problem.reason or code,
         }
     }
 

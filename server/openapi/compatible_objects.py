@@ -8,7 +8,15 @@ from pydantic import BaseModel, Field, create_model
 from server.catalog.chat_schemas import ChatParameters, GenerationParameters, PromptInput, TextInput
 from server.catalog.text_schemas import EmbeddingInput, EmbeddingParameters
 from server.openai import chat, completions, embeddings
-from server.openapi.objects import REQUEST_ID, USER_ID, Described, example_of, shown
+from server.openapi.objects import (
+    REQUEST_ID,
+    USER_ID,
+    CompletionTokensDetails,
+    Described,
+    PromptTokensDetails,
+    example_of,
+    shown,
+)
 
 CHAT_STREAM = (
     f'data: {{"id":"chatcmpl-{REQUEST_ID}","object":"chat.completion.chunk","created":1795420800,'
@@ -104,6 +112,7 @@ class CompletionMessage(Described):
 
     role: Literal["assistant"] = shown("assistant")
     content: str | None = shown("Rain taps on the roof\n…")
+    refusal: str = Field(default="", description="In place of the content, if the model refuses to answer.")
     reasoning_content: str = ""
     tool_calls: list[dict[str, Any]] = Field(default=[])
 
@@ -119,6 +128,8 @@ class CompletionUsage(Described):
     prompt_tokens: int = shown(72)
     completion_tokens: int = shown(21)
     total_tokens: int = shown(93)
+    prompt_tokens_details: PromptTokensDetails = Field(default_factory=PromptTokensDetails)
+    completion_tokens_details: CompletionTokensDetails = Field(default_factory=CompletionTokensDetails)
 
 
 class ChatCompletion(Described):

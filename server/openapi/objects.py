@@ -33,6 +33,41 @@ class Described(BaseModel, defer_build=True):
     """A model that is built when the document asks for it, not at the start of the server."""
 
 
+class PromptTokensDetails(Described):
+    cached_tokens: int = Field(default=0, description="Read from the provider's cache.")
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(Described):
+    reasoning_tokens: int = Field(default=0, description="Generated as reasoning.")
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class UsageObject(Described):
+    """Counts of tokens. A count that upstream did not give is absent."""
+
+    prompt_tokens: int = Field(default=0, examples=[72])
+    completion_tokens: int = Field(default=0, examples=[21])
+    total_tokens: int = Field(default=0, examples=[93])
+    prompt_tokens_details: PromptTokensDetails = Field(
+        default_factory=PromptTokensDetails, examples=[{"cached_tokens": 64}]
+    )
+    completion_tokens_details: CompletionTokensDetails = Field(
+        default_factory=CompletionTokensDetails, examples=[{"reasoning_tokens": 12}]
+    )
+
+
+class UpstreamErrorObject(Described):
+    """An error of the model's provider, for programs; error_msg has its words."""
+
+    status: int = shown(400, "The status that fits its meaning: 400 for a request that the provider refuses, 404 …")
+    code: str = Field(default="", examples=["context_length_exceeded"], description="The provider's own code.")
+    param: str = Field(default="", examples=["messages"], description="The field that the provider names.")
+    retry_after_s: float = Field(default=0, description="The pause in seconds for which the provider asked.")
+
+
 class ModelRequestObject(Described):
     """One accepted request and, once it is final, its result."""
 
@@ -54,8 +89,10 @@ class ModelRequestObject(Described):
     )
     error_msg: str | None = shown(None, "Why it failed, as a sentence that can be shown to a user.")
     error_code: Code | None = shown(None, "Null unless it failed.")
+    upstream_error: UpstreamErrorObject | None = shown(None, "The provider's error, for programs.")
     token_used: int | None = shown(None, "Tokens of prompt and answer; null where upstream did not say.")
     token_count: int | None = shown(None, "Tokens generated; null where upstream did not say.")
+    usage: UsageObject | None = shown(None, "All counts that upstream gave, under OpenAI's names.")
     processing_time: float | None = shown(None, "Seconds from its start to its end.")
     attempt: int = shown(1, "How often it was started; more than 1 after a crash.")
     queue_position: int | None = shown(None, "How many are ahead of it; null once it has started.")
@@ -69,6 +106,7 @@ COMPLETED = _FINAL | {
     "output_data": {"output": "Rain taps on the roof\n…", "finish_reason": "stop"},
     "token_used": 93,
     "token_count": 21,
+    "usage": example_of(UsageObject),
 }
 FAILED = _FINAL | {
     "status": "failed",

@@ -1,9 +1,9 @@
 """A model request as a stream of events: its states, its text as it grows, resets, and exactly one end.
 
-The id of an event is the position after it, `epoch.try-offset`: the claim that produces the text, the call of that
-claim (always the first: a call that has sent text is not repeated), and the number of code points of the transcript
-sent so far. The offset of the final event is the length of the transcript plus one. A reader resumes from the
-transcript in memory while the request runs, and from the stored output afterwards.
+The id of an event is the position after it, `epoch.try-offset`: the claim that produces the text, the text of that
+claim (the first; the second if the end of an answer shows that its beginning was reasoning), and the number of code
+points of the transcript sent so far. The offset of the final event is the length of the transcript plus one. A reader
+resumes from the transcript in memory while the request runs, and from the stored output afterwards.
 """
 
 import asyncio
@@ -25,8 +25,11 @@ BATCH_CHARS = 32 * 1024
 """Text written at once. A slow reader gets the next batch after it has taken this one."""
 _EVENT_CHARS = 64
 """Weight of an event in a batch, in addition to its text."""
-_TRY = 1
+_FIRST, _SECOND = 1, 2
+"""The texts of one claim."""
 _RETRY_S = 1.0
+_REST_S = 0.1
+_REST_TRIES = 50
 _CURSOR = re.compile(r"(\d{1,9})\.(\d{1,9})-(\d{1,9})", re.ASCII)
 
 
@@ -41,7 +44,7 @@ class Cursor(NamedTuple):
         return f"{self.epoch}.{self.attempt}-{self.offset}"
 
 
-UNKNOWN = Cursor(-1, _TRY, 1)
+UNKNOWN = Cursor(-1, _FIRST, 1)
 """The position of a reader whose event id is not one of ours. Its stream begins with a reset."""
 
 
@@ -83,9 +86,12 @@ class RequestStream:
         self._read_stored = read_stored
         self._find_live = find_live
         self._epoch = 0
+        self._attempt = _FIRST
+        self._resets = True
         self._position = START
         if after is not None:
-            self._epoch = after.epoch if after.attempt == _TRY else UNKNOWN.epoch
+            self._epoch = after.epoch if after.attempt in {_FIRST, _SECOND} else UNKNOWN.epoch
+            self._attempt = after.attempt
             self._position = Position(after.offset, -1)
         self._transcript: Transcript | None = None
         self._sent: tuple[Status, int] | None = None
@@ -104,16 +110,20 @@ class RequestStream:
         if not view.status.is_final or self._epoch != view.epoch or not self._position.offset:
             return True
         self._transcript = await self._read_stored()
-        return self._transcript is None or self._position.offset != self._transcript.length + 1
+        if self._transcript is None or _attempt_of(self._transcript) != self._attempt:
+            return True
+        return self._position.offset != self._transcript.length + 1
 
     async def batches(
         self, *, heartbeat_s: float | None = None, has_states: bool = True
     ) -> AsyncGenerator[list[StreamEvent], None]:
         """Events in batches as they occur; an empty batch after `heartbeat_s` (`HEARTBEAT_S`) without an event.
 
-        `has_states=False` leaves out the changes of status, for a protocol that has no bytes for them.
+        `has_states=False` leaves out the changes of status, for a protocol that has no bytes for them. Such a reader
+        keeps the first text of a claim to its end, because it could not take it back.
         The batches end after the final event, or without one when the server stops.
         """
+        self._resets = has_states
         heartbeat_s, clock = heartbeat_s or HEARTBEAT_S, asyncio.get_running_loop().time
         view, written_at = self._subscription.seen, clock()
         try:
@@ -173,8 +183,20 @@ class RequestStream:
                 return None
             if stored is None:  # deleted after its object was read: the object names text that no longer exists
                 view, stored = self._deleted(view), Transcript.rebuild({})
-            self._attach(stored)
+            if not await self._keeps_first(stored, view):
+                self._attach(stored)
         return view
+
+    async def _keeps_first(self, stored: Transcript, view: View) -> bool:
+        """Whether the first text goes on to its end. A mirror of a run elsewhere gets some time for the rest of it."""
+        first = self._transcript
+        if self._resets or not stored.replaced or first is None or self._epoch != view.epoch:
+            return False
+        for _ in range(_REST_TRIES):
+            if first.length >= stored.replaced:
+                return True
+            await asyncio.sleep(_REST_S)
+        return False
 
     def _events(self, view: View, *, has_states: bool) -> Iterator[StreamEvent]:
         """All events from the reader's position to the present."""
@@ -203,7 +225,9 @@ class RequestStream:
             if live is not None and live is not self._transcript:  # a claim is in the database before it is known here
                 self._attach(live)
                 live.readers.add(self._subscription.wake)
-        self._epoch = view.epoch
+        attempt = _FIRST if self._transcript is None else _attempt_of(self._transcript)
+        is_another |= attempt != self._attempt
+        self._epoch, self._attempt = view.epoch, attempt
         offset = self._position.offset
         length = self._transcript.length if self._transcript is not None and self._transcript.is_complete else offset
         # A mirror of a run elsewhere may be behind its reader for a moment.
@@ -230,7 +254,11 @@ class RequestStream:
 
     @property
     def _cursor(self) -> Cursor:
-        return Cursor(max(self._epoch, 0), _TRY, self._position.offset)
+        return Cursor(max(self._epoch, 0), self._attempt, self._position.offset)
+
+
+def _attempt_of(transcript: Transcript) -> int:
+    return _SECOND if transcript.replaced else _FIRST
 
 
 def _batched(events: Iterator[StreamEvent]) -> Iterator[list[StreamEvent]]:

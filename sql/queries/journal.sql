@@ -75,13 +75,15 @@ SET status = outcome.status,
     processing_time = outcome.processing_time,
     model = coalesce(outcome.model, row.model),
     segments = outcome.segments,
+    usage = outcome.usage,
+    upstream_error = outcome.upstream_error,
     completed_at = clock_timestamp()
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
-    $8::integer[], $9::integer[], $10::interval[], $11::text[], $12::jsonb[]
+    $8::integer[], $9::integer[], $10::interval[], $11::text[], $12::jsonb[], $13::jsonb[], $14::jsonb[]
 ) AS outcome (
     id, owner, epoch, status, output_data, error_code, error_msg,
-    token_used, token_count, processing_time, model, segments
+    token_used, token_count, processing_time, model, segments, usage, upstream_error
 )
 WHERE row.id = outcome.id
     AND row.owner = outcome.owner
@@ -99,9 +101,10 @@ SET status = CASE WHEN row.cancel_requested THEN 'cancelled' ELSE 'pending' END,
     started_at = NULL,
     run_at = clock_timestamp() + make_interval(secs => released.delay_s),
     error_code = CASE WHEN NOT row.cancel_requested THEN released.error_code END,
-    error_msg = CASE WHEN NOT row.cancel_requested THEN released.error_msg END
-FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::float8[], $5::text[], $6::text[])
-    AS released (id, owner, epoch, delay_s, error_code, error_msg)
+    error_msg = CASE WHEN NOT row.cancel_requested THEN released.error_msg END,
+    upstream_error = CASE WHEN NOT row.cancel_requested THEN released.upstream_error END
+FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::float8[], $5::text[], $6::text[], $7::jsonb[])
+    AS released (id, owner, epoch, delay_s, error_code, error_msg, upstream_error)
 WHERE row.id = released.id
     AND row.owner = released.owner
     AND row.epoch = released.epoch

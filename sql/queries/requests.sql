@@ -2,7 +2,7 @@
 -- What the public object of a model request is made of (server/schemas.py).
 row.id, row.created_at, row.completed_at, row.user_id, row.status, row.model_type, row.model,
 row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
-row.processing_time, row.epoch, row.attempt, row.deadline_at
+row.processing_time, row.epoch, row.attempt, row.deadline_at, row.usage, row.upstream_error
 
 -- name: get_request
 -- One model request of one user, with its place in the backlog.
@@ -114,7 +114,8 @@ SET cancel_requested = true,
     status = CASE WHEN row.status = 'pending' THEN 'cancelled' ELSE row.status END,
     completed_at = CASE WHEN row.status = 'pending' THEN clock_timestamp() END,
     error_code = CASE WHEN row.status = 'processing' THEN row.error_code END,
-    error_msg = CASE WHEN row.status = 'processing' THEN row.error_msg END
+    error_msg = CASE WHEN row.status = 'processing' THEN row.error_msg END,
+    upstream_error = CASE WHEN row.status = 'processing' THEN row.upstream_error END
 WHERE row.id = $1 AND row.user_id = $2 AND row.status IN ('pending', 'processing')
 RETURNING row.id, row.status, row.owner, row.epoch;
 

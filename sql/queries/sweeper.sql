@@ -1,7 +1,7 @@
 -- columns: claimed_columns
 -- What a generator needs of a row (server/actors/claims.py).
 row.id, row.status, row.user_id, row.model_type, row.model, row.input_data, row.parameters, row.owner, row.epoch,
-row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg,
+row.attempt, row.created_at, row.deadline_at, row.error_code, row.error_msg, row.upstream_error,
 extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left_s
 
 -- name: claim_pending
@@ -147,6 +147,7 @@ SET status = CASE
         WHEN row.attempt >= $4 AND NOT row.cancel_requested
             THEN 'The server stopped unexpectedly each of the ' || row.attempt || ' times it ran this request.'
     END,
+    upstream_error = NULL,
     owner = NULL,
     started_at = NULL,
     run_at = clock_timestamp() + CASE

@@ -249,15 +249,24 @@ async def test_errors_are_the_exceptions_of_the_client(client: AsyncOpenAI, onli
     assert refused.value.code == "invalid_api_key"
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [(402, "You have depleted your monthly included credits."), (400, "The input is longer than 4096 tokens.")],
-)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_model_that_fails_or_refuses_is_an_error_of_the_server(
-    client: AsyncOpenAI, upstream: FakeHuggingFace, *, stream: bool, status: int, words: str
+async def test_a10_a_request_that_the_model_refuses_is_a_bad_request(
+    client: AsyncOpenAI, upstream: FakeHuggingFace, *, stream: bool
 ) -> None:
-    upstream.default = lambda _: error_answer(status, words)
+    words = "The input is longer than 4096 tokens."
+    upstream.default = lambda _: error_answer(400, words)
+    with pytest.raises(openai.BadRequestError, match=words) as failed:
+        await client.chat.completions.create(model="default", messages=HELLO, stream=stream)
+    assert (failed.value.code, failed.value.type) == (None, "invalid_request_error")
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fault_of_the_operators_is_an_error_of_the_server(
+    client: AsyncOpenAI, upstream: FakeHuggingFace, *, stream: bool
+) -> None:
+    words = "You have depleted your monthly included credits."
+    upstream.default = lambda _: error_answer(402, words)
     with pytest.raises(openai.InternalServerError, match=words) as failed:
         await client.chat.completions.create(model="default", messages=HELLO, stream=stream)
     assert (failed.value.status_code, failed.value.code, failed.value.type) == (502, "model_error", "api_error")

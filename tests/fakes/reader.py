@@ -121,6 +121,8 @@ def _listed(calls: Any) -> list[Any]:
 def _inline(text: str) -> tuple[str, str]:
     """Thoughts at the beginning of a text, and the answer after them."""
     match = re.match(r"\s*<think>(.*?)(?:</think>(.*)|\Z)", text, flags=re.DOTALL)
+    if match is None and "<think>" not in text:  # QwQ: its template has the opening tag in the prompt
+        match = re.match(r"(.*?)</think>(.*)", text, flags=re.DOTALL)
     return (match[1].strip(), (match[2] or "").lstrip()) if match else ("", text)
 
 

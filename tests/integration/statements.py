@@ -169,7 +169,7 @@ class Statements(RuleBasedStateMachine):
         written = self.world.fetch(
             "record_outcomes",
             *(ids, [instance] * count, epochs, [status] * count, [b'{"output": "x"}'] * count, nothing, nothing),
-            *([2] * count, [1] * count, nothing, nothing, nothing),
+            *([2] * count, [1] * count, nothing, nothing, nothing, nothing, nothing),
         )
         assert {(row["id"], row["epoch"]) for row in written} == {c for c in claims if self._holds(instance, c)}
         for claim in claims:
@@ -189,7 +189,7 @@ class Statements(RuleBasedStateMachine):
         released = self.world.fetch(
             "release_requests",
             *([c[0] for c in claims], [owner] * len(claims), [c[1] for c in claims], [0.0] * len(claims)),
-            *(nothing, nothing),
+            *(nothing, nothing, nothing),
         )
         held = [claim for claim in claims if self._holds(owner, claim)]
         assert {(row["id"], row["epoch"]) for row in released} == set(held)

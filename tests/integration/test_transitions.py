@@ -80,6 +80,8 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
         [None] * count,
         ["org/model"] * count,
         [b'[["output", 6]]'] * count,
+        [b'{"total_tokens": 30}'] * count,
+        [b'{"status": 400}'] * count,
     )
     assert set(written) == {request_id for request_id, row in rows.items() if _passes_fence(row)}
     expected = {request_id: "completed" if _passes_fence(row) else row.status for request_id, row in rows.items()}
@@ -87,6 +89,7 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
     for request_id, told in written.items():
         row = await table.read(request_id)
         assert row["output_data"] == b'{"output": "answer"}'
+        assert (row["usage"], row["upstream_error"]) == (b'{"total_tokens": 30}', b'{"status": 400}')
         assert (row["token_used"], row["token_count"], row["model"]) == (30, 20, "org/model")
         assert row["completed_at"] == told["completed_at"]
 
@@ -124,6 +127,7 @@ async def test_a_release_gives_back_row_and_attempt_only_through_its_fence(table
         [60.0] * count,
         ["MODEL_ERROR"] * count,
         ["busy"] * count,
+        [b'{"status": 429}'] * count,
     )
     assert set(released) == {request_id for request_id, row in rows.items() if _passes_fence(row)}
     statuses = await table.statuses()
@@ -133,6 +137,7 @@ async def test_a_release_gives_back_row_and_attempt_only_through_its_fence(table
     [given_back] = [await table.read(released_id) for released_id in released if not rows[released_id].cancel_requested]
     assert (given_back["owner"], given_back["epoch"], given_back["attempt"]) == (None, EPOCH, 1)
     assert (given_back["error_code"], given_back["error_msg"]) == ("MODEL_ERROR", "busy")
+    assert given_back["upstream_error"] == b'{"status": 429}'
     assert given_back["started_at"] is None
     claimed = await table.run("claim_pending", OTHER, 100, UUID(int=0), 9)
     assert claimed.keys().isdisjoint(released)  # not before its time
@@ -140,16 +145,16 @@ async def test_a_release_gives_back_row_and_attempt_only_through_its_fence(table
 
 async def test_a_release_never_takes_the_attempt_below_zero(table: Table) -> None:
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, attempt=0))
-    await table.run("release_requests", *_fence([request_id]), [0.0], [None], [None])
+    await table.run("release_requests", *_fence([request_id]), [0.0], [None], [None], [None])
     assert (await table.read(request_id))["attempt"] == 0
 
 
 async def test_a_cancelled_row_that_is_released_ends_without_an_error_and_says_when(table: Table) -> None:
     request_id = await table.add(Row("processing", owner=ME, epoch=EPOCH, attempt=1, cancel_requested=True))
-    released = await table.run("release_requests", *_fence([request_id]), [5.0], ["MODEL_ERROR"], ["busy"])
+    released = await table.run("release_requests", *_fence([request_id]), [5.0], ["MODEL_ERROR"], ["busy"], [b"{}"])
     row = await table.read(request_id)
     assert row["status"] == "cancelled"
-    assert (row["error_code"], row["error_msg"]) == (None, None)
+    assert (row["error_code"], row["error_msg"], row["upstream_error"]) == (None, None, None)
     assert released[request_id]["completed_at"] == row["completed_at"]
 
 

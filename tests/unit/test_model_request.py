@@ -9,7 +9,7 @@ from uuid import RFC_4122, UUID
 import pytest
 
 from server import model_request as model_request_module
-from server.model_request import FINAL, Status, mint_id
+from server.model_request import FINAL, Status, Usage, mint_id
 from tests.fakes.clock import Clock
 from tests.unit.actors.test_workload import model_request
 
@@ -83,3 +83,19 @@ def test_the_time_left_runs_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPat
     clock.now = claimed.claimed_at + 45.0
     monkeypatch.setattr(model_request_module, "time", clock)
     assert claimed.seconds_left() == pytest.approx(555.0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "fields"),
+    [
+        (Usage(), None),
+        (Usage(8, None, 8), {"prompt_tokens": 8, "total_tokens": 8}),
+        (Usage(135, 103, 32), {"prompt_tokens": 32, "completion_tokens": 103, "total_tokens": 135}),
+        (Usage(2, 5), {"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 2}),
+        (Usage(None, 2), {"completion_tokens": 2}),
+        (Usage(None, None, 7, {"prompt_tokens_details": {"cached_tokens": 3}}),
+         {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}}),
+    ],
+)  # fmt: skip
+def test_u3_usage_has_openais_names_and_only_known_counts(usage: Usage, fields: dict[str, object] | None) -> None:
+    assert usage.as_fields() == fields

@@ -2,16 +2,17 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from server.inference.events import Delta, Segment
+from server.inference.events import REFUSAL, Delta, Segment
 from server.inference.protocol.texts import Cleaner, clean, clean_all
-from server.inference.protocol.thinking import ThoughtSplitter
+from server.inference.protocol.thinking import ThoughtSplitter, split_at_close
 from server.inference.protocol.tool_calls import ToolCalls
 from server.inference.protocol.usage import add_counts, read_count, read_usage
-from server.model_request import Usage
+from server.model_request import NO_USAGE, Usage
 
 _OPENAI_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 """OpenAI's names; its deprecated `function_call` is `tool_calls` here."""
@@ -29,16 +30,18 @@ class Answer:
     """Collects the pieces of one answer, and returns new text as deltas."""
 
     def __init__(self, *, splits_thoughts: bool = False) -> None:
-        self.usage = Usage()
+        self.usage = NO_USAGE
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
         self.has_text = False
         self.size = 0
         """Characters of text and of arguments, and bytes of probabilities."""
         self._logprobs: dict[str, list[bytes]] = {}
+        self._is_refusal = False
         self._fresh: list[Delta] = []
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
+        self._splits_thoughts = splits_thoughts
         self._thoughts = ThoughtSplitter() if splits_thoughts else None
 
     @property
@@ -56,6 +59,11 @@ class Answer:
             self._clean(piece, place)
         if self._thoughts.is_past:
             self._thoughts = None
+
+    def add_refusal(self, text: str) -> None:
+        """Add text of the model's refusal to answer. After text of an answer it is more of that."""
+        self._is_refusal |= bool(text) and not self.has_text
+        self.add(text)
 
     def add_calls(self, pieces: Any) -> None:
         """Add the `tool_calls` of a message or of a delta. Raises `Unintelligible` for too many."""
@@ -82,12 +90,19 @@ class Answer:
         return deltas
 
     def flush(self, *, is_complete: bool) -> None:
-        """Release text that was held back; nothing is added afterwards."""
+        """Release text that was held back; nothing is added afterwards.
+
+        A complete answer with a closing tag only is split here: its parts then differ from the deltas.
+        """
         for piece, place in self._thoughts.flush() if self._thoughts is not None else ():
             self._clean(piece, place)
         for segment, cleaner in self._cleaners.items():
             self._emit(cleaner.flush(), segment)
         self._fresh += self.tool_calls.flush(is_complete=is_complete)
+        if is_complete and self._splits_thoughts and not self._texts[Segment.REASONING]:
+            parts = split_at_close("".join(self._texts[Segment.OUTPUT]))
+            if parts is not None:
+                self._texts = {Segment.REASONING: [parts[0]], Segment.OUTPUT: [parts[1]]}
 
     def finish(self, reason: Any) -> None:
         """Note why the generation ended, if `reason` says so."""
@@ -103,7 +118,7 @@ class Answer:
         if isinstance(usage, dict):
             counted = read_usage(usage)
             if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
-                self.usage = counted
+                self.usage = replace(counted, details={**self.usage.details, **counted.details})
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""
@@ -123,6 +138,8 @@ class Answer:
             data["logprobs"] = {
                 name: orjson.loads(b"[%b]" % b",".join(pieces)) for name, pieces in self._logprobs.items()
             }
+        if self._is_refusal:
+            data["refused"] = True
         if provider is not None:
             data["provider"] = provider
         if self.tool_calls.did_replace or any(cleaner.did_replace for cleaner in self._cleaners.values()):
@@ -138,4 +155,5 @@ class Answer:
         if text:
             self.size += len(text)
             self._texts[segment].append(text)
-            self._fresh.append(Delta(text, segment))
+            is_refusal = self._is_refusal and segment is Segment.OUTPUT
+            self._fresh.append(Delta(text, segment, name=REFUSAL) if is_refusal else Delta(text, segment))

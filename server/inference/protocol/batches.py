@@ -137,6 +137,10 @@ class _BatchReader:
         return self._reader.grace_s
 
     @property
+    def usage(self) -> Usage:
+        return self._reader.usage
+
+    @property
     def is_over(self) -> bool:
         return self._reader.is_over
 
@@ -181,7 +185,12 @@ def _count_numbers(value: Any) -> int:
 
 
 def _sum(usages: list[Usage]) -> Usage:
-    return Usage(_add([usage.token_used for usage in usages]), _add([usage.token_count for usage in usages]))
+    """The counts of all parts. Embeddings have no details."""
+    return Usage(
+        _add([usage.token_used for usage in usages]),
+        _add([usage.token_count for usage in usages]),
+        _add([usage.prompt for usage in usages]),
+    )
 
 
 def _add(counts: list[int | None]) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 from server.errors import Code
 from server.inference.events import Call
 from server.inference.protocol.chat import with_files
-from server.inference.protocol.faults import TRANSIENT, UpstreamError, read_retry_after
+from server.inference.protocol.faults import MODEL_GONE, TRANSIENT, UpstreamError, read_retry_after, refuses_request
 from server.inference.protocol.texts import Unintelligible, parse_json, to_words
 from server.inference.protocol.wire import WireRequest, encode
 
@@ -61,13 +61,16 @@ def _of_function(status: int, headers: Mapping[str, str], document: Mapping[str,
     if document["code"] == Code.AUTH_ERROR:
         return UpstreamError(f"The edge function does not take this server's key. {_KEY}", status=status)
     said = headers.get("x-upstream-status", "")
+    is_upstreams = said.isascii() and said.isdecimal() and len(said) < 4  # noqa: PLR2004
     is_transient = status in _WORTH_ANOTHER_CALL
     return UpstreamError(
         to_words(document["detail"]) or "The edge function refused the request.",
-        status=int(said) if said.isascii() and said.isdecimal() and len(said) < 4 else status,  # noqa: PLR2004
+        status=int(said) if is_upstreams else status,
         is_transient=is_transient,
         retry_after_s=read_retry_after(status, headers, document, now) if is_transient else None,
         max_retries=0,
+        is_model_missing=is_upstreams and int(said) in MODEL_GONE,
+        is_refused=is_upstreams and not is_transient and refuses_request(int(said)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from server.inference.events import Delta, FileChunk, Started
 from server.inference.protocol.faults import Failure, UpstreamError
 from server.inference.protocol.wire import WireRequest
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 Progress = Started | Delta | FileChunk
 """The events of an answer before its end."""
@@ -19,6 +19,11 @@ class AnswerReader(Protocol):
     @property
     def grace_s(self) -> float | None:
         """The wait in seconds for the rest of an answer that is complete already; None for another answer."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """The counts so far: the same object until there are others."""
         ...
 
     @property

@@ -1,5 +1,6 @@
 """Error answers: seven shapes of body, one classification. Shapes and statuses come from recordings."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,9 +20,17 @@ TRANSIENT = frozenset({408, 424, 425, 429, 500, 502, 503, 504, *range(506, 600)}
 _WITH_RETRY_AFTER = frozenset({429, *range(500, 600)})
 """The header is ignored for other statuses: Together sends it with successes."""
 _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
-_MODEL_GONE = frozenset({404, 410})
+MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
 _MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
+_NOT_OF_THE_REQUEST = TRANSIENT | {401, 402, 403, 405, 407}
+"""Statuses below 500 that do not refuse the request itself: outages, and faults that the operator must correct."""
+CONTENT_FILTER = "content_filter"
+_CONTENT_KINDS = re.compile(r"content_?(?:filter|policy|moderation)|moderation|data_?inspection|responsible_?ai")
+_CONTENT_WORDS = re.compile(r"requires moderation|violates (?:our )?(?:usage|content)|content (?:policy|filter)")
+"""How providers refuse the content of a request, some of them with 403 (OpenRouter, xAI)."""
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}", re.ASCII)
+_PARAM = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,99}", re.ASCII)
 _OF_ANSWERS = frozenset(
     {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
 )
@@ -51,6 +60,7 @@ class UpstreamError:
 
     `is_model_missing`: another model of the chain may do. `max_retries`: fewer than are usual make sense.
     `is_stale`: the connection had gone before a byte came back, as happens to one that was kept open too long.
+    `is_refused`: the provider does not take the request itself. `code` and `param` are the provider's own.
     """
 
     message: str
@@ -60,6 +70,24 @@ class UpstreamError:
     is_model_missing: bool = False
     max_retries: int | None = None
     is_stale: bool = False
+    is_refused: bool = False
+    code: str | None = None
+    param: str | None = None
+
+    def describe(self) -> dict[str, Any] | None:
+        """`upstream_error` of a request: the provider's error for programs, under the status that fits its meaning.
+
+        None where the provider gave no error.
+        """
+        status = self.status
+        if self.is_model_missing:
+            status = HTTPStatus.NOT_FOUND
+        elif self.is_refused:
+            status = HTTPStatus.BAD_REQUEST if status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE else status
+        elif status is None or refuses_request(status):
+            return None  # no answer, or one from something before the provider
+        known = {"code": self.code, "param": self.param, "retry_after_s": self.retry_after_s}
+        return {"status": int(status), **{name: value for name, value in known.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +109,7 @@ class Failure:
             output_data=self.output_data,
             usage=self.usage,
             model=self.model,
+            upstream_error=error.describe(),
         )
 
 
@@ -127,15 +156,33 @@ def _parsed(data: bytes) -> Any:
         return None
 
 
+def refuses_request(status: int) -> bool:
+    """Whether an error with this status is about the request itself: no provider's outage, no fault of the operator."""
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NOT_OF_THE_REQUEST
+
+
 def _judge(status: int, words: str, document: Any) -> UpstreamError:
-    is_transient = status in TRANSIENT and not _is_input_fault(status, document)
+    is_content = _is_about_content(status, words, document)
+    status = HTTPStatus.BAD_REQUEST.value if is_content else status
+    is_input_fault = _is_input_fault(status, document)
+    is_transient = status in TRANSIENT and not is_input_fault
     return UpstreamError(
         _sentence(status, words, is_transient=is_transient),
         status=status,
         is_transient=is_transient,
         is_model_missing=_is_model_missing(status, words, document),
         max_retries=_MAX_RETRIES.get(status),
+        is_refused=is_input_fault or refuses_request(status),
+        code=_find_name(document, _CODE, "code", "error_type", "reason") or (CONTENT_FILTER if is_content else None),
+        param=_find_name(document, _PARAM, "param"),
     )
+
+
+def _is_about_content(status: int, words: str, document: Any) -> bool:
+    """Whether the provider refuses the content of the request, under whatever status."""
+    if any(_CONTENT_KINDS.search(kind) for kind in _kinds(document)):
+        return True
+    return status == HTTPStatus.FORBIDDEN and _CONTENT_WORDS.search(words.lower()) is not None
 
 
 def _is_input_fault(status: int, document: Any) -> bool:
@@ -149,7 +196,7 @@ def _is_input_fault(status: int, document: Any) -> bool:
 
 
 def _is_model_missing(status: int, words: str, document: Any) -> bool:
-    if status in _MODEL_GONE:
+    if status in MODEL_GONE:
         return True
     return status == HTTPStatus.BAD_REQUEST and (
         not _MODEL_CODES.isdisjoint(_kinds(document)) or words.lower().startswith("model not supported by provider")
@@ -173,7 +220,7 @@ def _sentence(status: int, words: str, *, is_transient: bool) -> str:
                 "permission 'Make calls to Inference Providers', or accept the terms of the model."
             )
     summary = "cannot answer at the moment" if is_transient else "refused the request"
-    if status in _MODEL_GONE:
+    if status in MODEL_GONE:
         summary = "does not have this model"
     elif status in _REDIRECTS:
         summary = "sent the request elsewhere, where it is not taken"
@@ -224,12 +271,27 @@ def _with_warning(words: str, document: Mapping[str, Any]) -> str:
 
 def _kinds(document: Any) -> list[str]:
     """The kind of error that a document names, in lower case."""
+    names = ("code", "type", "error_type", "reason")
+    places = _places(document)
+    return [str(place[name]).lower() for place in places for name in names if isinstance(place.get(name), (str, int))]
+
+
+def _find_name(document: Any, pattern: re.Pattern[str], *fields: str) -> str | None:
+    """A name for programs in the first of these fields that has one; none that may be a secret."""
+    found = (place.get(field) for field in fields for place in _places(document))
+    return next(
+        (name for name in found if isinstance(name, str) and pattern.fullmatch(name) and to_words(name) == name), None
+    )
+
+
+def _places(document: Any) -> list[Mapping[str, Any]]:
+    """The objects of a document that describe its error, the inner one first."""
+    while isinstance(document, list) and document:
+        document = document[0]
     if not isinstance(document, dict):
         return []
     inner = document.get("error")
-    places = [inner, document] if isinstance(inner, dict) else [document]
-    names = ("code", "type", "error_type", "reason")
-    return [str(place[name]).lower() for place in places for name in names if isinstance(place.get(name), (str, int))]
+    return [inner, document] if isinstance(inner, dict) else [document]
 
 
 def _reported_status(document: Any) -> int:

@@ -13,7 +13,7 @@ from server.inference.events import Call, Started
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError
 from server.inference.protocol.wire import WireRequest
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 MAX_TEXTS = 256
 """Texts of one call. The longest vectors in use give an answer below the limit of one document."""
@@ -145,6 +145,10 @@ class _FormReader:
     @property
     def grace_s(self) -> float | None:
         return self._reader.grace_s
+
+    @property
+    def usage(self) -> Usage:
+        return self._reader.usage
 
     @property
     def is_over(self) -> bool:

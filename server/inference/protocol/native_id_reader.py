@@ -13,6 +13,7 @@ from server.inference.protocol.result_reader import Exchange, Last, open_with
 from server.inference.protocol.text_response_reader import GARBLED, MAX_ERROR_BYTES
 from server.inference.protocol.texts import Unintelligible, parse_json
 from server.inference.protocol.wire import BadModel
+from server.model_request import NO_USAGE
 
 MAX_REDIRECTS = 2
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -32,6 +33,7 @@ class NativeIdReader:
     """Implements `AnswerReader`. It yields no events for the user."""
 
     grace_s: float | None = None
+    usage = NO_USAGE
 
     def __init__(
         self, exchange: Exchange, provider: str, status: int, headers: Mapping[str, str], *, redirects: int

@@ -23,7 +23,7 @@ from server.inference.protocol.text_response_reader import (
 from server.inference.protocol.texts import Unintelligible, clean_all, parse_json
 from server.inference.protocol.usage import read_usage
 from server.inference.protocol.wire import WireRequest
-from server.model_request import Completed, Usage
+from server.model_request import NO_USAGE, Completed, Usage
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Limit of one generated file."""
@@ -39,7 +39,6 @@ TOO_LARGE = UpstreamError("The model provider's answer was larger than any resul
 UNKNOWN_SHAPE = replace(GARBLED, is_transient=False)
 """A complete answer in an unknown shape. It is final: a retry would cost again and give the same."""
 
-NO_USAGE = Usage()
 Last = Progress | Completed | Failure | FollowUp
 
 
@@ -81,6 +80,7 @@ class ResultReader:
     """Implements `AnswerReader`. A file is passed on in chunks; a document is read when it is complete."""
 
     grace_s: float | None = None
+    usage = NO_USAGE
 
     def __init__(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> None:
         self._headers = {name.lower(): value for name, value in headers.items()}

@@ -13,7 +13,7 @@ from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
-from server.model_request import Completed
+from server.model_request import Completed, Usage
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Limit of a document, and of what is kept of a stream: text, arguments, probabilities."""
@@ -104,6 +104,11 @@ class TextResponseReader:
     def is_over(self) -> bool:
         """Whether further bytes have no effect."""
         return self._is_over
+
+    @property
+    def usage(self) -> Usage:
+        """The counts so far."""
+        return self._answer.usage
 
     def feed(self, chunk: bytes) -> list[Progress]:
         """The events that `chunk` completes."""
@@ -236,7 +241,7 @@ class TextResponseReader:
             else:
                 self._add_parts(content)
         elif refusal := delta.get("refusal"):
-            answer.add(_content_of(refusal))
+            answer.add_refusal(_content_of(refusal))
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
@@ -258,7 +263,8 @@ class TextResponseReader:
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
                 self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
-                self._answer.add(_content_of(part.get("text") or part.get("refusal")))
+                self._answer.add(_content_of(part.get("text")))
+                self._answer.add_refusal(_content_of(part.get("refusal")))
 
     def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
         """Note why the generation ended; some providers report a failure in no other way."""

@@ -12,7 +12,21 @@ _BEGINNINGS = (_OPEN, *_HARMONY)
 _TOKEN = re.compile(r"<\|(start|channel|constrain|message|end|return|call)\|>")
 _HALF_TOKEN = re.compile(r"<(?:\|[a-z]*\|?)?$")
 
+_QUOTES = ("`", "'", '"')
+
 Piece = tuple[str, Segment]
+
+
+def split_at_close(text: str) -> tuple[str, str] | None:
+    """Reasoning and answer of a text with a closing tag only, as templates with the opening tag in the prompt give it.
+
+    None for another text. A tag in quotes or in a block of code is text.
+    """
+    thought, tag, answer = text.partition(_CLOSE)
+    is_quoted = thought.endswith(_QUOTES) or answer.startswith(_QUOTES) or thought.count("```") % 2 == 1
+    if not tag or is_quoted or _OPEN in thought:
+        return None
+    return thought.strip(), answer.lstrip()
 
 
 class _Place(Enum):
@@ -85,6 +99,9 @@ class ThoughtSplitter:
         if any(beginning.startswith(start) for beginning in _BEGINNINGS):
             self._held = text
             return ""
+        if split_at_close(text) is not None:
+            self._place = _Place.OPENED
+            return start
         self._place = _Place.ANSWER
         return text
 

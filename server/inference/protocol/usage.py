@@ -1,11 +1,25 @@
 """Token counts as upstream reports them; unknown if missing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from server.model_request import Usage
 
 MAX_COUNT = 2**31 - 1
 """Token counts are kept in an `integer` column."""
+_DETAILS: dict[str, dict[str, tuple[str, ...]]] = {
+    "prompt_tokens_details": {
+        "cached_tokens": ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"),
+        "audio_tokens": (),
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": ("reasoning_tokens",),
+        "audio_tokens": (),
+        "accepted_prediction_tokens": (),
+        "rejected_prediction_tokens": (),
+    },
+}
+"""OpenAI's details, and the names under which others (Moonshot, DeepSeek, Anthropic) have a count in `usage` itself."""
 
 
 def read_usage(usage: Any) -> Usage:
@@ -21,7 +35,19 @@ def read_usage(usage: Any) -> Usage:
         generated = used - prompt
     if usage.get("total_tokens") is None:
         used = add_counts(usage.get("prompt_tokens"), generated)
-    return Usage(used, generated)
+    return Usage(used, generated, prompt, _read_details(usage))
+
+
+def _read_details(usage: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    details: dict[str, dict[str, int]] = {}
+    for place, names in _DETAILS.items():
+        inner = usage.get(place)
+        inner = inner if isinstance(inner, dict) else {}
+        for name, elsewhere in names.items():
+            found = (read_count(value) for value in (inner.get(name), *(usage.get(other) for other in elsewhere)))
+            if (count := next((count for count in found if count is not None), None)) is not None:
+                details.setdefault(place, {})[name] = count
+    return details
 
 
 def read_count(value: Any) -> int | None:

@@ -13,7 +13,7 @@ from server.inference.protocol import (
     WireRequest,
     is_success,
 )
-from server.model_request import Completed, Usage
+from server.model_request import NO_USAGE, Completed, Usage
 
 
 class BytesReader:
@@ -21,6 +21,7 @@ class BytesReader:
 
     is_over = False
     grace_s: float | None = None
+    usage = NO_USAGE
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
@@ -45,6 +46,7 @@ class BytesReader:
 class _FollowUpReader:
     is_over = False
     grace_s: float | None = None
+    usage = NO_USAGE
 
     def __init__(self, follow_up: FollowUp) -> None:
         self._follow_up = follow_up

@@ -39,6 +39,7 @@ async def test_an_answer_is_recorded_once_as_it_came() -> None:
         processing_time=row.processing_time,
         model="org/model",
         segments=None,
+        usage=b'{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}',
     )
     assert timedelta(0) < row.processing_time < timedelta(seconds=10)
     assert desk.journal.released == []

@@ -194,6 +194,12 @@ def test_the_public_object_is_described_in_the_order_in_which_it_is_rendered() -
     assert list(rendered) == list(ModelRequestObject.model_fields)
 
 
+def test_a10_an_error_of_an_earlier_try_is_not_shown_without_an_error() -> None:
+    row = RUNNING | {"processing_time": None, "input_data": None, "upstream_error": b'{"status": 429}'}
+    assert orjson.loads(render_record(row | {"error_code": "MODEL_ERROR"}))["upstream_error"] == {"status": 429}
+    assert orjson.loads(render_record(row))["upstream_error"] is None
+
+
 @pytest.mark.parametrize("row", MODEL_TYPES, ids=lambda row: row.name)
 def test_the_form_of_the_output_follows_from_the_model_type(row: ModelType) -> None:
     schema = {"$ref": "#/components/schemas/ModelRequest"}
