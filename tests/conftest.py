@@ -1,5 +1,6 @@
 """Databases for tests, as URLs. The clusters start when a test first asks for one and end with the test session."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from server.storage.embedded.binaries import Binaries
-from tests import skips, tools
+from tests import prepared, skips, tools
 from tests.pgbouncer import PgBouncer, running_pgbouncer
 from tests.postgres import Cluster, running_cluster
 from tests.supabase import Project, new_project, running_supabase
@@ -17,6 +18,12 @@ from tests.supabase import Project, new_project, running_supabase
 # No example has a time limit: on a busy machine it would fail for nothing.
 settings.register_profile("unhurried", parent=settings(), deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    prepared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,9 @@ from server.storage.database import Database
 from server.storage.embedded.binaries import Binaries
 from server.storage.embedded.os_user import choose_os_user
 from server.storage.migrations import load_migrations, migrate
+from tests.prepared import prepare
 
-_TIMEOUT_S = 20
+_TIMEOUT_S = 60
 _ROOM_BYTES = 2 * 1024**3
 
 # The cluster, a keeper that reads the pipe, and what to remove in the end. SIGQUIT: nothing here is worth a checkpoint.
@@ -59,7 +60,7 @@ class Cluster:
     """A running Postgres of this test session."""
 
     folder: Path
-    password: str
+    password: str = "shared-by-clusters"
     superuser: str = "postgres"
 
     def url(self, database: str = "postgres", *, role: str | None = None) -> str:
@@ -114,16 +115,20 @@ def running_cluster(binaries: Binaries, *, superuser: str = "postgres") -> Itera
     data = folder / "data"
     os_user = choose_os_user(data, binaries)
     os_user.chown(folder)
-    cluster = Cluster(folder, secrets.token_urlsafe(12), superuser)
-    password_file = folder / "password"
-    password_file.write_text(cluster.password)
-    initdb = (binaries.path("initdb"), "-D", str(data), "-U", superuser, f"--pwfile={password_file}")
-    options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-    if binaries.major_version() >= 16:  # which knows the setting: connecting costs both sides half as much
-        options.append("--set=scram_iterations=1")
+    major = binaries.major_version()
+    cluster = Cluster(folder, superuser=superuser)
+
+    def initdb(data: Path) -> None:
+        password_file = folder / "password"
+        password_file.write_text(cluster.password)
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+        if major >= 16:  # which knows the setting: connecting costs both sides half as much
+            options.append("--set=scram_iterations=1")
+        command = (binaries.path("initdb"), "-D", str(data), "-U", superuser, f"--pwfile={password_file}")
+        subprocess.run([*os_user.prefix, *command, *options], check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
+
     try:
-        command = [*os_user.prefix, *initdb, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
+        prepare(f"{superuser}-{major}", data, initdb)
     except BaseException:
         shutil.rmtree(folder)
         raise

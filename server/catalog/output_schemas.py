@@ -5,7 +5,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Output(BaseModel):
+class Described(BaseModel, defer_build=True):
+    """A schema that is built when the document or a test asks for it, not at the start of the server."""
+
+
+class Output(Described):
     """Fields that every answer may have."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -21,12 +25,12 @@ class TextOutput(Output):
     output: str
 
 
-class WantedFunction(BaseModel):
+class WantedFunction(Described):
     name: str
     arguments: str = Field(description="The model's JSON text, unchanged.")
 
 
-class WantedCall(BaseModel):
+class WantedCall(Described):
     id: str
     type: str
     function: WantedFunction
@@ -44,7 +48,7 @@ class ChatOutput(TextOutput):
     partial: bool | None = Field(None, description="True: the answer is incomplete.")
 
 
-class LabelScore(BaseModel):
+class LabelScore(Described):
     label: str
     score: float
 
@@ -56,7 +60,7 @@ class LabelsOutput(Output):
     labels: list[LabelScore]
 
 
-class Candidate(BaseModel):
+class Candidate(Described):
     mask: int = Field(description="Which mask of the text, from 0.")
     token: int | None
     token_str: str
@@ -71,7 +75,7 @@ class FillMaskOutput(Output):
     candidates: list[Candidate]
 
 
-class Entity(BaseModel):
+class Entity(Described):
     entity: str
     word: str
     score: float
@@ -85,7 +89,7 @@ class EntitiesOutput(Output):
     entities: list[Entity]
 
 
-class FoundAnswer(BaseModel):
+class FoundAnswer(Described):
     answer: str
     score: float | None
     start: int | None
@@ -99,7 +103,7 @@ class AnswersOutput(Output):
     answers: list[FoundAnswer]
 
 
-class TableAnswer(BaseModel):
+class TableAnswer(Described):
     answer: str
     aggregator: str | None
     cells: list[str]
@@ -128,14 +132,14 @@ class EmbeddingOutput(Output):
     token_embeddings: list[list[list[float]]] | None = None
 
 
-class Box(BaseModel):
+class Box(Described):
     xmin: int
     ymin: int
     xmax: int
     ymax: int
 
 
-class FoundObject(BaseModel):
+class FoundObject(Described):
     label: str
     score: float
     box: Box
@@ -147,7 +151,7 @@ class ObjectsOutput(Output):
     objects: list[FoundObject]
 
 
-class OutputFile(BaseModel):
+class OutputFile(Described):
     model_config = ConfigDict(extra="allow")
 
     content_type: str
@@ -160,7 +164,7 @@ class FilesOutput(Output):
     files: list[OutputFile]
 
 
-class Segment(BaseModel):
+class Segment(Described):
     label: str
     score: float | None
     mask: int = Field(description="Index in `files` of the mask. White pixels belong to the segment.")
@@ -173,7 +177,7 @@ class SegmentsOutput(Output):
     files: list[OutputFile] | None = None
 
 
-class SpokenChunk(BaseModel):
+class SpokenChunk(Described):
     text: str
     timestamp: list[float | None] = Field(description="Start and end, in seconds.")
 

@@ -1,7 +1,7 @@
 """The whole server over HTTP, on a real Postgres, in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,6 +14,7 @@ from aiohttp.test_utils import BaseTestServer, TestClient
 from pytest_aiohttp import AiohttpClient
 
 from server.app import create_app
+from server.auth import passwords
 from server.engine import Engine
 from server.http import keys
 from server.http.server import Runner
@@ -108,6 +109,15 @@ def settings_for(database: str, **overrides: Any) -> Settings:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> Iterator[None]:
+    """A hash at its full cost takes a fifth of a test. Its cost has tests of its own, as have whole processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "MEMORY_KIB", 64)
+        patch.setattr(passwords, "TIME_COST", 1)
+        yield
 
 
 async def _first_look(engine: Engine) -> None:

@@ -98,6 +98,7 @@ def test_every_block_says_whether_it_is_run(page: str) -> None:
 
 def test_the_server_announces_itself_as_the_readme_shows(tmp_path: Path) -> None:
     [shown] = [content for language, content in fences("README.md") if language == "text" and "Ready:" in content]
+    (tmp_path / "data").mkdir()  # the first start of a reader
     with server_process(tmp_path / "data") as server:
         printed = server.log.read_text(encoding="utf-8").splitlines()[-4:]
     expected = shown.replace(API, f"http://localhost:{server.port}").replace(" .data", f" {tmp_path / 'data'}")

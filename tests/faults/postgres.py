@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import asyncpg
 from server.storage.embedded.binaries import Binaries
 from server.storage.embedded.os_user import OsUser, choose_os_user
 from server.storage.embedded.process import processes_on
+from tests.prepared import prepare
 
 FAST, IMMEDIATE, KILL = signal.SIGINT, signal.SIGQUIT, signal.SIGKILL
 _TIMEOUT_S = 30.0
@@ -34,7 +34,7 @@ class OwnPostgres:
     folder: Path
     binaries: Binaries
     os_user: OsUser
-    password: str
+    password: str = "shared-by-clusters"
     keeper: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,11 +50,14 @@ class OwnPostgres:
         return self.folder / "data" / "postmaster.pid"
 
     def create(self) -> None:
+        self.os_user.chown(self.folder)
+        prepare("own-postgres", self.folder / "data", self._initdb)
+
+    def _initdb(self, data: Path) -> None:
         password_file = self.folder / "password"
         password_file.write_text(self.password)
-        self.os_user.chown(self.folder)
         options = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions", "-U", "postgres")
-        initdb = (self.binaries.path("initdb"), "-D", str(self.folder / "data"), f"--pwfile={password_file}", *options)
+        initdb = (self.binaries.path("initdb"), "-D", str(data), f"--pwfile={password_file}", *options)
         subprocess.run([*self.os_user.prefix, *initdb], check=True, stdout=subprocess.DEVNULL, timeout=_TIMEOUT_S)
 
     async def start(self) -> None:
@@ -105,7 +108,7 @@ async def own_postgres() -> AsyncIterator[OwnPostgres]:
     """Started, and gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     binaries = Binaries.find()
-    postgres = OwnPostgres(folder, binaries, choose_os_user(folder, binaries), secrets.token_urlsafe(12))
+    postgres = OwnPostgres(folder, binaries, choose_os_user(folder, binaries))
     try:
         postgres.create()
         await postgres.start()

@@ -15,7 +15,7 @@ import pytest
 
 from server.commands.moving.archive import ArchiveWriter
 from tests import tools
-from tests.faults.processes import PASSWORD, PROJECT, ServerProcess, server_process, until
+from tests.faults.processes import NO_AUTHORITIES, PASSWORD, PROJECT, ServerProcess, server_process, until
 from tests.postgres import Cluster, run
 
 ROWS = 3_000
@@ -40,7 +40,7 @@ def _launch(command: str, file: Path, data_dir: Path, **settings: str) -> "subpr
     return subprocess.Popen(
         [sys.executable, "-m", "server", command, str(file)],
         cwd=data_dir.parent,
-        env=environment | {"DATA_DIR": str(data_dir), "PYTHONPATH": str(PROJECT)} | settings,
+        env=environment | {"DATA_DIR": str(data_dir), "PYTHONPATH": str(PROJECT)} | NO_AUTHORITIES | settings,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

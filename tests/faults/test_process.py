@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.processes import PROJECT, ServerProcess, server_process, until
+from tests.faults.processes import NO_AUTHORITIES, PROJECT, ServerProcess, server_process, until
 
 
 def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path: Path, patience: float) -> None:
@@ -288,7 +288,7 @@ def _is_healthy(server: ServerProcess) -> bool:
 
 
 def _run(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", **settings}
+    environment = {"PATH": "/usr/bin:/bin"} | NO_AUTHORITIES | settings
     return subprocess.run(
         [sys.executable, "-m", "server", command],
         cwd=PROJECT,

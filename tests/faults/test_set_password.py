@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import PROJECT, ServerProcess, server_process
+from tests.faults.processes import NO_AUTHORITIES, PROJECT, ServerProcess, prepare_data, server_process
 
 COMMAND = [sys.executable, "-m", "server", "set-password"]
 EMAIL, OLD, NEW = "alice@example.com", "correct horse battery", "staple of the horse"
@@ -20,7 +20,7 @@ def set_password(data_dir: Path, email: str, typed: str, **settings: str) -> "su
     return subprocess.run(
         [*COMMAND, email],
         cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | settings,
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | NO_AUTHORITIES | settings,
         input=typed,
         capture_output=True,
         text=True,
@@ -35,7 +35,7 @@ def type_password(data_dir: Path, *lines: str) -> tuple[int, str]:
     process = subprocess.Popen(
         [*COMMAND, EMAIL],
         cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)},
+        env={"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | NO_AUTHORITIES,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -113,6 +113,6 @@ def test_a_password_is_set_beside_a_running_server_and_without_one(tmp_path: Pat
 def test_what_cannot_be_done_is_said(
     tmp_path: Path, email: str, typed: str, settings: dict[str, str], code: int, words: str
 ) -> None:
-    refused = set_password(tmp_path / "data", email, typed, **settings)
+    refused = set_password(prepare_data(tmp_path / "data"), email, typed, **settings)
     assert (refused.returncode, words in refused.stderr) == (code, True), refused.stderr
     assert len(refused.stderr.splitlines()) == 1

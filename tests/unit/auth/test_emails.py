@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.auth import emails
 from server.auth.emails import MAX_EMAIL_LENGTH, normalise_email
 from server.errors import Invalid
 
@@ -105,7 +104,7 @@ def test_the_longest_address_is_taken_and_a_longer_one_is_not() -> None:
 @pytest.mark.parametrize("text", ["a" * 100_000, "a@" + "b." * 50_000, "@" * 100_000, "a" * 250 + "@b.co"])
 def test_a_long_text_is_refused_before_any_pattern_sees_it(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """A quadratic pattern takes seconds for 100 kB."""
-    monkeypatch.setattr(emails, "validate_email", lambda *_, **__: pytest.fail("was looked at"))
+    monkeypatch.setattr("email_validator.validate_email", lambda *_, **__: pytest.fail("was looked at"))
     with pytest.raises(Invalid):
         normalise_email(text)
 
