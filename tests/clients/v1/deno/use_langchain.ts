@@ -1,4 +1,5 @@
 // LangChain: ChatOpenAI and OpenAIEmbeddings.
+import { ContextOverflowError } from "@langchain/core/errors";
 import { HumanMessage } from "@langchain/core/messages";
 import { tool } from "@langchain/core/tools";
 import { ChatOpenAI, OpenAIEmbeddings } from "@langchain/openai";
@@ -59,5 +60,6 @@ await run(ask, { streamed, tools, structured, embeddings, images }, {
   key: has(401),
   model: has(404),
   temperature: has(400),
-  length: has(400),
+  // It puts an exception of its own in place of the client's.
+  length: (error) => ContextOverflowError.isInstance(error) ? has(400)(error.cause) : undefined,
 });
