@@ -7,12 +7,13 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 DENO := DENO_DIR=$(VENV)/deno NO_COLOR=1 $(VENV)/bin/deno
 FUNCTION := supabase/functions/hf-inference
+CLIENTS := tests/clients/v1/python
 PYTEST_ARGS ?=
 CACHE ?=
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload bench-bodies lock
+.PHONY: help setup run demo test test-clients test-tools test-poolers soak check image bare bench bench-waiters bench-streams bench-overload bench-bodies lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s  %s\n", $$1, $$2 }' Makefile
@@ -27,6 +28,9 @@ demo: $(RUNTIME) ## kill a server while it works, and check that it loses nothin
 
 test: $(DEV) ## run all tests; with options: make test PYTEST_ARGS="-k journal"
 	$(PY) -m pytest -n 4 --maxschedchunk=1 $(PYTEST_ARGS)
+
+test-clients: $(DEV) ## try sixteen client libraries on /v1, and print a table (10 min)
+	@exec $(PY) -m tests.clients.v1
 
 test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, PostgreSQL 15, nginx, ffmpeg and others (Debian 12, root)
 	@exec $(PY) -m tests.tools
@@ -44,7 +48,7 @@ check: $(DEV) ## check format, lint, types, layers and pins, as CI does
 	$(PY) -m mypy
 	$(PY) $(VENV)/bin/lint-imports
 	$(PY) scripts/check_requirements.py
-	$(DENO) fmt --check --config $(FUNCTION)/deno.json $(FUNCTION) tests/clients/*.ts
+	$(DENO) fmt --check --config $(FUNCTION)/deno.json $(FUNCTION) tests/clients/*.ts tests/clients/v1/deno/*.ts
 	$(DENO) lint --config $(FUNCTION)/deno.json $(FUNCTION)
 	$(DENO) check --config $(FUNCTION)/deno.json $(FUNCTION)/index.ts $(FUNCTION)/tests
 
@@ -73,6 +77,7 @@ lock: ## pin the dependencies of pyproject.toml, with hashes (needs uv)
 	@command -v uv >/dev/null || { echo "uv resolves the pins and is missing: pipx install uv" >&2; exit 1; }
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) --extra dev pyproject.toml -o requirements-dev.txt
+	for name in current older; do $(LOCK) $(CLIENTS)/$$name.in -o $(CLIENTS)/$$name.txt || exit 1; done
 
 # A dangling interpreter link (the system's Python was replaced) counts as missing, so the setup runs again.
 $(PY):

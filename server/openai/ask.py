@@ -15,6 +15,8 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 DEFAULT_MODEL = "default"
 _DEFAULT_MODELS = frozenset({DEFAULT_MODEL, "tgi", "dummy"})
 """Names of the models that the server tries by default; huggingface_hub says `tgi` or `dummy` to any URL."""
+_URL_SCHEMES = ("http://", "https://")
+"""@huggingface/inference names the URL that it calls as its model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ def create_body(
     model_type: str, model: str, *, input_data: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     body = {"model_type": model_type, "input_data": input_data, "parameters": parameters}
-    return body if model in _DEFAULT_MODELS else body | {"model": model}
+    return body if model in _DEFAULT_MODELS or model.startswith(_URL_SCHEMES) else body | {"model": model}
 
 
 def read_fields(data: Any) -> dict[str, Any]:

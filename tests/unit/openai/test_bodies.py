@@ -34,7 +34,7 @@ def test_what_the_catalog_knows_is_handed_to_it() -> None:
     }
 
 
-@pytest.mark.parametrize("model", ["default", "tgi", "dummy"])
+@pytest.mark.parametrize("model", ["default", "tgi", "dummy", "http://localhost:3000/v1"])
 def test_some_names_stand_for_the_models_of_the_server(model: str) -> None:
     assert "model" not in read_chat({"model": model, "messages": HELLO}).create
 
