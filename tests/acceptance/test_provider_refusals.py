@@ -30,7 +30,7 @@ from tests.fakes.task_reader import read_task
 PATH = "/v1/chat/completions"
 REFUSED = "invalid_request_error"
 CONTEXT = "This model's maximum context length is 8192 tokens."
-DEADLINE_S = 3
+DEADLINE_S = 8
 """For outages, which are tried again until then."""
 KINDS = {"validation": 400, "template_error": 400, "overloaded": 429}
 MODEL_CODES = {"model_not_found", "model_not_supported"}
