@@ -55,7 +55,7 @@ async def test_a_large_answer_comes_whole_and_as_the_small_ones_are(api: Api) ->
     assert large.status == 200
     assert MAX_PAGE_BYTES // 2 < len(large.body) < MAX_PAGE_BYTES
     assert [item["input_data"]["prompt"] for item in large.json] == [LARGE] * len(large.json)
-    assert set(small.headers) == set(large.headers)
+    assert set(large.headers) - set(small.headers) == {"Vary"}  # it may be compressed
     head = await api.send("HEAD", PATH, headers=PLAIN)
     assert (head.body, head.headers["Content-Length"]) == (b"", str(len(large.body)))
     assert api.app[keys.RESPONSE_MEMORY].free == 64 * 1024 * 1024

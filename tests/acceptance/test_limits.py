@@ -39,10 +39,10 @@ async def test_beyond_the_rate_a_waiting_create_is_429(start: Start) -> None:
 def _use_up(api: Api) -> None:
     """The limit, and what is added to it within a moment."""
     limiter = api.app[keys.CREATE_LIMITER]
-    while (verdict := limiter.check(str(api.user_id))) is not None and verdict.allowed:
+    while (verdict := limiter.check(UUID(api.user_id))) is not None and verdict.allowed:
         pass
     for _ in range(3):
-        limiter.reserve(str(api.user_id))
+        limiter.reserve(UUID(api.user_id))
 
 
 async def test_beyond_the_rate_who_does_not_wait_is_queued_and_starts_later(start: Start) -> None:

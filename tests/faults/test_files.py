@@ -49,7 +49,7 @@ COUNT = "SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM p
 ALL_DUE = "UPDATE public.files SET due_at = now() - interval '1 s' WHERE state <> 'kept'"
 
 
-@pytest.mark.parametrize("sent", [1_000, 9 * MIB], ids=["at its beginning", "in the middle"])
+@pytest.mark.parametrize("sent", [MIB // 8, 9 * MIB], ids=["at its beginning", "in the middle"])
 def test_a_kill_during_an_upload_gives_back_what_was_set_aside(tmp_path: Path, database: str, sent: int) -> None:
     data_dir = tmp_path / "data"
     with server(data_dir, database, UPLOAD_QUOTA_MB="64") as process:
@@ -209,7 +209,7 @@ def test_two_servers_share_the_files(tmp_path: Path, database: str) -> None:
         assert receive(other, f"/api/files/{file['id']}") == digest_of(1)
         assert other.call("DELETE", f"/api/files/{file['id']}")[0] == 204
         until(lambda: not files_in(tmp_path / "data"))
-        upload = begin(one, 50 * MIB, 1_000)
+        upload = begin(one, 50 * MIB, MIB // 8)
         until(lambda: query(database, COUNT)[0]["count"] == 1)
         one.kill()
         upload.close()

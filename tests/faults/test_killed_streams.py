@@ -15,6 +15,9 @@ from tests.faults.audit import read_rows
 from tests.faults.processes import ServerProcess, serving
 from tests.faults.upstream import CountingUpstream, reply_to
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""aiohttp's client does not close a socket whose server is killed between accept and first byte."""
+
 READERS = 24
 LONGEST_S = 2.4
 """The longest generation: half of its text comes in the middle of that time, the rest at its end."""

@@ -11,6 +11,7 @@ import pytest
 from server.errors import Conflict, NotFound, Unavailable
 from server.files import collector
 from server.inference.events import FileChunk
+from server.inference.protocol.file_types import HEAD_BYTES
 from server.model_request import InstanceId
 from server.storage.objects import ObjectKey
 from tests.fakes.media import PNG
@@ -317,7 +318,7 @@ async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
             await has_come.wait()
 
     async def last_bytes() -> AsyncIterator[bytes]:
-        yield PNG + bytes(1000)
+        yield PNG + bytes(HEAD_BYTES)
         await desk.uploads.delete_all(desk.user)
         reaping.append(asyncio.create_task(desk.reap(later=False)))
         await is_deleted.wait()
@@ -326,7 +327,7 @@ async def test_bytes_that_come_while_their_row_goes_are_deleted_too(
     reaping: list[asyncio.Task[None]] = []
     monkeypatch.setattr(desk.objects, "delete", delete_and_wait)
     with pytest.raises(Unavailable):
-        await desk.uploads.take(desk.user, last_bytes(), declared_type="", size=2000)
+        await desk.uploads.take(desk.user, last_bytes(), declared_type="", size=2 * HEAD_BYTES)
     has_come.set()
     await asyncio.gather(*reaping)
     await desk.reap(later=False)  # as it does at once: the upload woke it
@@ -360,11 +361,11 @@ async def test_an_upload_that_fails_leaves_nothing(desk: Desk) -> None:
 
 async def test_an_upload_whose_row_was_taken_away_is_not_confirmed(desk: Desk) -> None:
     async def slow() -> AsyncIterator[bytes]:
-        yield PNG + bytes(1000)
+        yield PNG + bytes(HEAD_BYTES)
         desk.collector.arriving.clear()  # as for another instance, after this one had no lease
         await desk.reap()
         yield bytes(10)
 
     with pytest.raises(Unavailable):
-        await desk.uploads.take(desk.user, slow(), declared_type="", size=2000)
+        await desk.uploads.take(desk.user, slow(), declared_type="", size=2 * HEAD_BYTES)
     assert (desk.kept(), await desk.states()) == (set(), {})

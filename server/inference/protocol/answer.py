@@ -58,6 +58,7 @@ class Answer:
         for piece, place in self._thoughts.feed(text):
             self._clean(piece, place)
         if self._thoughts.is_past:
+            self._splits_thoughts = not self._thoughts.has_found  # else a second closing tag is text
             self._thoughts = None
 
     def add_refusal(self, text: str) -> None:

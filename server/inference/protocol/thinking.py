@@ -47,12 +47,18 @@ class ThoughtSplitter:
     def __init__(self) -> None:
         self._place = _Place.BEGINNING
         self._held = ""
+        self._has_tag = False
         self._harmony: _Harmony | None = None
 
     @property
     def is_past(self) -> bool:
         """Whether all further text is the answer, and nothing is held back."""
         return self._place is _Place.ANSWER
+
+    @property
+    def has_found(self) -> bool:
+        """Whether the text began with reasoning, perhaps an empty one."""
+        return self._harmony is not None or self._has_tag
 
     def feed(self, text: str) -> list[Piece]:
         text, self._held = self._held + text, ""
@@ -91,7 +97,7 @@ class ThoughtSplitter:
         """The text after the opening tag, or all text if there is no tag; nothing until that is known."""
         start = text.lstrip()
         if start.startswith(_OPEN):
-            self._place = _Place.OPENED
+            self._place, self._has_tag = _Place.OPENED, True
             return start.removeprefix(_OPEN)
         if start.startswith(_HARMONY):
             self._harmony = _Harmony()
@@ -100,7 +106,7 @@ class ThoughtSplitter:
             self._held = text
             return ""
         if split_at_close(text) is not None:
-            self._place = _Place.OPENED
+            self._place, self._has_tag = _Place.OPENED, True
             return start
         self._place = _Place.ANSWER
         return text

@@ -306,8 +306,16 @@ function cleanAll(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, cleanAll(item)]));
 }
 
-/** Splits thoughts at the beginning of the text from the answer, and drops blanks around them. */
+/**
+ * Splits thoughts at the beginning of the text from the answer, and drops blanks around them. Some templates have the
+ * opening tag in the prompt; then only the closing tag comes, and a tag in quotes or in a block of code is text.
+ */
 function splitThoughts(text: string): [string, string] {
-  const match = /^\s*<think>(.*?)(?:<\/think>(.*))?$/s.exec(text);
-  return match === null ? ["", text] : [(match[1] ?? "").trim(), (match[2] ?? "").trimStart()];
+  const opened = /^\s*<think>(.*?)(?:<\/think>(.*))?$/s.exec(text);
+  if (opened !== null) return [(opened[1] ?? "").trim(), (opened[2] ?? "").trimStart()];
+  const [thought = "", ...rest] = text.split("</think>");
+  const answer = rest.join("</think>");
+  const isQuoted = /[`'"]$/.test(thought) || /^[`'"]/.test(answer) || thought.split("```").length % 2 === 0;
+  const isText = rest.length === 0 || isQuoted || thought.includes("<think>");
+  return isText ? ["", text] : [thought.trim(), answer.trimStart()];
 }

@@ -102,6 +102,7 @@ def test_endless_tool_calls_are_refused() -> None:
         ("<|channel|>Ah.", None, "Ah."),
         ("<|chan", None, "<|chan"),
         ("Ah. <|channel|>no", None, "Ah. <|channel|>no"),
+        ("<think></think>Ah.</think>no", None, "Ah.</think>no"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
