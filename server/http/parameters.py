@@ -40,9 +40,12 @@ def accepts_events(request: web.Request) -> bool:
 
     Quality values count (RFC 9110, 12.5.1). At the same quality a client that names the stream gets it.
     """
+    accepted = ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower()
+    if "event-stream" not in accepted:
+        return False
     qualities: dict[str, float] = {}
-    for item in ",".join(request.headers.getall(hdrs.ACCEPT, [])).split(","):
-        media, *parameters = (part.strip().lower() for part in item.split(";"))
+    for item in accepted.split(","):
+        media, *parameters = (part.strip() for part in item.split(";"))
         matches = (_QUALITY.fullmatch(parameter) for parameter in parameters)
         quality = next((float(match[1]) for match in matches if match is not None), 1.0)
         qualities[media] = max(quality, qualities.get(media, 0.0))

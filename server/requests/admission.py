@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -128,7 +128,8 @@ class Admission:
         handed_over = False
         try:
             sent_at = time.monotonic()
-            accepted = await self._accept(replace(draft, owner=owner))
+            draft.owner = owner
+            accepted = await self._accept(draft)
             if isinstance(accepted, Replayed):
                 return _replay(accepted)
             model_request = _run_of(draft, owner, accepted, sent_at)
@@ -146,7 +147,8 @@ class Admission:
         The database counts the limits over all instances. Concurrent creates may exceed them.
         """
         ahead = await (self._find_place(draft.user_id) if delay_s <= 0 else self._find_later_place(draft.user_id))
-        accepted = await self._accept(replace(draft, delay_s=max(0.0, delay_s)))
+        draft.delay_s = max(0.0, delay_s)
+        accepted = await self._accept(draft)
         if isinstance(accepted, Replayed):
             return _replay(accepted)
         if delay_s <= 0:

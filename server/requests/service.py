@@ -136,7 +136,7 @@ class ModelRequests:
         draft = self._draft(user_id, body, key=key, deadline_s=deadline_s, is_listed=is_listed)
         require_in_place(digests, draft.input_data, draft.parameters)
         if key is not None:
-            draft = replace(draft, fingerprint=fingerprint_of(sent, digests))
+            draft.fingerprint = fingerprint_of(sent, digests)
         with contextlib.ExitStack() as undo:
             subscription = subscribe(self.subscriptions, draft.id)
             undo.enter_context(subscription)

@@ -119,7 +119,8 @@ class Answer:
         if isinstance(usage, dict):
             counted = read_usage(usage)
             if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
-                self.usage = replace(counted, details={**self.usage.details, **counted.details})
+                earlier = self.usage.details
+                self.usage = replace(counted, details={**earlier, **counted.details}) if earlier else counted
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""

@@ -7,6 +7,7 @@ from server.model_request import Usage
 
 MAX_COUNT = 2**31 - 1
 """Token counts are kept in an `integer` column."""
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _DETAILS: dict[str, dict[str, tuple[str, ...]]] = {
     "prompt_tokens_details": {
         "cached_tokens": ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"),
@@ -35,7 +36,7 @@ def read_usage(usage: Any) -> Usage:
         generated = used - prompt
     if usage.get("total_tokens") is None:
         used = add_counts(usage.get("prompt_tokens"), generated)
-    return Usage(used, generated, prompt, _read_details(usage))
+    return Usage(used, generated, prompt, {} if usage.keys() <= _COUNTS else _read_details(usage))
 
 
 def _read_details(usage: Mapping[str, Any]) -> dict[str, dict[str, int]]:
