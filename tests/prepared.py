@@ -18,8 +18,10 @@ def share(folder: Path) -> None:
 
 def prepare(name: str, target: Path, make: Callable[[Path], None]) -> None:
     """Put a copy of what `make` makes at `target`. The first caller in the test run makes it; others wait for that."""
-    [folder] = _run_folder
-    prepared = folder / "prepared" / name
+    if not _run_folder:  # outside pytest
+        make(target)
+        return
+    prepared = _run_folder[0] / "prepared" / name
     prepared.parent.mkdir(exist_ok=True)
     with prepared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
