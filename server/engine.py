@@ -21,7 +21,7 @@ from server.actors.stream_relay_table import StreamRelayTable
 from server.actors.subscriptions import Subscriptions
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
-from server.actors.workload import StopReason, Workload
+from server.actors.workload import LARGE_ROOM_BYTES, StopReason, Workload
 from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
@@ -82,7 +82,7 @@ class Engine:
         self.queue: asyncio.Queue[ModelRequest] = asyncio.Queue(maxsize=settings.concurrency)
         self.slots = Slots(settings.concurrency, limit=lambda: upstream.breaker.limit)
         self.backlog = Backlog()
-        self.workload = Workload()
+        self.workload = Workload(max(LARGE_ROOM_BYTES, 2 * settings.max_body_mb * 1024 * 1024))
         self.lease = Lease(instance_id)
         self._connections = _connections_to(database)
 

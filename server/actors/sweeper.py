@@ -124,7 +124,13 @@ class Sweeper:
         while not self.is_stopped and (reserved := self._slots.reserve(_CLAIM_BATCH)):
             mark = self._backlog.mark()
             rows = await self._fill(
-                reserved, "claim_pending", self._lease.instance_id, reserved, self._last_user, QUARANTINE_ATTEMPTS
+                reserved,
+                "claim_pending",
+                self._lease.instance_id,
+                reserved,
+                self._last_user,
+                QUARANTINE_ATTEMPTS,
+                self._workload.large_room,
             )
             if not rows and self._last_user == _BEFORE_ALL_USERS:
                 self._backlog.found_empty(mark)

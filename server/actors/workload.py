@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server.model_request import ModelRequest, RequestId, Usage
+from server.model_request import ModelRequest, RequestId, RequestSpec, Usage
 from server.transcript import Transcript
 
 
@@ -29,10 +29,23 @@ class Running:
     """The counts so far, for an outcome that is not upstream's."""
 
 
+LARGE_BYTES = 64 * 1024
+"""Smaller requests are not counted. The number is also in `accept_requests`."""
+LARGE_ROOM_BYTES = 48 * 1024 * 1024
+"""Input and parameters of all large requests that run here. A run holds about three copies of them."""
+
+
+def large_bytes(spec: RequestSpec) -> int:
+    """The bytes that a request takes of `Workload.large_room`: 0 for a small one."""
+    size = len(spec.input_data) + len(spec.parameters)
+    return size if size > LARGE_BYTES else 0
+
+
 @dataclass(slots=True)
 class Workload:
-    """Every model request that holds a slot here."""
+    """Every model request that holds a slot here. `large_room` are the bytes of large requests that may still start."""
 
+    large_room: int = LARGE_ROOM_BYTES
     _running: dict[RequestId, Running] = field(default_factory=dict)
     _stops_all: StopReason | None = None
 
@@ -43,7 +56,10 @@ class Workload:
         return request_id in self._running
 
     def add(self, model_request: ModelRequest) -> Running:
+        if (earlier := self._running.get(model_request.id)) is not None:
+            self.remove(earlier)
         running = self._running[model_request.id] = Running(model_request, stop_reason=self._stops_all)
+        self.large_room -= large_bytes(model_request)
         return running
 
     def get(self, request_id: RequestId) -> Running | None:
@@ -57,6 +73,7 @@ class Workload:
     def remove(self, running: Running) -> None:
         if self._running.get(running.model_request.id) is running:
             del self._running[running.model_request.id]
+            self.large_room += large_bytes(running.model_request)
 
     def claims(self) -> list[tuple[RequestId, int]]:
         """Id and epoch of each request, for the heartbeat to compare with the database."""

@@ -16,7 +16,7 @@ from server.actors.feeds import Feeds
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
 from server.actors.subscription import View
-from server.actors.workload import Workload
+from server.actors.workload import Workload, large_bytes
 from server.actors.writes import Accepted, NewRequest, Replayed
 from server.errors import KeyReused, RateLimited, Unauthenticated, Unavailable
 from server.lifecycle import Lifecycle
@@ -120,12 +120,15 @@ class Admission:
         `KeyReused`, and `Unauthenticated` when the account is gone.
         """
         self.require_chance(draft.user_id)
-        starts_now = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and self._slots.reserve() == 1
+        has_memory = not (large := large_bytes(draft)) or large <= self._workload.large_room
+        is_first = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and has_memory
+        starts_now = is_first and self._slots.reserve() == 1
         return await (self._start(draft) if starts_now else self._store_pending(draft, delay_s))
 
     async def _start(self, draft: NewRequest) -> Admitted:
-        owner = self._lease.instance_id
+        owner, large = self._lease.instance_id, large_bytes(draft)
         handed_over = False
+        self._workload.large_room -= large
         try:
             sent_at = time.monotonic()
             draft.owner = owner
@@ -136,8 +139,10 @@ class Admission:
             self._workload.add(model_request)
             self._queue.put_nowait(model_request)
             handed_over = True
-            return Admitted(draft.id, View(Status.PROCESSING, model_request.epoch, render_running(model_request)))
+            body = None if large else render_running(model_request)
+            return Admitted(draft.id, View(Status.PROCESSING, model_request.epoch, body))
         finally:
+            self._workload.large_room += large  # the workload counts it by now
             if not handed_over:
                 self._slots.release()
 
@@ -154,9 +159,11 @@ class Admission:
         if delay_s <= 0:
             self._backlog.hint()
             self._on_waiting()
-        body = render_pending(
-            draft, created_at=accepted.created_at, deadline_at=accepted.deadline_at, queue_position=ahead
-        )
+        body = None
+        if not large_bytes(draft):  # whoever waits for a large one reads it again
+            body = render_pending(
+                draft, created_at=accepted.created_at, deadline_at=accepted.deadline_at, queue_position=ahead
+            )
         view = View(Status.PENDING, 0, body)
         self._feeds.notify(draft.user_id, draft.id, view)
         return Admitted(draft.id, view)

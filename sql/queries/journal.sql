@@ -22,7 +22,7 @@ WITH incoming AS MATERIALIZED (
 )
 INSERT INTO public.model_requests (
     id, user_id, status, model_type, model, input_data, parameters,
-    owner, epoch, attempt, started_at, run_at, deadline_at
+    owner, epoch, attempt, started_at, run_at, deadline_at, large_bytes
 )
 SELECT
     id,
@@ -37,7 +37,9 @@ SELECT
     CASE WHEN owner IS NULL THEN 0 ELSE 1 END,
     CASE WHEN owner IS NULL THEN NULL ELSE now() END,
     now() + make_interval(secs => delay_s),
-    now() + make_interval(secs => delay_s + deadline_s)
+    now() + make_interval(secs => delay_s + deadline_s),
+    CASE WHEN pg_column_size(input_data) + pg_column_size(parameters) > 65536
+        THEN pg_column_size(input_data) + pg_column_size(parameters) END
 FROM incoming
 WHERE key IS NULL OR id IN (SELECT request_id FROM won)
 ORDER BY id

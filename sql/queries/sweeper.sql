@@ -6,6 +6,7 @@ extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left
 
 -- name: claim_pending
 -- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the waiting users (those after $3 first), each gives its oldest rows.
+-- Of large rows only the first ones are claimed that have $5 bytes together.
 WITH RECURSIVE waiting AS (
     (
         SELECT user_id, 1 AS ordinal
@@ -28,10 +29,10 @@ WITH RECURSIVE waiting AS (
 ), share AS (
     SELECT greatest(1, $2 / greatest(1, count(*)))::bigint AS each FROM waiting
 ), picked AS MATERIALIZED (
-    SELECT oldest.id
+    SELECT oldest.id, oldest.large_bytes
     FROM waiting
     CROSS JOIN LATERAL (
-        SELECT row.id
+        SELECT row.id, row.large_bytes
         FROM public.model_requests AS row
         WHERE row.status = 'pending'
             AND row.user_id = waiting.user_id
@@ -43,6 +44,8 @@ WITH RECURSIVE waiting AS (
         FOR UPDATE SKIP LOCKED
     ) AS oldest
     LIMIT $2
+), fitting AS (
+    SELECT id, large_bytes, sum(large_bytes) OVER (ORDER BY id) AS large_so_far FROM picked
 )
 UPDATE public.model_requests AS row
 SET status = 'processing',
@@ -50,8 +53,8 @@ SET status = 'processing',
     epoch = row.epoch + 1,
     attempt = row.attempt + 1,
     started_at = clock_timestamp()
-FROM picked
-WHERE row.id = picked.id
+FROM fitting
+WHERE row.id = fitting.id AND (fitting.large_bytes IS NULL OR fitting.large_so_far <= $5)
 RETURNING @claimed_columns;
 
 -- name: claim_quarantined

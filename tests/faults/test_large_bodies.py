@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from tests.faults.test_file_memory import Growth
 from tests.faults.test_files import ALL_DUE, files_in, query
 
 AT_ONCE, MAX_GROWTH_MIB_EACH, WARM_UP_MIB = 6, 3, 12
+TEXTS, TEXT_BYTES, MAX_GROWTH_OF_TEXTS_MIB = 20, 8 * MIB, 260
 PHOTO = PNG + Random(1).randbytes(15_700_000)  # noqa: S311 - the same in every run
 URL = f"data:image/png;base64,{b64encode(PHOTO).decode()}"
 SILENT = Answer(is_silent=True, end=End.STALL)
@@ -79,6 +81,28 @@ async def test_bodies_of_20_mb_in_flight_take_less_than_3_mb_each(tmp_path: Path
         print(f"{AT_ONCE} bodies of {len(BODY) / MIB:.1f} MiB at once: memory grew by {growth.mib:.1f} MiB")
         assert growth.mib < AT_ONCE * MAX_GROWTH_MIB_EACH + WARM_UP_MIB
     assert sent(upstream) == [True] * AT_ONCE
+
+
+@pytest.mark.timeout(180)
+async def test_large_texts_wait_for_memory_and_all_are_answered(tmp_path: Path, database: str) -> None:
+    body = {"model_type": "text2text", "input_data": {"prompt": "lorem ipsum " * (TEXT_BYTES // 12)}}
+
+    def create_all(process: ServerProcess) -> list[str]:
+        created = [process.call("POST", "/api/requests", body, Prefer="respond-async") for _ in range(TEXTS)]
+        assert [status for status, _ in created] == [202] * TEXTS
+        return [item["id"] for _, item in created]
+
+    settings = {"DATABASE_URL": database, "TEXT_MODELS": "org/m", "RATE_LIMIT_PER_MINUTE": "0"}
+    async with (
+        FakeHuggingFace(default=lambda _: replace(chat_answer("Read."), delay_s=5.0)) as upstream,
+        serving(tmp_path / "data", HF_BASE_URL=upstream.url, **settings) as process,
+    ):
+        with Growth(process) as growth:
+            ids = await asyncio.to_thread(create_all, process)
+            rows = "SELECT count(*) FROM public.model_requests WHERE status = 'completed'"
+            await asyncio.to_thread(until, lambda: query(database, rows)[0][0] == len(ids), timeout_s=100)
+        print(f"{TEXTS} texts of {TEXT_BYTES / MIB:.0f} MiB: memory grew by {growth.mib:.0f} MiB")
+        assert growth.mib < MAX_GROWTH_OF_TEXTS_MIB
 
 
 @pytest.mark.timeout(180)

@@ -23,8 +23,10 @@ async def connection(any_database: str) -> AsyncIterator["asyncpg.Connection[Any
         yield connection
 
 
-async def _claim(connection: "asyncpg.Connection[Any]", count: int, *, after: UUID = FIRST) -> dict[RequestId, UserId]:
-    rows = await connection.fetch(statements()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS)
+async def _claim(
+    connection: "asyncpg.Connection[Any]", count: int, *, after: UUID = FIRST, room: int = 0
+) -> dict[RequestId, UserId]:
+    rows = await connection.fetch(statements()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS, room)
     return {row["id"]: row["user_id"] for row in rows}
 
 
@@ -64,6 +66,18 @@ async def test_more_users_than_slots_get_one_each(connection: "asyncpg.Connectio
     for user_id in users:
         await _add(connection, user_id, 3)
     assert Counter((await _claim(connection, 5)).values()) == dict.fromkeys(users[:5], 1)
+
+
+async def test_a_claim_takes_only_the_large_rows_that_there_is_memory_for(
+    connection: "asyncpg.Connection[Any]",
+) -> None:
+    one, two = await add_users(connection, 2)
+    of_one, of_two = await _add(connection, one, 3), await _add(connection, two, 2)
+    large = [of_one[0], of_one[2], of_two[0]]
+    await connection.execute("UPDATE public.model_requests SET large_bytes = 100 WHERE id = ANY($1)", large)
+    assert set(await _claim(connection, 10, room=99)) == {of_one[1], of_two[1]}
+    assert set(await _claim(connection, 10, room=299)) == {of_one[0], of_one[2]}
+    assert set(await _claim(connection, 10, room=100)) == {of_two[0]}
 
 
 async def test_a_claim_never_takes_more_than_asked_for(connection: "asyncpg.Connection[Any]") -> None:

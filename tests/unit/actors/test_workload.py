@@ -1,6 +1,7 @@
 """The workload: what is held, what can be stopped, and when nothing is left."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -105,3 +106,16 @@ def test_what_comes_after_everything_was_stopped_is_stopped_from_the_start() -> 
     workload = Workload()
     workload.stop_all(StopReason.SHUTDOWN)
     assert workload.add(model_request()).stop_reason is StopReason.SHUTDOWN
+
+
+def test_large_requests_take_room_while_they_are_held() -> None:
+    workload = Workload(large_room=1_000_000)
+    large = replace(model_request(), input_data=b"x" * 100_000, parameters=b"{}")
+    running = workload.add(large)
+    workload.add(model_request())
+    assert workload.large_room == 1_000_000 - 100_002
+    adopted = workload.add(replace(large, epoch=2))
+    workload.remove(running)
+    assert workload.large_room == 1_000_000 - 100_002
+    workload.remove(adopted)
+    assert workload.large_room == 1_000_000

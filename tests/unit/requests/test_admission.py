@@ -57,6 +57,27 @@ def _no_lease(desk: Desk) -> None:
     desk.lease.replace()
 
 
+async def test_a_large_request_waits_without_memory_and_small_ones_start() -> None:
+    desk = Desk()
+    desk.fill_backlog(everyone=0, own=0)
+    desk.slots.capacity = 2
+    desk.workload.large_room = 250_000
+    large = draft(input_data=b'{"prompt":"%b"}' % (b"x" * 100_000))
+    first = await desk.admission.admit(large)
+    assert first.view is not None
+    assert (first.view.status, first.view.body) == (Status.PROCESSING, None)
+    assert desk.workload.large_room == 250_000 - len(large.input_data) - len(large.parameters)
+    desk.workload.large_room = 100_000
+    second = await desk.admission.admit(draft(input_data=large.input_data))
+    assert second.view is not None
+    assert (second.view.status, second.view.body) == (Status.PENDING, None)
+    desk.backlog.found_empty(desk.backlog.mark())
+    third = await desk.admission.admit(draft())
+    assert third.view is not None
+    assert third.view.status is Status.PROCESSING
+    assert desk.workload.large_room == 100_000
+
+
 @pytest.mark.parametrize("obstacle", [_no_slot, _others_wait, _no_lease])
 async def test_with_an_obstacle_a_request_waits_and_says_how_many_are_before_it(
     obstacle: Callable[[Desk], None],
