@@ -19,6 +19,7 @@ from server.engine import Engine
 from server.http import keys
 from server.http.server import Runner
 from server.settings import Settings
+from server.storage import reader as storage_reader
 from tests.fakes.event_source import EventSource
 from tests.signals import until
 
@@ -116,6 +117,12 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash at its full cost takes a fifth of a test. Its cost has tests of its own, as have whole processes."""
     monkeypatch.setattr(passwords, "MEMORY_KIB", 64)
     monkeypatch.setattr(passwords, "TIME_COST", 1)
+
+
+@pytest.fixture(autouse=True)
+def _patient_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other tests is no outage. Those of the database are tested on real processes."""
+    monkeypatch.setattr(storage_reader, "ACQUIRE_TIMEOUT_S", 20.0)
 
 
 async def _first_look(engine: Engine) -> None:

@@ -36,7 +36,14 @@ LONG_STREAM_PAUSE_S = 0.02
 LOADING_S = 2.0
 _MAX_LOADING = 1000
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
-_MEDIA = {"image_url": "(an image)", "input_audio": "(a recording)", "file": "(a file)"}
+_TEXTS = frozenset({"text", "refusal"})
+_MEDIA = {
+    "image_url": "(an image)",
+    "input_audio": "(a recording)",
+    "audio_url": "(a recording)",
+    "video_url": "(a film)",
+    "file": "(a file)",
+}
 """Texts that are quoted for parts of a message without text."""
 _WORD = re.compile(r"\s*\S+")
 _CUT = "The answer was cut off before its end; the part that arrived is kept."
@@ -132,7 +139,9 @@ def _prompt_of(call: Call) -> str:
     content = call.input_data["messages"][-1].get("content") or ""
     if isinstance(content, str):
         return content
-    return " ".join(part["text"] if part["type"] == "text" else _MEDIA[part["type"]] for part in content)
+    return " ".join(
+        part["text"] if part["type"] == "text" else _MEDIA.get(part["type"], "(a part)") for part in content
+    )
 
 
 def _text(call: Call, prompt: str, model: str, script: _Script) -> Iterator[Event]:

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -61,8 +60,9 @@ async def try_all(clients: dict[Client, Path], wanted: str) -> bool:
         are_good = True
         for title, server, names, check in tables:
             some = [name for name in names if wanted in name]
-            target = Target(f"http://127.0.0.1:{server.port}/v1", server.token, some, check)
-            are_good &= show(title, some, await rows_of(clients, target))
+            url = f"http://127.0.0.1:{server.port}/v1"
+            target = Target(url, server.token, some, check, is_offline=server is offline)
+            are_good &= show(title, target, await rows_of(clients, target))
     return are_good
 
 
@@ -77,15 +77,17 @@ async def rows_of(clients: dict[Client, Path], target: Target) -> dict[Client, R
     return dict(zip(clients, rows, strict=True))
 
 
-def show(title: str, names: Sequence[str], rows: dict[Client, Row]) -> bool:
+def show(title: str, target: Target, rows: dict[Client, Row]) -> bool:
     """Print one table, then its faults and reasons; returns whether there was no fault."""
+    names = target.scenarios
+    reasons = {client: client.reasons_at(is_offline=target.is_offline) for client in rows}
     print(f"\n{title}\n{'':{WIDTH}}" + "".join(f"{name:12}" for name in names))
     for client, row in rows.items():
-        cells = ["-" if name in client.reasons else "FAILS" if row[name] else "ok" for name in names]
+        cells = ["-" if name in reasons[client] else "FAILS" if row[name] else "ok" for name in names]
         print(f"{client.name + ' ' + client.version:{WIDTH}}" + "".join(f"{cell:12}" for cell in cells))
     for client in rows:
-        for name in client.reasons.keys() & set(names):
-            print(f"-  {client.name}, {name}: {client.reasons[name]}")
+        for name in reasons[client].keys() & set(names):
+            print(f"-  {client.name}, {name}: {reasons[client][name]}")
     faults = [(client, name, fault) for client, row in rows.items() for name, fault in row.items() if fault]
     for client, name, fault in faults:
         print(f"\n{client.name}, {name}: {fault[-600:]}")

@@ -36,11 +36,13 @@ class Target:
     key: str
     scenarios: Sequence[str]
     check: Check
+    is_offline: bool = False
 
 
 async def run(client: Client, target: Target, python: Path) -> dict[str, str | None]:
     """The fault of each scenario that the client has, None for a good one. `python` is for scripts in Python."""
-    wanted = [name for name in target.scenarios if name not in client.reasons]
+    reasons = client.reasons_at(is_offline=target.is_offline)
+    wanted = [name for name in target.scenarios if name not in reasons]
     if not wanted:
         return {}
     lines, problems = await _run_script(

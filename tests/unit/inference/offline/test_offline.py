@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from server.catalog import MODEL_TYPES, OFFLINE_MODELS, ModelType
+from server.catalog.chat_parts import PARTS
 from server.inference.events import Call, Delta, FileChunk, GenerationFailed, InputFile, Segment, Started, Task
 from server.inference.offline import INTRODUCTION, LONG_STREAM_WORDS, Offline
 from server.inference.offline.sample_files import NOTE
@@ -333,6 +334,13 @@ async def test_images_in_a_conversation_are_noticed() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "image_url", "image_url": {"url": STORED}}]
     events, _ = await run(None, input_data={"messages": [{"role": "user", "content": parts}]})
     assert '"What is (an image)"' in events[-1].output_data["output"]
+
+
+@pytest.mark.parametrize("kind", sorted(PARTS))
+async def test_every_kind_of_part_is_quoted(kind: str) -> None:
+    part = {"type": kind, kind: "words" if kind in {"text", "refusal"} else {}}
+    events, _ = await run(None, input_data={"messages": [{"role": "user", "content": [part]}]})
+    assert isinstance(events[-1], Completed)
 
 
 async def test_an_unknown_model_is_refused_for_good() -> None:
