@@ -37,13 +37,21 @@ class WantedCall(Described):
     extra_content: dict[str, Any] | None = Field(None, description="Send it back with the call in the next turn.")
 
 
+class OutputFile(Described):
+    model_config = ConfigDict(extra="allow")
+
+    content_type: str
+    size: int
+
+
 class ChatOutput(TextOutput):
-    """The answer, with the model's reasoning and its tool calls."""
+    """The answer, with the model's reasoning, its tool calls and its images."""
 
     finish_reason: str | None = None
     reasoning: str | None = None
     refused: bool | None = Field(None, description="True: the output is the model's refusal to answer.")
     tool_calls: list[WantedCall] | None = None
+    files: list[OutputFile] | None = Field(None, description="The images of the answer.")
     logprobs: dict[str, Any] | None = Field(None, description="The tokens and their probabilities, if asked for.")
     partial: bool | None = Field(None, description="True: the answer is incomplete.")
 
@@ -149,13 +157,6 @@ class ObjectsOutput(Output):
     """Objects, the best score first. Boxes are in pixels from the upper left corner."""
 
     objects: list[FoundObject]
-
-
-class OutputFile(Described):
-    model_config = ConfigDict(extra="allow")
-
-    content_type: str
-    size: int
 
 
 class FilesOutput(Output):

@@ -1,6 +1,6 @@
 """Chat completions: from the body to a create, and from the final model request to the response."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +86,7 @@ def _unite_limits(fields: dict[str, Any]) -> str:
 
 
 def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """The `chat.completion` of a completed request."""
+    """The `chat.completion` of a completed request; `images` of the outcome are URLs."""
     output = outcome["output_data"]
     calls = tool_calls_of(request_id, output)
     message: dict[str, Any] = {"role": "assistant", "content": output["output"] or (None if calls else "")}
@@ -96,6 +96,8 @@ def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
+    if images := outcome.get("images"):
+        message["images"] = image_parts(images)
     choice = {
         "index": 0,
         "message": message,
@@ -110,6 +112,11 @@ def completion(request_id: UUID, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "choices": [choice],
         "usage": usage_of(outcome),
     }
+
+
+def image_parts(urls: Sequence[str]) -> list[dict[str, Any]]:
+    """Images in an answer as OpenRouter and LiteLLM have them: OpenAI's own protocol has none."""
+    return [{"type": "image_url", "index": index, "image_url": {"url": url}} for index, url in enumerate(urls)]
 
 
 def completion_id(request_id: UUID) -> str:

@@ -1,6 +1,6 @@
 """The events of a model request, encoded as the chunks of a chat completion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import orjson
 from server.encoding import dumps_line
 from server.errors import Problem, Unavailable
 from server.inference.events import REFUSAL, Segment
-from server.openai.chat import completion_id, finish_reason_of, tool_call_id
+from server.openai.chat import completion_id, finish_reason_of, image_parts, tool_call_id
 from server.openai.outcome import RETRY_AFTER_S, created_of, problem_of, usage_of
 from server.openai.refusals import error_event
 from server.transcript import EventValue, Final, Part, Reset
@@ -34,6 +34,8 @@ class Chunks:
         self.has_begun = False
         """Whether any bytes were returned. Until then an error can be the whole response."""
         self.is_over = False
+        self.images: Sequence[str] = ()
+        """URLs of the images, to be set before the last event."""
 
     def _head_of(self, request_id: UUID) -> dict[str, Any]:
         return {
@@ -91,8 +93,9 @@ class Chunks:
         self.is_over = True
         self.model = outcome["model"] or self.model
         output = outcome["output_data"]
+        last = self._chunk({"images": image_parts(self.images)}) if self.images else b""
         # The deltas have no probabilities of their own: clients join them over all chunks.
-        last = self._chunk({}, finish_reason_of(output), output.get("logprobs"))
+        last += self._chunk({}, finish_reason_of(output), output.get("logprobs"))
         if self._wants_usage:
             last += self._event({"choices": [], "usage": usage_of(outcome)})
         return last + _DONE

@@ -115,6 +115,7 @@ class CompletionMessage(Described):
     refusal: str = Field(default="", description="In place of the content, if the model refuses to answer.")
     reasoning_content: str = ""
     tool_calls: list[dict[str, Any]] = Field(default=[])
+    images: list[dict[str, Any]] = Field(default=[], description="Images that the model made, as `data:` URLs.")
 
 
 class CompletionChoice(Described):

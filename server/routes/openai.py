@@ -7,7 +7,7 @@ A client with an `Idempotency-Key` may disconnect: it can send the same request 
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from server.http import keys
 from server.http.bodies import parse_json_cleaned
 from server.http.create_bodies import open_create_body
 from server.http.disconnects import LEFT, ClientLeft, while_connected
+from server.http.inline_files import inline_images
 from server.http.marks import refused_under_overload
 from server.http.responses import json_response, link_to
 from server.http.sse import EventStream
@@ -38,6 +39,7 @@ from server.openapi import parts
 from server.openapi.operation import Operation, Route
 from server.requests.service import Created
 from server.requests.stream import RequestStream
+from server.transcript import Final
 
 HOLD_S = 4.0
 """A stream without an event for this time begins with a comment; a later failure is an event, not an HTTP status."""
@@ -217,6 +219,7 @@ async def _reply(
     if (problem := problem_of(outcome)) is not None:
         raise problem
     outcome["model"] = outcome["model"] or created.model or asked  # a server with one model may not report its name
+    outcome["images"] = await inline_images(request, waiter.request_id, outcome)
     return json_response(render(waiter.request_id, outcome), headers=headers)
 
 
@@ -255,8 +258,9 @@ async def _stream(
 ) -> web.StreamResponse:
     """The answer in chunks. The response begins with the first chunk, so that an earlier failure has an HTTP status."""
     stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription)
+    find_images = functools.partial(inline_images, request, subscription.request_id)
     try:
-        async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks)) as pieces:
+        async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks, find_images)) as pieces:
             await stream.open()
             first = await anext(pieces)
             return await EventStream(request, headers=headers).send(_from(first, pieces))
@@ -267,12 +271,16 @@ async def _stream(
             await _cancel(request, subscription.request_id)
 
 
-async def _pieces(stream: RequestStream, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+async def _pieces(
+    stream: RequestStream, chunks: Chunks, find_images: Callable[[Mapping[str, Any]], Awaitable[list[str]]]
+) -> AsyncGenerator[bytes, None]:
     """The bytes to write. Raises the `Problem` that ends the request before the first byte."""
     try:
         async with contextlib.aclosing(stream.batches(heartbeat_s=HOLD_S, has_states=False)) as batches:
             async for batch in batches:
                 chunks.model = stream.model or chunks.model
+                if batch and isinstance(final := batch[-1].value, Final) and b'"files":' in final.body:
+                    chunks.images = await find_images(orjson.loads(final.body))
                 if data := b"".join(chunks.encode(event.value) for event in batch):
                     yield data
                 elif not batch:

@@ -1,13 +1,15 @@
-"""The answer as it grows: text, reasoning, tool calls and usage of the first choice."""
+"""The answer as it grows: text, reasoning, tool calls, images and usage of the first choice."""
 
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import orjson
 
 from server.inference.events import REFUSAL, Delta, Segment
+from server.inference.protocol.media import MAX_FILES, InlineFile, find_files
 from server.inference.protocol.texts import Cleaner, clean, clean_all
 from server.inference.protocol.thinking import ThoughtSplitter, split_at_close
 from server.inference.protocol.tool_calls import ToolCalls
@@ -33,12 +35,17 @@ class Answer:
         self.usage = NO_USAGE
         self.finish_reason: str | None = None
         self.tool_calls = ToolCalls()
+        self.images: list[InlineFile] = []
+        """Images that were not taken yet."""
+        self.addresses: dict[str, None] = {}
+        """Addresses of further images, in their order."""
         self.has_text = False
         self.size = 0
-        """Characters of text and of arguments, and bytes of probabilities."""
+        """Characters of text and of arguments, and bytes of probabilities and images."""
         self._logprobs: dict[str, list[bytes]] = {}
         self._is_refusal = False
         self._fresh: list[Delta] = []
+        self._seen: set[bytes] = set()
         self._texts: dict[Segment, list[str]] = {segment: [] for segment in (Segment.OUTPUT, Segment.REASONING)}
         self._cleaners = {segment: Cleaner() for segment in self._texts}
         self._splits_thoughts = splits_thoughts
@@ -46,7 +53,7 @@ class Answer:
 
     @property
     def is_empty(self) -> bool:
-        return not self.has_text and not self.tool_calls
+        return not (self.has_text or self.tool_calls or self._seen or self.addresses)
 
     def add(self, text: str, segment: Segment = Segment.OUTPUT) -> None:
         if not text:
@@ -71,6 +78,18 @@ class Answer:
         deltas = list(self.tool_calls.add(pieces))
         self.size += sum(len(delta.text) for delta in deltas)
         self._fresh += deltas
+
+    def add_images(self, images: Any) -> None:
+        """Add images in base64 or at addresses: the first `MAX_FILES`, each once. Raises `Unintelligible`."""
+        for image in find_files(images):
+            if len(self._seen) + len(self.addresses) == MAX_FILES:
+                return
+            if isinstance(image, str):
+                self.addresses[image] = None
+            elif (digest := sha256(image.data).digest()) not in self._seen:
+                self._seen.add(digest)
+                self.size += len(image.data)
+                self.images.append(image)
 
     def add_logprobs(self, given: Any) -> None:
         """Join the lists of the tokens' probabilities: `content` of a chat, several lists of a completion.

@@ -1,21 +1,23 @@
 """Calls as HTTP requests, without the token, and the readers of their answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from server.inference.events import Call, Task
 from server.inference.protocol.addresses import HF_INFERENCE, ROUTER_URL, api_root, is_router, provider_of
 from server.inference.protocol.batches import ask_in_batches, is_list
 from server.inference.protocol.chat import build_chat, build_generation, post_text
-from server.inference.protocol.exchange import AnswerReader, OpenReader
+from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader
 from server.inference.protocol.faults import read_refusal
 from server.inference.protocol.forms import KnownForms, ask_in_known_form
 from server.inference.protocol.native_id_reader import open_lookup
 from server.inference.protocol.native_ids import build_lookup
 from server.inference.protocol.pipelines import build_own, build_pipeline
 from server.inference.protocol.providers import serves
-from server.inference.protocol.result_reader import Exchange, open_with
+from server.inference.protocol.result_reader import Exchange, fetch_files, open_with
 from server.inference.protocol.text_response_reader import Judge, TextResponseReader
 from server.inference.protocol.wire import BadModel, WireRequest, unknown_way
+from server.model_request import Completed
 
 _TEXT_TASKS = frozenset({Task.CHAT_COMPLETION, Task.TEXT_GENERATION})
 NO_SUCH_MODEL = "ai-sdk-server/no-such-model"
@@ -73,14 +75,17 @@ def build_probe(base_url: str) -> WireRequest:
 
 def reader_for(call: Call, model: str | None, *, judge: Judge = read_refusal, base_url: str = ROUTER_URL) -> OpenReader:
     """Opens the reader of the answer to the request that `build` made for the same call."""
+    exchange = Exchange(call, model, base_url, judge)
     if call.task not in _TEXT_TASKS:
-        exchange = Exchange(call, model, base_url, judge)
         provider = _provider(model, base_url)
         return open_with(exchange) if provider == HF_INFERENCE else open_lookup(exchange, provider)
 
     def open_reader(status: int, headers: Mapping[str, str]) -> AnswerReader:
         is_chat = call.task is Task.CHAT_COMPLETION
-        return TextResponseReader(status, headers, model=model, judge=judge, splits_thoughts=is_chat)
+        return TextResponseReader(status, headers, model=model, judge=judge, splits_thoughts=is_chat, fetch=fetch)
+
+    def fetch(told: Completed, number: int, addresses: tuple[str, ...]) -> FollowUp:
+        return fetch_files(replace(exchange, told=told), number, addresses)
 
     return open_reader
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from server.encoding import decode_base64
+from server.inference.events import FileChunk
 from server.inference.protocol.file_types import sniff
 from server.inference.protocol.providers import PROVIDERS
 from server.inference.protocol.texts import Unintelligible
@@ -61,6 +62,12 @@ def read_base64(text: Any, *, content_type: str = "") -> InlineFile:
     if media_type is None or not data:
         raise Unintelligible
     return InlineFile(data, media_type)
+
+
+def in_chunks(data: bytes, number: int, content_type: str) -> Iterator[FileChunk]:
+    """A part of file `number`, in chunks of at most `MAX_CHUNK_BYTES`."""
+    for start in range(0, len(data), MAX_CHUNK_BYTES):
+        yield FileChunk(data[start : start + MAX_CHUNK_BYTES], number, content_type)
 
 
 def find_files(document: Any) -> list[InlineFile | str]:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
-from server.inference.events import Call, Delta, FileChunk, Started, Task
+from server.inference.events import Call, Delta, Started, Task
 from server.inference.protocol.exchange import AnswerReader, FollowUp, OpenReader, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_reported
 from server.inference.protocol.jobs import FIRST_PAUSE_S, MAX_PAUSE_S, PAUSE_GROWTH, JobFailed, find_poll, get
-from server.inference.protocol.media import DETECTED_BYTES, MAX_CHUNK_BYTES, detect, find_files, media_type_of
+from server.inference.protocol.media import DETECTED_BYTES, detect, find_files, in_chunks, media_type_of
 from server.inference.protocol.results import Result, read_result
 from server.inference.protocol.text_response_reader import (
     BLANK,
@@ -47,7 +47,8 @@ class Exchange:
     """The state that all readers of one call share.
 
     `asked` is the current request if a repetition is free: a poll or a download. `misses` is the number of its failures
-    in a row. `first_file` and `more_files`: the number of the current file, and the addresses of the next ones.
+    in a row. `first_file` and `more_files`: the number of the current file, and the addresses of the next ones. `told`
+    is the answer that lacks only these files.
     """
 
     call: Call
@@ -61,6 +62,7 @@ class Exchange:
     misses: int = 0
     first_file: int = 0
     more_files: tuple[str, ...] = ()
+    told: Completed | None = None
 
 
 class _Form(Enum):
@@ -74,6 +76,16 @@ def open_with(exchange: Exchange) -> OpenReader:
         return ResultReader(exchange, status, headers)
 
     return open_reader
+
+
+def fetch_files(exchange: Exchange, number: int, addresses: tuple[str, ...]) -> FollowUp:
+    """The request for file `number` at the first address, and then for the others.
+
+    Raises `Unintelligible` for an invalid address.
+    """
+    wire = get(addresses[0], exchange.base_url)
+    download = replace(exchange, asked=wire, is_download=True, misses=0, first_file=number, more_files=addresses[1:])
+    return FollowUp(wire, open_with(download))
 
 
 class ResultReader:
@@ -92,7 +104,7 @@ class ResultReader:
         self._size = 0
         self._media_type = ""
         self._error: UpstreamError | None = None
-        self._has_started = exchange.first_file > 0
+        self._has_started = exchange.first_file > 0 or exchange.told is not None
 
     @property
     def is_over(self) -> bool:
@@ -138,7 +150,7 @@ class ResultReader:
         """Decide between file and document by the first bytes, since the declared type may be wrong."""
         if len(self._body) < DETECTED_BYTES and not is_whole:
             return []
-        wanted = FILE_TASKS.get(self._exchange.call.task)
+        wanted = FILE_TASKS.get(self._exchange.call.task, "image/" if self._exchange.is_download else None)
         head = bytes(self._body[:DETECTED_BYTES])
         found = detect(head)
         if found is None and head.lstrip(BLANK)[:1] not in (b"", b"{", b"[", b"<", b'"'):
@@ -152,8 +164,7 @@ class ResultReader:
 
     def _hand_on(self, data: bytes, number: int, media_type: str) -> Iterator[Progress]:
         yield from self._start()
-        for start in range(0, len(data), MAX_CHUNK_BYTES):
-            yield FileChunk(data[start : start + MAX_CHUNK_BYTES], number, media_type)
+        yield from in_chunks(data, number, media_type)
 
     def _start(self) -> Iterator[Started]:
         if not self._has_started:
@@ -164,7 +175,7 @@ class ResultReader:
         if error is not None:
             return [self._give_up(error)]
         if self._exchange.more_files:
-            return [self._fetch(self._exchange.first_file + 1, self._exchange.more_files)]
+            return [fetch_files(self._exchange, self._exchange.first_file + 1, self._exchange.more_files)]
         return list(self._complete({}))
 
     def _read_document(self, cut: UpstreamError | None) -> list[Last]:
@@ -216,20 +227,13 @@ class ResultReader:
         if any(not file.content_type.startswith(wanted) for file in inline):
             raise Unintelligible
         addresses = tuple(file for file in files if isinstance(file, str))
-        fetch = self._fetch(len(inline), addresses) if addresses else None
+        fetch = fetch_files(self._exchange, len(inline), addresses) if addresses else None
         for number, file in enumerate(inline):
             yield from self._hand_on(file.data, number, file.content_type)
         if fetch is None:
             yield from self._complete({})
         else:
             yield fetch
-
-    def _fetch(self, number: int, addresses: tuple[str, ...]) -> FollowUp:
-        wire = get(addresses[0], self._exchange.base_url)
-        exchange = replace(
-            self._exchange, asked=wire, is_download=True, misses=0, first_file=number, more_files=addresses[1:]
-        )
-        return FollowUp(wire, open_with(exchange))
 
     def _ask_again(self, poll: WireRequest) -> FollowUp:
         """Poll a job at growing intervals, as long as the try lasts."""
@@ -245,7 +249,9 @@ class ResultReader:
             return FollowUp(exchange.asked, open_with(again), max(exchange.pause_s, error.retry_after_s or 0.0))
         if self._has_started or exchange.asked is not None:
             error = replace(error, max_retries=0, is_model_missing=False, is_stale=False)
-        return Failure(error, model=exchange.model)
+        if exchange.told is None:
+            return Failure(error, model=exchange.model)
+        return Failure(error, {**exchange.told.output_data, "partial": True}, exchange.told.usage, exchange.told.model)
 
     def _can_ask_again(self, error: UpstreamError) -> bool:
         """Not after the first bytes of a file."""
@@ -253,6 +259,9 @@ class ResultReader:
 
     def _complete(self, data: dict[str, Any], usage: Usage = NO_USAGE) -> Iterator[Last]:
         yield from self._start()
+        if self._exchange.told is not None:
+            yield self._exchange.told
+            return
         if self._exchange.provider is not None:
             data["provider"] = self._exchange.provider
         yield Completed(data, usage, self._exchange.model)

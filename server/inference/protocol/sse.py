@@ -3,9 +3,6 @@
 import re
 from typing import NamedTuple
 
-MAX_LINE_BYTES = 1024 * 1024
-"""A chunk of a completion has some hundred bytes, with log probabilities some ten thousand."""
-
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -19,7 +16,7 @@ class ServerEvent(NamedTuple):
 class SseSplitter:
     """Ignores comments, `id:`, `retry:` and events without data. A line that is too long ends the stream."""
 
-    def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, *, max_line_bytes: int) -> None:
         self.has_overflowed = False
         self._max_line_bytes = max_line_bytes
         self._rest = bytearray()

@@ -1,22 +1,23 @@
 """Reads the answer to a call: a stream of chat, of completions or of TGI, one JSON document, or an error."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any, Protocol
 
-from server.inference.events import Segment, Started
+from server.inference.events import FileChunk, Segment, Started
 from server.inference.protocol.answer import Answer
 from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
+from server.inference.protocol.media import in_chunks
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
 from server.model_request import Completed, Usage
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Limit of a document, and of what is kept of a stream: text, arguments, probabilities."""
+"""Limit of a document, of one event, and of what is kept of a stream: text, arguments, probabilities, images."""
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 """Limit of a stream: 131,072 tokens in events of 512 bytes each."""
 MAX_ERROR_BYTES = 64 * 1024
@@ -56,6 +57,10 @@ def read_provider(headers: Mapping[str, str]) -> str | None:
     return provider if _PROVIDER.fullmatch(provider) else None
 
 
+Fetch = Callable[[Completed, int, tuple[str, ...]], FollowUp]
+"""Makes the request for images at addresses; the first one has this number. The answer is complete but for them."""
+
+
 class _Form(Enum):
     UNKNOWN = auto()
     EVENTS = auto()
@@ -67,7 +72,7 @@ class TextResponseReader:
 
     Its events are free of NUL and lone surrogates. With `splits_thoughts` it separates reasoning at the beginning of
     the text from the answer. `Started` precedes the first delta, or a `Completed` without deltas: not earlier, since
-    errors may have status 200.
+    errors may have status 200. Images at addresses are ignored without `fetch`.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class TextResponseReader:
         now: datetime | None = None,
         judge: Judge = read_refusal,
         splits_thoughts: bool = True,
+        fetch: Fetch | None = None,
     ) -> None:
         self._status = status
         self._headers = {name.lower(): value for name, value in headers.items()}
@@ -89,7 +95,9 @@ class TextResponseReader:
         self._is_success = is_success(status)
         self._form = _Form.UNKNOWN if self._is_success else _Form.WHOLE
         self._body = bytearray()
-        self._splitter = SseSplitter()
+        self._fetch = fetch
+        self._splitter = SseSplitter(max_line_bytes=MAX_BODY_BYTES)
+        self._files = 0
         self._size = 0
         self._answer = Answer(splits_thoughts=splits_thoughts)
         self._held: list[str] = []
@@ -236,12 +244,11 @@ class TextResponseReader:
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
             answer.add(_content_of(reasoning), Segment.REASONING)
         if content := delta.get("content"):
-            if isinstance(content, str):
-                answer.add(content)
-            else:
-                self._add_parts(content)
+            self._add_content(content)
         elif refusal := delta.get("refusal"):
             answer.add_refusal(_content_of(refusal))
+        if images := delta.get("images"):
+            answer.add_images(images)
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
@@ -258,13 +265,18 @@ class TextResponseReader:
         if self._is_complete:
             self.grace_s = AFTER_USAGE_S
 
-    def _add_parts(self, parts: Any) -> None:
-        """Content in parts. Mistral's thoughts are parts of their own, with parts inside."""
-        for part in parts if isinstance(parts, list) else ():
+    def _add_content(self, content: Any) -> None:
+        """A text, or parts. Mistral's thoughts are parts of their own, with parts inside."""
+        if isinstance(content, str):
+            self._answer.add(content)
+            return
+        for part in content if isinstance(content, list) else ():
             if isinstance(part, dict):
                 self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
                 self._answer.add(_content_of(part.get("text")))
                 self._answer.add_refusal(_content_of(part.get("refusal")))
+                if image := part.get("image_url") or part.get("image"):
+                    self._answer.add_images(image)
 
     def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
         """Note why the generation ended; some providers report a failure in no other way."""
@@ -338,17 +350,31 @@ class TextResponseReader:
         self._answer.add(text)
 
     def _take_progress(self) -> list[Progress]:
-        """The new deltas, with a `Started` before the first one."""
-        deltas: list[Progress] = [*self._answer.take()]
-        if not deltas or self._has_started:
-            return deltas
+        """The new deltas and images, with a `Started` before the first one."""
+        progress: list[Progress] = [*self._answer.take()]
+        if self._answer.images:
+            progress += self._take_images()
+        if not progress or self._has_started:
+            return progress
         self._has_started = True
-        return [Started(self._model, self._provider), *deltas]
+        return [Started(self._model, self._provider), *progress]
+
+    def _take_images(self) -> Iterator[FileChunk]:
+        for number, image in enumerate(self._answer.images, self._files):
+            yield from in_chunks(image.data, number, image.content_type)
+        self._files += len(self._answer.images)
+        self._answer.images = []
 
     def _complete(self) -> list[Progress | Completed | Failure | FollowUp]:
         data = self._answer.as_data(provider=self._provider, is_partial=False)
         completed = Completed(data, self._answer.usage, self._model)
-        return [completed] if self._has_started else [Started(self._model, self._provider), completed]
+        last: Completed | FollowUp = completed
+        if self._answer.addresses and self._fetch is not None:
+            try:
+                last = self._fetch(completed, self._files, tuple(self._answer.addresses))
+            except Unintelligible:
+                return [self._fail(GARBLED)]
+        return [last] if self._has_started else [Started(self._model, self._provider), last]
 
     def _fail(self, error: UpstreamError) -> Failure:
         if not self._has_started:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from server.encoding import dumps
 from server.inference.events import Delta, Segment, Started
 from server.inference.protocol import Failure, TextResponseReader
-from server.inference.protocol.sse import MAX_LINE_BYTES
 from server.inference.protocol.text_response_reader import MAX_BODY_BYTES, MAX_STREAM_BYTES
 from server.model_request import Completed, Usage
 from tests.fakes.huggingface import chat_answer, event
@@ -244,7 +243,7 @@ def test_broken_utf_8_does_not_break_the_answer() -> None:
 
 
 def test_a_line_beyond_all_measure_ends_the_answer_and_keeps_what_came() -> None:
-    failure = failed(choice(content="half"), b"data: " + b"x" * MAX_LINE_BYTES)
+    failure = failed(choice(content="half"), b"data: " + b"x" * MAX_BODY_BYTES)
     assert failure.output_data == {"output": "half", "partial": True}
     assert "larger" in failure.error.message
 
