@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
+SPARE_SHARE = 8
+"""One slot of so many is for users who run nothing here, so that they do not wait for the end of another user's runs."""
+
 
 class Slots:
     """Counts the generations that this instance holds. A slot is held until the outcome is committed.
@@ -34,9 +37,10 @@ class Slots:
         """Call `on_free` whenever a slot comes back."""
         self._on_free = on_free
 
-    def reserve(self, count: int = 1) -> int:
-        """Reserve up to `count` slots; returns how many."""
-        reserved = min(count, self.free)
+    def reserve(self, count: int = 1, *, also_spare: bool = False) -> int:
+        """Reserve up to `count` slots; returns how many. The spare ones are for users who run nothing here."""
+        spare = 0 if also_spare else self.sensible // SPARE_SHARE
+        reserved = max(0, min(count, self.free - spare))
         self.used += reserved
         return reserved
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,11 +16,13 @@ from server.actors.claims import model_request_of
 from server.actors.heartbeat import LEASE_TTL_S, Lease
 from server.actors.quarantine import MAX_ATTEMPTS, QUARANTINE_ATTEMPTS, QuarantineRunner
 from server.actors.workload import Workload
-from server.model_request import InstanceId, ModelRequest, RequestId, Status, lowest_id_at
+from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId, lowest_id_at
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
 
 CLAIM_INTERVAL_S = 1.0
+NEWCOMER_INTERVAL_S = 0.2
+"""Between claims of spare slots for users who run nothing here, while all other slots are taken."""
 RESCUE_INTERVAL_S = 2.0
 RECLAIM_INTERVAL_S = 30.0
 PURGE_INTERVAL_S = 600.0
@@ -123,19 +125,29 @@ class Sweeper:
         self._backlog.is_empty = False
         while not self.is_stopped and (reserved := self._slots.reserve(_CLAIM_BATCH)):
             mark = self._backlog.mark()
-            rows = await self._fill(
-                reserved,
-                "claim_pending",
-                self._lease.instance_id,
-                reserved,
-                self._last_user,
-                QUARANTINE_ATTEMPTS,
-                self._workload.large_room,
-            )
+            rows = await self._claim_pending(reserved, after=self._last_user)
             if not rows and self._last_user == _BEFORE_ALL_USERS:
                 self._backlog.found_empty(mark)
                 return
             self._last_user = max((row["user_id"] for row in rows), default=_BEFORE_ALL_USERS)
+        if not self.is_stopped and self._is_due("newcomers", NEWCOMER_INTERVAL_S):
+            reserved = self._slots.reserve(_CLAIM_BATCH, also_spare=True)
+            if reserved:
+                await self._claim_pending(reserved, left_out=list(self._workload.held))
+
+    async def _claim_pending(
+        self, reserved: int, *, after: UUID = _BEFORE_ALL_USERS, left_out: Sequence[UserId] = ()
+    ) -> list[asyncpg.Record]:
+        return await self._fill(
+            reserved,
+            "claim_pending",
+            self._lease.instance_id,
+            reserved,
+            after,
+            QUARANTINE_ATTEMPTS,
+            self._workload.large_room,
+            left_out,
+        )
 
     async def _fill(self, reserved: int, query: str, *args: Any) -> list[asyncpg.Record]:
         """Run a claiming statement for reserved slots, and release the slots that stay empty. Returns the rows."""
@@ -187,7 +199,7 @@ class Sweeper:
 
     async def reclaim(self) -> None:
         """Run rows that this instance owns and its memory does not hold: the reply to an accept or a claim was lost."""
-        if self.is_stopped or not (reserved := self._slots.reserve(_CLAIM_BATCH)):
+        if self.is_stopped or not (reserved := self._slots.reserve(_CLAIM_BATCH, also_spare=True)):
             return
         held = [request_id for request_id, _ in self._workload.claims()]
         rows = await self._fill(

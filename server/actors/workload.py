@@ -1,10 +1,11 @@
 """The model requests that this instance runs, from the claim to the committed outcome."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server.model_request import ModelRequest, RequestId, RequestSpec, Usage
+from server.model_request import ModelRequest, RequestId, RequestSpec, Usage, UserId
 from server.transcript import Transcript
 
 
@@ -43,9 +44,13 @@ def large_bytes(spec: RequestSpec) -> int:
 
 @dataclass(slots=True)
 class Workload:
-    """Every model request that holds a slot here. `large_room` are the bytes of large requests that may still start."""
+    """Every model request that holds a slot here. `large_room` are the bytes of large requests that may still start.
+
+    `held` counts the slots of each user.
+    """
 
     large_room: int = LARGE_ROOM_BYTES
+    held: Counter[UserId] = field(default_factory=Counter)
     _running: dict[RequestId, Running] = field(default_factory=dict)
     _stops_all: StopReason | None = None
 
@@ -59,8 +64,20 @@ class Workload:
         if (earlier := self._running.get(model_request.id)) is not None:
             self.remove(earlier)
         running = self._running[model_request.id] = Running(model_request, stop_reason=self._stops_all)
-        self.large_room -= large_bytes(model_request)
+        self.take(model_request)
         return running
+
+    def take(self, spec: RequestSpec) -> None:
+        """Count a request that is about to run here."""
+        self.large_room -= large_bytes(spec)
+        self.held[spec.user_id] += 1
+
+    def give_back(self, spec: RequestSpec) -> None:
+        """Undo `take`."""
+        self.large_room += large_bytes(spec)
+        self.held[spec.user_id] -= 1
+        if not self.held[spec.user_id]:
+            del self.held[spec.user_id]
 
     def get(self, request_id: RequestId) -> Running | None:
         return self._running.get(request_id)
@@ -73,7 +90,7 @@ class Workload:
     def remove(self, running: Running) -> None:
         if self._running.get(running.model_request.id) is running:
             del self._running[running.model_request.id]
-            self.large_room += large_bytes(running.model_request)
+            self.give_back(running.model_request)
 
     def claims(self) -> list[tuple[RequestId, int]]:
         """Id and epoch of each request, for the heartbeat to compare with the database."""

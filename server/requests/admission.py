@@ -122,13 +122,14 @@ class Admission:
         self.require_chance(draft.user_id)
         has_memory = not (large := large_bytes(draft)) or large <= self._workload.large_room
         is_first = delay_s <= 0 and self._lease.is_trusted and self._backlog.is_empty and has_memory
-        starts_now = is_first and self._slots.reserve() == 1
+        is_newcomer = not self._workload.held[draft.user_id]
+        starts_now = is_first and self._slots.reserve(also_spare=is_newcomer) == 1
         return await (self._start(draft) if starts_now else self._store_pending(draft, delay_s))
 
     async def _start(self, draft: NewRequest) -> Admitted:
-        owner, large = self._lease.instance_id, large_bytes(draft)
+        owner = self._lease.instance_id
         handed_over = False
-        self._workload.large_room -= large
+        self._workload.take(draft)
         try:
             sent_at = time.monotonic()
             draft.owner = owner
@@ -139,10 +140,10 @@ class Admission:
             self._workload.add(model_request)
             self._queue.put_nowait(model_request)
             handed_over = True
-            body = None if large else render_running(model_request)
+            body = None if large_bytes(draft) else render_running(model_request)
             return Admitted(draft.id, View(Status.PROCESSING, model_request.epoch, body))
         finally:
-            self._workload.large_room += large  # the workload counts it by now
+            self._workload.give_back(draft)  # counted as a run by now, or given up
             if not handed_over:
                 self._slots.release()
 

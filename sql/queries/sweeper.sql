@@ -6,7 +6,7 @@ extract(epoch FROM row.deadline_at - clock_timestamp())::float8 AS deadline_left
 
 -- name: claim_pending
 -- Claim up to $2 due rows for instance $1, fairly: a skip scan finds the waiting users (those after $3 first), each gives its oldest rows.
--- Of large rows only the first ones are claimed that have $5 bytes together.
+-- Of large rows only the first ones are claimed that have $5 bytes together. Users in $6 are left out; then each of the others gives one.
 WITH RECURSIVE waiting AS (
     (
         SELECT user_id, 1 AS ordinal
@@ -25,9 +25,9 @@ WITH RECURSIVE waiting AS (
         ORDER BY row.user_id
         LIMIT 1
     ) AS next_user
-    WHERE waiting.ordinal < $2
+    WHERE waiting.ordinal < $2 + cardinality($6::uuid[])
 ), share AS (
-    SELECT greatest(1, $2 / greatest(1, count(*)))::bigint AS each FROM waiting
+    SELECT CASE WHEN cardinality($6) > 0 THEN 1 ELSE greatest(1, $2 / greatest(1, count(*)))::bigint END AS each FROM waiting
 ), picked AS MATERIALIZED (
     SELECT oldest.id, oldest.large_bytes
     FROM waiting
@@ -43,6 +43,7 @@ WITH RECURSIVE waiting AS (
         LIMIT (SELECT each FROM share)
         FOR UPDATE SKIP LOCKED
     ) AS oldest
+    WHERE waiting.user_id <> ALL ($6)
     LIMIT $2
 ), fitting AS (
     SELECT id, large_bytes, sum(large_bytes) OVER (ORDER BY id) AS large_so_far FROM picked

@@ -53,7 +53,7 @@ async def test_everyone_who_waits_gets_the_final_object(
     start: Start, upstream: HeldBack, *, is_elsewhere: bool
 ) -> None:
     settings: dict[str, Any] = {"inference_backend": "huggingface", "hf_base_url": upstream.url}
-    settings |= {"text_models": "org/model", "concurrency": WAITERS}
+    settings |= {"text_models": "org/model", "concurrency": 2 * WAITERS}
     user = await (await start(**settings)).sign_up()
     asked = await start(**settings) if is_elsewhere else user
     request_ids = await _create(user, WAITERS)

@@ -43,3 +43,14 @@ def test_i2_a_full_backlog_refuses_its_largest_holders_and_nobody_who_holds_noth
         for number in range(10):
             server.sign_up(f"late-{number}@example.com")
             assert server.create()[0] == 202
+
+
+def test_i4_nobody_waits_for_the_end_of_one_users_slow_generations(tmp_path: Path) -> None:
+    """One user fills every slot that one user can have, and the backlog behind them. Two others come then."""
+    with _server(tmp_path, CONCURRENCY="16") as server:
+        _fill(server, "holder")
+        for number in range(2):
+            server.sign_up(f"late-{number}@example.com")
+            status, request = server.create(prefer="wait=15")
+            assert (status, request["status"]) == (200, "completed")
+            assert request["processing_time"] < 10

@@ -260,7 +260,7 @@ class Statements(RuleBasedStateMachine):
     @rule(instance=instances, count=st.integers(1, 4), is_reply_lost=st.booleans())
     def claim(self, instance: int, count: int, *, is_reply_lost: bool) -> None:
         owner = self.ids[instance]
-        claimed = self.world.fetch("claim_pending", owner, count, UUID(int=0), SUSPECT, 0)
+        claimed = self.world.fetch("claim_pending", owner, count, UUID(int=0), SUSPECT, 0, [])
         waiting = sorted(id_ for id_, row in self._waiting().items() if row.attempt < SUSPECT)
         assert {row["id"] for row in claimed} == set(waiting[:count])
         for row in claimed:

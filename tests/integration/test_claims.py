@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,9 +24,16 @@ async def connection(any_database: str) -> AsyncIterator["asyncpg.Connection[Any
 
 
 async def _claim(
-    connection: "asyncpg.Connection[Any]", count: int, *, after: UUID = FIRST, room: int = 0
+    connection: "asyncpg.Connection[Any]",
+    count: int,
+    *,
+    after: UUID = FIRST,
+    room: int = 0,
+    left_out: Sequence[UserId] = (),
 ) -> dict[RequestId, UserId]:
-    rows = await connection.fetch(statements()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS, room)
+    rows = await connection.fetch(
+        statements()["claim_pending"], uuid4(), count, after, SUSPECT_ATTEMPTS, room, left_out
+    )
     return {row["id"]: row["user_id"] for row in rows}
 
 
@@ -59,6 +66,16 @@ async def test_a_claim_goes_on_after_the_user_who_was_last(connection: "asyncpg.
     assert set((await _claim(connection, 2, after=users[1])).values()) == {users[2], users[3]}
     assert await _claim(connection, 2, after=users[3]) == {}  # the sweeper begins anew
     assert set((await _claim(connection, 2)).values()) == {users[0], users[1]}
+
+
+async def test_i4_users_who_are_left_out_leave_one_place_to_each_of_the_others(
+    connection: "asyncpg.Connection[Any]",
+) -> None:
+    users = await add_users(connection, 5)
+    for user_id in users:
+        await _add(connection, user_id, 3)
+    claimed = await _claim(connection, 2, left_out=users[:3])
+    assert Counter(claimed.values()) == dict.fromkeys(users[3:], 1)
 
 
 async def test_more_users_than_slots_get_one_each(connection: "asyncpg.Connection[Any]") -> None:

@@ -66,7 +66,7 @@ async def test_a_claim_takes_the_row_under_a_lease_of_its_own(any_database: str,
         lease = await connection.fetchval("SELECT lease_until > now() FROM instances WHERE id = $1", row["owner"])
         assert lease
         assert await connection.fetch(CLAIM, request_id) == [], "it is taken"
-        assert await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0) == []
+        assert await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0, []) == []
         await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "processing", "the sweeper leaves it alone"
 
@@ -103,7 +103,7 @@ async def test_a_lease_that_ran_out_makes_an_orphan_whose_late_outcome_is_fenced
         await connection.execute("UPDATE instances SET lease_until = now() - interval '1 second'")
         await rescue(connection)
         assert (await row_of(connection, request_id))["status"] == "pending"
-        [claimed] = await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0)
+        [claimed] = await connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0, [])
         assert claimed["epoch"] == 2
         assert not await connection.fetchval(RECORD, request_id, epoch, "completed", b"{}")
 
@@ -114,7 +114,7 @@ async def test_a_server_cannot_be_impersonated(any_database: str, user: UUID) ->
         request_id = await add(connection, user)
         server = uuid4()
         await connection.execute(statements()["register_instance"], server, 15.0, "host", 1, "folder 1")
-        [claimed] = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2, 0)
+        [claimed] = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2, 0, [])
         assert not await connection.fetchval(RECORD, request_id, claimed["epoch"], "completed", b"{}")
         assert await connection.fetch(CLAIM, request_id) == []
 
@@ -159,7 +159,7 @@ async def test_of_many_who_want_a_row_one_gets_it(any_database: str, user: UUID)
     async def claim_as_server() -> list[UUID]:
         async with connected(any_database) as connection:
             server = await add_instance(connection)  # without a lease, its rows are anybody's
-            rows = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2, 0)
+            rows = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2, 0, [])
             return [row["id"] for row in rows]
 
     functions = [claim_as_function(request_id) for request_id in ids for _ in range(2)]

@@ -124,7 +124,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("query", "args", "indexes"),
     [
-        ("claim_pending", (ME, 16, UUID(int=0), 2, 0), {BY_STATUS, BY_ID}),
+        ("claim_pending", (ME, 16, UUID(int=0), 2, 0, []), {BY_STATUS, BY_ID}),
         ("claim_quarantined", (ME, 8), {SUSPECTS, BY_ID}),
         ("survey_backlog", (), {BY_STATUS, SUSPECTS}),
         ("rescue_orphans", ([ME], True, 15.0, 5, 2, 500), {BY_STATUS, BY_ID}),

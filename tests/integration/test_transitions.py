@@ -139,7 +139,7 @@ async def test_a_release_gives_back_row_and_attempt_only_through_its_fence(table
     assert (given_back["error_code"], given_back["error_msg"]) == ("MODEL_ERROR", "busy")
     assert given_back["upstream_error"] == b'{"status": 429}'
     assert given_back["started_at"] is None
-    claimed = await table.run("claim_pending", OTHER, 100, UUID(int=0), 9, 0)
+    claimed = await table.run("claim_pending", OTHER, 100, UUID(int=0), 9, 0, [])
     assert claimed.keys().isdisjoint(released)  # not before its time
 
 
@@ -216,7 +216,7 @@ async def test_claim_takes_due_rows_that_are_neither_cancelled_nor_suspect(table
             for status, attempt, cancel, run_in_s in product(STATUSES, (0, 1, 2), (False, True), (-1.0, 60.0))
         ]
     )
-    claimed = await table.run("claim_pending", ME, 1000, UUID(int=0), 2, 0)
+    claimed = await table.run("claim_pending", ME, 1000, UUID(int=0), 2, 0, [])
     assert set(claimed) == {
         request_id
         for request_id, row in rows.items()
@@ -233,7 +233,7 @@ async def test_claim_takes_due_rows_that_are_neither_cancelled_nor_suspect(table
 @pytest.mark.parametrize(
     ("query", "state", "args"),
     [
-        ("claim_pending", Row(error_code="MODEL_ERROR", error_msg="busy"), (ME, 10, UUID(int=0), 2, 0)),
+        ("claim_pending", Row(error_code="MODEL_ERROR", error_msg="busy"), (ME, 10, UUID(int=0), 2, 0, [])),
         ("claim_quarantined", Row(error_code="MODEL_ERROR", error_msg="busy", attempt=2), (ME, 1)),
         (
             "reclaim_own",

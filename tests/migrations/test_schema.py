@@ -183,7 +183,7 @@ async def test_a_row_that_the_earlier_server_was_running_is_run_again_and_the_ot
 
 async def test_unfinished_rows_of_the_earlier_server_can_be_claimed(earlier: Earlier) -> None:
     await earlier.bring_forward()
-    claimed = await earlier.connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0)
+    claimed = await earlier.connection.fetch(statements()["claim_pending"], uuid4(), 10, UUID(int=0), 2, 0, [])
     assert {row["id"] for row in claimed} == {earlier.ids["pending"], earlier.ids["processing"]}
     assert all(row["deadline_left_s"] > 0 for row in claimed)
 

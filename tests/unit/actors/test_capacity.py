@@ -7,6 +7,16 @@ import pytest
 from server.actors.capacity import Backlog, Slots
 
 
+def test_i4_spare_slots_are_for_newcomers() -> None:
+    slots = Slots(16)
+    assert (slots.reserve(20), slots.reserve(), slots.free) == (14, 0, 2)
+    assert (slots.reserve(also_spare=True), slots.reserve(3, also_spare=True)) == (1, 1)
+    slots.release(2)
+    assert slots.reserve() == 0  # what comes back first is spare again
+    slots.release()
+    assert slots.reserve() == 1
+
+
 def test_no_more_slots_are_reserved_than_there_are() -> None:
     slots = Slots(3)
     assert [slots.reserve(), slots.reserve(5), slots.reserve()] == [1, 2, 0]
