@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 SPARE_SHARE = 8
-"""One slot of so many is for users who run nothing here, so that they do not wait for the end of another user's runs."""
+"""One slot of so many is for users who run nothing here, so that they do not wait for another user's runs."""
 
 
 class Slots:
