@@ -45,7 +45,7 @@ class Lease:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there was no other instance at the last renewal."""
+        """Whether no other instance is known."""
         return self.live_instances <= 1
 
     @property
@@ -63,6 +63,10 @@ class Lease:
             self.held_since = sent_at
         self._trusted_until = sent_at + LEASE_TTL_S - _MARGIN_S
         self._renewal.set()
+
+    def meet_another(self) -> None:
+        """Note another instance that no renewal has counted yet."""
+        self.live_instances = max(2, self.live_instances)
 
     async def wait_trusted(self) -> None:
         """Return once this instance may act. The caller limits the wait."""

@@ -16,7 +16,7 @@ ECHO_INTERVAL_S = 5.0
 ECHO_TIMEOUT_S = 3.0
 _LISTEN_TIMEOUT_S = 5.0
 _RETRY_S = 2.0
-_ALONE_S = 1.0
+_ALONE_S = 0.3
 
 log = structlog.get_logger(__name__)
 

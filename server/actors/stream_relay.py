@@ -1,7 +1,8 @@
 """Relays the text of a run to readers on other instances: they request it by a hint, and the owner sends it as hints.
 
 A reader's instance keeps a mirror of the transcript and requests it again every few seconds, from its current end. That
-keeps the owner sending, and repairs losses.
+keeps the owner sending, and repairs losses. A new mirror requests it more often, because the owner may have started a
+moment ago and not listen yet.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from server.actors.heartbeat import Lease
 from server.actors.peer_notifier import PeerNotifier
 from server.inference.events import CallHead, Delta, Segment
 from server.model_request import InstanceId, RequestId
-from server.transcript import Part, Position, Transcript
+from server.transcript import START, Part, Position, Transcript
 
 PART_CHARS = 800
 """Length of one part. An escaped character takes up to six bytes, and the limit of a hint is 8,000 bytes."""
@@ -26,7 +27,11 @@ PARTS_AT_ONCE = 100
 """For one reader's instance, before the turn of the next, so that a long text does not hold up the others."""
 PAUSE_S = 0.01
 ASK_INTERVAL_S = 3.0
+FIRST_ASK_INTERVAL_S = 0.3
+"""While a mirror is empty, in its first `_NEW_S`. A model may be silent for longer."""
 SEND_FOR_S = 10.0
+_NEW_S = 6.0
+"""Longer than it takes two instances to learn of each other."""
 _GAP_PAUSE_S = 0.2
 _UNUSED_FOR_S = 10.0
 
@@ -41,7 +46,11 @@ class _Mirror:
     epoch: int
     transcript: Transcript = field(default_factory=Transcript)
     asked_at: float = 0.0
+    made_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
+
+    def is_unanswered(self, now: float) -> bool:
+        return self.transcript.end == START and now - self.made_at < _NEW_S
 
 
 @dataclass(slots=True)
@@ -70,6 +79,8 @@ class StreamRelay:
         mirror = self._mirrors.get(request_id)
         if mirror is None or mirror.epoch < epoch:
             mirror = self._mirrors[request_id] = _Mirror(epoch)
+            self._lease.meet_another()
+            self._wake_up.set()
             self._ask(request_id, mirror)
         return mirror.transcript if mirror.epoch == epoch else None
 
@@ -80,7 +91,7 @@ class StreamRelay:
     async def run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake_up.wait()
             except TimeoutError:
                 pass
@@ -96,6 +107,7 @@ class StreamRelay:
         transcript = self._find_run(key[0], epoch)
         if transcript is None:
             return
+        self._lease.meet_another()
         outbox = self._outboxes.get(key)
         if outbox is None or outbox.epoch != epoch or outbox.position > position:
             outbox = self._outboxes[key] = _Outbox(epoch, transcript, position, 0.0)
@@ -136,13 +148,17 @@ class StreamRelay:
         end = mirror.transcript.end
         self._hints.notify_all("follow", request_id, mirror.epoch, end.offset, end.run, self._lease.instance_id)
 
+    def _pause_s(self) -> float:
+        now = time.monotonic()
+        return FIRST_ASK_INTERVAL_S if any(mirror.is_unanswered(now) for mirror in self._mirrors.values()) else 1.0
+
     def _keep_asking(self) -> None:
         """Repeat the requests for texts with readers; forget mirrors without."""
         now = time.monotonic()
         for request_id, mirror in list(self._mirrors.items()):
             if mirror.transcript.readers:
                 mirror.used_at = now
-                if now - mirror.asked_at >= ASK_INTERVAL_S:
+                if now - mirror.asked_at >= (FIRST_ASK_INTERVAL_S if mirror.is_unanswered(now) else ASK_INTERVAL_S):
                     self._ask(request_id, mirror)
             elif now - mirror.used_at >= _UNUSED_FOR_S:
                 del self._mirrors[request_id]

@@ -62,6 +62,25 @@ async def test_a_stream_at_another_instance_gets_deltas_while_they_are_made(both
     assert len([told for told in heard if told.name == "delta"]) > 20
 
 
+async def test_i5_a_reader_at_an_instance_that_does_not_know_the_owner_yet(
+    start: Start, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner started a moment ago: no renewal has told either of the other, and none does in this test."""
+    monkeypatch.setattr(heartbeat, "RENEW_INTERVAL_S", 60.0)
+    monkeypatch.setattr(relay, "ASK_INTERVAL_S", 60.0)
+    there = await start(listen_database_url=database)
+    here = await start(listen_database_url=database)
+    user = await here.sign_up()
+    reader = Api(there.client, there.app, user.token, user.user_id)
+    for api in (here, there):
+        api.app[keys.ENGINE].lease.live_instances = 1
+    async with created(user, model=LONG) as source:
+        request_id = (await source.until("status"))[0].data["id"]
+        async with events_of(reader, f"/api/requests/{request_id}/events") as remote:
+            heard = await remote.until("delta")
+    assert heard[-1].name == "delta"
+
+
 async def test_a_reader_may_change_the_instance_at_any_event(both: tuple[Api, Api]) -> None:
     request_id = (await both[0].create_async(model=LONG)).json["id"]
     heard: list[Any] = []

@@ -110,6 +110,7 @@ def test_a_mirror_is_a_prefix_of_its_source_and_complete_after_a_repetition(
         monkeypatch.setattr(relay_module, "PART_CHARS", 2)
         monkeypatch.setattr(relay_module, "_GAP_PAUSE_S", -1.0)
         monkeypatch.setattr(relay_module, "ASK_INTERVAL_S", 0.0)
+        monkeypatch.setattr(relay_module, "FIRST_ASK_INTERVAL_S", 0.0)
         pair = Pair()
         for delta in deltas:
             pair.source.append(delta)
