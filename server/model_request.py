@@ -200,6 +200,6 @@ def mint_id() -> RequestId:
     return RequestId(UUID(int=value))
 
 
-def lowest_id_at(moment: datetime) -> UUID:
+def lowest_id_at(moment: datetime, *, shift: timedelta = timedelta()) -> UUID:
     """A UUID below all ids that were minted at that time or later, and above all earlier ones."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
+    return UUID(int=max(0, int((moment.timestamp() + shift.total_seconds()) * 1000)) << 80)

@@ -1,16 +1,18 @@
 """Reads model requests for their owners: one request, or a page of the history."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import orjson
 
 from server.actors.subscription import View
 from server.errors import Unavailable
-from server.model_request import RequestId, Status, UserId
+from server.model_request import RequestId, Status, UserId, lowest_id_at
 from server.schemas import render_record
 from server.storage.reader import PooledQueries
 from server.transcript import Transcript
@@ -19,6 +21,10 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_CHUNK = 16
 _PAGES_AT_ONCE = 8
 """Pages read at the same time. More would only wait for each other while they use memory."""
+_PAGES_OF_ONE_USER = 2
+"""So that others get their turns, however many pages one user asks for, and however long each takes."""
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""At most: `created_at` is by the clock of the database, an id by that of an instance."""
 _TURN_S = 10.0
 
 
@@ -51,6 +57,7 @@ class History:
     def __init__(self, reader: PooledQueries) -> None:
         self._reader = reader
         self._turns = asyncio.Semaphore(_PAGES_AT_ONCE)
+        self._turns_of_users = WeakValueDictionary[UserId, asyncio.Semaphore]()
 
     async def get(self, request_id: RequestId, user_id: UserId) -> View | None:
         """The current state of the request, or None if this user has no such request."""
@@ -72,19 +79,18 @@ class History:
 
         Rows are fetched in chunks sized by those before, so that no page of large rows is ever in memory whole.
         """
-        try:
-            async with asyncio.timeout(_TURN_S):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise Unavailable("Too many pages are being read; try again.", retry_after_s=2) from None
-        try:
+        own_turns = self._turns_of_users.setdefault(user_id, asyncio.Semaphore(_PAGES_OF_ONE_USER))
+        async with _turn(own_turns), _turn(self._turns):
             return await self._read_page(user_id, filters)
-        finally:
-            self._turns.release()
 
     async def _read_page(self, user_id: UserId, filters: Filters) -> Page:
         objects: list[bytes] = []
         size, cursor, chunk = 0, filters.cursor, _FIRST_CHUNK
+        after, before = filters.created_after, filters.created_before
+        oldest = None if after is None else lowest_id_at(after, shift=-_CLOCKS_DIFFER)
+        if before is not None:
+            newest = lowest_id_at(before, shift=_CLOCKS_DIFFER)
+            cursor = newest if cursor is None else min(cursor, newest)
         while len(objects) < filters.limit:
             wanted = min(chunk, filters.limit - len(objects))
             rows = await self._reader.fetch(
@@ -93,9 +99,10 @@ class History:
                 cursor,
                 filters.status,
                 filters.model_types,
-                filters.created_after,
-                filters.created_before,
+                after,
+                before,
                 wanted + 1,
+                oldest,
             )
             for row in rows[:wanted]:
                 body = render_record(dict(row))
@@ -108,3 +115,17 @@ class History:
                 return Page(objects, None)
             chunk = max(_FIRST_CHUNK, (MAX_PAGE_BYTES - size) // (size // len(objects) + 1))
         return Page(objects, cursor)
+
+
+@contextlib.asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncGenerator[None, None]:
+    """Wait for a turn and give it back. Raises `Unavailable` if that takes too long."""
+    try:
+        async with asyncio.timeout(_TURN_S):
+            await turns.acquire()
+    except TimeoutError:
+        raise Unavailable("Too many pages are being read; try again.", retry_after_s=2) from None
+    try:
+        yield
+    finally:
+        turns.release()

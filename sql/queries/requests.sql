@@ -17,12 +17,14 @@ FROM public.model_requests AS row
 WHERE row.id = $1 AND row.user_id = $2;
 
 -- name: list_requests
--- A page of one user's history, newest first, older than the cursor; NULL filters do not filter.
+-- A page of one user's history, newest first, older than the cursor; NULL filters do not filter. Ids are in order of time, so a filter by
+-- time comes with a bound of the ids ($2 or $8), which the index finds.
 WITH page AS MATERIALIZED (
     SELECT *
     FROM public.model_requests
     WHERE user_id = $1
         AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id >= coalesce($8::uuid, '00000000-0000-0000-0000-000000000000')
         AND ($3::text IS NULL OR status = $3)
         AND ($4::text [] IS NULL OR model_type = ANY($4))
         AND ($5::timestamptz IS NULL OR created_at > $5)
