@@ -254,7 +254,7 @@ FAULTS = (
     ),
     UpstreamFault(
         "a line without an end",
-        stream(*([b"data: " + b"x" * 1_000_000] * 3)),
+        stream(*([b"data: " + b"x" * 1_000_000] * 17)),
         "larger than any completion",
     ),
     UpstreamFault(
