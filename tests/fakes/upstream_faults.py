@@ -253,11 +253,6 @@ FAULTS = (
         is_transient=True,
     ),
     UpstreamFault(
-        "a line without an end",
-        stream(*([b"data: " + b"x" * 1_000_000] * 17)),
-        "larger than any completion",
-    ),
-    UpstreamFault(
         "headers without an end",
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000,),
         "was not valid HTTP",
