@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp_cors
 from aiohttp import web
 
+from server.auth.api_keys.api_keys import ApiKeys
 from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
 from server.auth.tokens import SigningKey
@@ -29,7 +30,7 @@ from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
 from server.requests.service import ModelRequests
-from server.routes import auth, console, docs, events, files, gotrue, health, models, openai, requests
+from server.routes import api_keys, auth, console, docs, events, files, gotrue, health, models, openai, requests
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
@@ -41,6 +42,8 @@ READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
 REFRESHES_PER_MINUTE = 30
 """For each client address, in bursts of the same size: 1,800 an hour, the rate of Supabase Auth."""
+UNKNOWN_KEYS_PER_MINUTE = 30
+"""API keys that do not exist, for each client address."""
 ANSWER_ROOM_BYTES = 64 * MIB
 """Of all large answers that are on their way out, together."""
 BODY_ROOM_BYTES = 32 * MIB
@@ -118,7 +121,7 @@ def create_app(
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for resource in (requests, events, files, models, auth, openai, health, docs, console):
+    for resource in (requests, events, files, models, auth, api_keys, openai, health, docs, console):
         add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -195,6 +198,8 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
     app[keys.FEEDS] = engine.feeds
+    app[keys.KEY_CACHE] = engine.key_cache
+    app[keys.API_KEYS] = ApiKeys(reader, on_revoked=engine.doubt_keys)
     admission = Admission(
         journal=engine.journal,
         reader=reader,
@@ -254,6 +259,7 @@ def _provide_limits(app: web.Application) -> None:
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
     is_limited = settings.auth_rate_limit_per_minute > 0
     app[keys.REFRESH_LIMITER] = RateLimiter("refresh", REFRESHES_PER_MINUTE if is_limited else 0)
+    app[keys.GUESS_LIMITER] = RateLimiter("unknown-key", UNKNOWN_KEYS_PER_MINUTE if is_limited else 0)
 
 
 def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:

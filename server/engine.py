@@ -22,6 +22,7 @@ from server.actors.subscriptions import Subscriptions
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.workload import LARGE_ROOM_BYTES, StopReason, Workload
+from server.auth.api_keys.key_cache import KeyCache
 from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
@@ -94,6 +95,7 @@ class Engine:
         on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.notify)
         self.subscriptions = Subscriptions(self._connections["subscriptions"], on_change=on_change)
         self.feeds = Feeds(self._connections["subscriptions"])
+        self.key_cache = KeyCache(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
         self._listener = self._create_listener(database, listening)
         self._heartbeat = Heartbeat(
@@ -110,6 +112,7 @@ class Engine:
             "heartbeat": self._heartbeat,
             "subscriptions": self.subscriptions,
             "feeds": self.feeds,
+            "key-cache": self.key_cache,
             "hints": self._hints,
             "listener": self._listener,
             "relay": self._relay,
@@ -134,6 +137,7 @@ class Engine:
                 "changed": self._on_changes,
                 "cancel": self._on_cancel,
                 "backlog": self.backlog.hint,
+                "key": self._on_key,
                 "follow": self._relay.send_to,
                 "text": self._relay.take_text,
             },
@@ -187,6 +191,14 @@ class Engine:
     def announce_backlog(self) -> None:
         """For instances with free slots."""
         self._hints.notify_all("backlog")
+
+    def doubt_keys(self, subject: UUID) -> None:
+        """Have all instances check an API key, or all keys of a user, before they accept them once more."""
+        self.key_cache.doubt(subject)
+        self._hints.notify_all("key", subject)
+
+    def _on_key(self, subject: str) -> None:
+        self.key_cache.doubt(UUID(subject))
 
     def _on_changes(self, ids: list[str]) -> None:
         self.subscriptions.refresh(RequestId(UUID(text)) for text in ids)
@@ -322,8 +334,8 @@ class Engine:
 def _connections_to(database: Database) -> dict[str, DedicatedConnection]:
     """The actors' connections by their names.
 
-    Feeds share one with subscriptions, the relay's table with the hints, and files have one. A session pooler has few
-    places: behind it all actors share one connection, except the journal and the heartbeat.
+    Feeds and API keys share one with subscriptions, the relay's table with the hints, and files have one. A session
+    pooler has few places: behind it all actors share one connection, except the journal and the heartbeat.
     """
     shared = DedicatedConnection(database.connect)
     is_pooled = database.pooling is Pooling.SESSION

@@ -138,7 +138,9 @@ class Unauthenticated(Problem):
     code = Code.AUTH_ERROR
     title = "Authentication failed"
 
-    def __init__(self, detail: str = "Send a valid access token as 'Authorization: Bearer <token>'.") -> None:
+    def __init__(
+        self, detail: str = "Send a valid access token or API key as 'Authorization: Bearer <token>'."
+    ) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
     def blame_token(self) -> None:

@@ -15,12 +15,12 @@ from server.log_writer import LogWriter
 from server.settings import LogFormat, Settings
 
 _SECRETS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{12,}|sk-[A-Za-z0-9_-]{8,}|sb_(?:secret|publishable)_[A-Za-z0-9_-]+"
+    r"\b(?:hf_[A-Za-z0-9]{12,}|ask_[A-Za-z0-9]{12,}|sk-[A-Za-z0-9_-]{8,}|sb_(?:secret|publishable)_[A-Za-z0-9_-]+"
     r"|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"
     r"|(?i:bearer\s+)[^\s\"',]+"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
-_MARKS = ("hf_", "sk-", "sb_", "eyj", "earer", "://")
+_MARKS = ("hf_", "ask_", "sk-", "sb_", "eyj", "earer", "://")
 """`_SECRETS` matches no text that has none of these in lower case. Such a search is much faster than the expression."""
 
 

@@ -47,7 +47,7 @@ class Feed:
         self.user_id = user_id
         self.session_id = session_id
         self.has_ended = False
-        """Whether the session of the reader ended."""
+        """Whether the session or the API key of the reader ended."""
         self._live: dict[RequestId, Change] = {}
         self._ended: dict[RequestId, None] = {}
         self._changes: dict[RequestId, Change] = {}
@@ -62,7 +62,7 @@ class Feed:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server stops, or the session of the reader ended."""
+        """Whether the server stops, or the session or the API key of the reader ended."""
         return self.has_ended or self._feeds.is_closed
 
     @property
@@ -104,7 +104,7 @@ class Feed:
         self._wake_up.set()
 
     def end(self) -> None:
-        """End this feed, because the session of its reader ended."""
+        """End this feed, because the session or the API key of its reader ended."""
         self.has_ended = True
         self._wake_up.set()
 

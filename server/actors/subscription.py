@@ -123,10 +123,12 @@ class Waiter(Subscription):
 class StreamSubscription(Subscription):
     """Follows a request to its end: every state it is in, and the growth of its text."""
 
-    __slots__ = ("_must_read", "_update", "_wake_up")
+    __slots__ = ("_must_read", "_update", "_wake_up", "has_ended")
 
     def __init__(self, registry: Registry, request_id: RequestId) -> None:
         super().__init__(registry, request_id, any_change=True)
+        self.has_ended = False
+        """Whether the credential of the reader ended."""
         self._wake_up = asyncio.Event()
         self._update: View | None = None
         self._must_read = False
@@ -138,8 +140,13 @@ class StreamSubscription(Subscription):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server stops: no more updates come."""
-        return self._registry.is_closed
+        """Whether the server stops, or the credential of the reader ended: no more updates come."""
+        return self.has_ended or self._registry.is_closed
+
+    def end(self) -> None:
+        """End this stream, because the credential of its reader ended."""
+        self.has_ended = True
+        self.wake()
 
     def notify(self, view: View | None) -> None:
         if view is None:

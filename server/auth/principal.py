@@ -1,14 +1,50 @@
 """The authenticated caller."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
+from server.limits.rates import RateLimiter
 from server.model_request import UserId
+
+
+class Scope(StrEnum):
+    """What an API key may do. A signed-in user has all scopes."""
+
+    CREATE = "create"
+    READ = "read"
+    KEYS = "keys"
+    USAGE = "usage"
+
+
+SCOPES = {
+    Scope.CREATE: "create, cancel and delete model requests, upload and delete files",
+    Scope.READ: "read model requests, their streams and files, and the models on offer",
+    Scope.KEYS: "manage the API keys of the user",
+    Scope.USAGE: "read the usage of the user",
+}
+"""What each scope allows, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A valid API key, and the hash that it is stored under. `rates`: its own limit of creates and uploads."""
+
+    id: UUID
+    digest: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+    expires_at: datetime | None = None
+    rates: RateLimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A signed-in user, from the claims of a verified token. `session_id` is None for tokens without that claim."""
+    """A user, from the claims of a verified token or by an API key.
+
+    `session_id` is None for tokens without that claim, and for keys.
+    """
 
     user_id: UserId
     session_id: UUID | None = None
+    key: ApiKey | None = None

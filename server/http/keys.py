@@ -7,13 +7,16 @@ from aiohttp import web
 
 from server.actors.feeds import Feeds
 from server.auth.accounts import Accounts
+from server.auth.api_keys.api_keys import ApiKeys
+from server.auth.api_keys.key_cache import KeyCache
 from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
-from server.auth.principal import Principal
+from server.auth.principal import Principal, Scope
 from server.auth.tokens import TokenVerifier
 from server.catalog import Catalog
 from server.engine import Engine
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
+from server.http.marks import Handler
 from server.http.origins import AllowedOrigins
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
@@ -36,6 +39,10 @@ UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
+API_KEYS = web.AppKey("api_keys", ApiKeys)
+KEY_CACHE = web.AppKey("key_cache", KeyCache)
+SCOPES: web.AppKey[dict[Handler, Scope]] = web.AppKey("scopes")
+"""The scope that an API key needs, for each handler that takes API keys. The operations fill it."""
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)
 UPLOAD_MEMORY = web.AppKey("upload_memory", MemoryBudget)
@@ -48,9 +55,12 @@ READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
+GUESS_LIMITER = web.AppKey("guess_limiter", RateLimiter)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 MODEL_REQUEST_ID: web.RequestKey[RequestId] = web.RequestKey("model_request_id")
 """The model request that a create made or found, for the log."""
 PRINCIPAL = web.RequestKey("principal", Principal)
 RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("rate_limit")
+KEY_RATE_LIMIT = web.RequestKey("key_rate_limit", RateLimitResult)
+"""The state of the own limit of an API key, for calls that it counts."""

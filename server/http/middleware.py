@@ -12,16 +12,16 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from server.auth.tokens import bearer_token
 from server.errors import BadSyntax, Problem, RateLimited, ServerFault, Unauthenticated, Unavailable
 from server.http import keys
 from server.http.compression import compress
+from server.http.credentials import address_of, has_credentials, identify, require_scope
 from server.http.error_responses import database_problem, http_response, problem_response
 from server.http.large_responses import send_large
 from server.http.marks import Handler, Marks, marks_of
 from server.http.response_headers import REQUEST_ID
 from server.lifecycle import Phase
-from server.limits.rates import client_address
+from server.limits.rates import RateLimitResult
 from server.storage.database import DatabaseAway
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
@@ -46,6 +46,7 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         resource = request.match_info.route.resource
         principal = request.get(keys.PRINCIPAL)
+        key = principal.key if principal is not None else None
         log.info(
             "http",
             method=request.method,
@@ -55,6 +56,7 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
             request_id=request_id,
             user=principal.user_id if principal is not None else None,
             id=request.get(keys.MODEL_REQUEST_ID),
+            **({} if key is None else {"key_id": key.id}),
         )
 
 
@@ -87,40 +89,44 @@ async def _call(request: web.Request, handler: Handler) -> web.StreamResponse:
             _limit_address(request, marks)
         response = await handler(request)
     else:
-        response = await _call_for_user(request, handler)
+        response = await _call_for_user(request, handler, marks)
     if isinstance(response, web.Response):
         await compress(request, response)
         await send_large(request, response)
     return response
 
 
-async def _call_for_user(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Verify the token, put the principal on the request, and limit the user's calls.
+async def _call_for_user(request: web.Request, handler: Handler, marks: Marks) -> web.StreamResponse:
+    """Identify the caller, put the principal on the request, limit the user's calls, and check the scope of a key.
 
     Creates have a lower limit, which their handler applies: it may queue a request beyond the limit.
     """
-    credentials = request.headers.getall(hdrs.AUTHORIZATION, [])
     try:
-        principal = await request.app[keys.VERIFIER].identify(bearer_token(credentials))
-        request[keys.PRINCIPAL] = principal
-        result = request.app[keys.READ_LIMITER].check(principal.user_id)
-        if result is not None:
+        principal = request[keys.PRINCIPAL] = await identify(request)
+        if (result := request.app[keys.READ_LIMITER].check(principal.user_id)) is not None:
             request[keys.RATE_LIMIT] = result
-            if not result.allowed:
-                raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)
+            _require_allowed(result)
+        if (key := principal.key) is not None:
+            require_scope(request, key)
+            if marks.is_refused_under_overload and key.rates is not None and (result := key.rates.check(key.id)):
+                request[keys.KEY_RATE_LIMIT] = result
+                _require_allowed(result)
         return await handler(request)
     except Unauthenticated as problem:
-        if any(value.lower().startswith("bearer ") for value in credentials):
+        if has_credentials(request):
             problem.blame_token()
         raise
+
+
+def _require_allowed(result: RateLimitResult) -> None:
+    if not result.allowed:
+        raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)
 
 
 def _limit_address(request: web.Request, marks: Marks) -> None:
     """Limit each client address where credentials are tried."""
     is_refresh = marks.is_refresh is not None and marks.is_refresh(request)
-    trusted = request.app[keys.SETTINGS].proxy_networks
-    address = client_address(request.headers.getall("X-Forwarded-For", []), request.remote, trusted)
-    result = request.app[keys.REFRESH_LIMITER if is_refresh else keys.AUTH_LIMITER].check(address)
+    result = request.app[keys.REFRESH_LIMITER if is_refresh else keys.AUTH_LIMITER].check(address_of(request))
     if result is not None:
         request[keys.RATE_LIMIT] = result
         if not result.allowed:

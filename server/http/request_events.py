@@ -9,6 +9,7 @@ from aiohttp import web
 from server.actors.subscription import StreamSubscription
 from server.encoding import dumps
 from server.http import keys
+from server.http.credentials import until_key_ends
 from server.http.disconnects import while_connected
 from server.http.sse import FAREWELL, HEARTBEAT, MAX_PIECE, EventStream, encode, encode_large
 from server.inference.events import Segment
@@ -25,14 +26,15 @@ async def send_request(
     after: Cursor | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Stream the request of `subscription`; 204 when the client has received everything.
+    """Stream the request of `subscription`; 204 when the client has received everything. It ends with the API key.
 
     Raises `NotFound` where the request is not this user's, and `ClientLeft`.
     """
     stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription, after=after)
     if not await stream.open():
         return web.Response(status=_NO_CONTENT)
-    return await send_events(request, _encoded(stream), headers=headers)
+    with until_key_ends(request, subscription.end):
+        return await send_events(request, _encoded(stream), headers=headers)
 
 
 async def send_events(

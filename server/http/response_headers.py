@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 
 from server.http import keys
-from server.limits.rates import rate_limit_headers
+from server.limits.rates import RateLimitResult, rate_limit_headers
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openai.refusals import limit_headers
 
@@ -25,11 +25,17 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers[hdrs.SERVER] = SERVER_NAME
     for name, value in SECURE_HEADERS.items():
         headers.setdefault(name, value)
-    if (result := request.get(keys.RATE_LIMIT)) is not None:
+    if (result := _tightest_limit(request)) is not None:
         headers.update(rate_limit_headers(result))
         if request.path.startswith(OPENAI_PREFIX):
             headers.update(limit_headers(limit=result.limit, remaining=result.remaining, reset_s=result.reset_s))
     _vary_by_origin(request, response)
+
+
+def _tightest_limit(request: web.Request) -> RateLimitResult | None:
+    """The limit of the user, or that of the API key where less is left of it."""
+    result, of_key = request.get(keys.RATE_LIMIT), request.get(keys.KEY_RATE_LIMIT)
+    return of_key if of_key is not None and (result is None or of_key.remaining <= result.remaining) else result
 
 
 def _vary_by_origin(request: web.Request, response: web.StreamResponse) -> None:

@@ -7,7 +7,9 @@ from pydantic import BaseModel
 
 from server import __version__, errors
 from server.auth.gotrue.error_form import PREFIX as GOTRUE_PREFIX
+from server.auth.principal import SCOPES
 from server.errors import Problem
+from server.http.credentials import API_KEY
 from server.http.marks import marks_of
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.compatible_objects import GoTrueError, OpenAIError
@@ -39,8 +41,33 @@ HEADERS = {
 _DESCRIPTION = (
     "Model requests that are never lost: what was accepted is stored first, and ends exactly once. "
     "Sign up, send the token as `Authorization: Bearer …`, create a request, wait for the answer or come back for it. "
+    "Programs send an API key instead, in the same header or as `X-Api-Key`. "
     "Every path below `/api` is there without that prefix, too (`x-aliases`)."
 )
+_SCOPES = "; ".join(f"`{scope}`: {allowed}" for scope, allowed in SCOPES.items())
+_KEY_SCHEMES: dict[str, Schema] = {
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "ask_…",
+        "description": f"An API key. An operation names the scope that the key needs ({_SCOPES}).",
+    },
+    "api_key_header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": API_KEY,
+        "description": "The same key in a header of its own.",
+    },
+}
+_SECURITY_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The access token of a user, who has all scopes.",
+    },
+    **_KEY_SCHEMES,
+}
 _BODY = (errors.BadSyntax, errors.BodyTimeout, errors.BodyTooLarge, errors.UnsupportedMedia)
 _OTHER_SHAPES = {
     OPENAI_PREFIX: {
@@ -79,7 +106,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
             "schemas": component_schemas((ProblemObject, *_models(described))),
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()},
             "responses": component_responses(problem_sets),
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": _SECURITY_SCHEMES,
         },
     }
 
@@ -106,6 +133,8 @@ def _describe(route: Route, operation: Operation) -> Schema:
         described["requestBody"] = {"required": True, "content": content}
     if marks_of(route.handler).is_public:
         described["security"] = []
+    elif operation.scope is not None:
+        described["security"] = [{"bearer": []}, *({name: [operation.scope]} for name in _KEY_SCHEMES)]
     if route.aliases:
         described["x-aliases"] = [_template(alias) for alias in route.aliases]
     return described
@@ -120,7 +149,7 @@ def _problems(route: Route, operation: Operation) -> list[type[Problem]]:
         problems = [*_BODY, *([] if isinstance(operation.body, Mapping) else [errors.Invalid]), *problems]
     marks = marks_of(handler)
     if not marks.is_public:
-        problems += [errors.Unauthenticated, errors.RateLimited]
+        problems += [errors.Unauthenticated, errors.Forbidden, errors.RateLimited]
     if marks.is_limited_by_address and marks.is_refresh is None:
         problems += [errors.RateLimited]
     return [*problems, errors.ServerFault, *([] if marks.is_always_up else [errors.Unavailable])]

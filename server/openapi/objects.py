@@ -11,6 +11,7 @@ from pydantic import BaseModel, EmailStr, Field
 
 from server import __version__
 from server.auth.accounts import CHECK_YOUR_EMAIL
+from server.auth.principal import Scope
 from server.errors import Code
 from server.model_request import Status
 
@@ -138,6 +139,25 @@ class UploadedFileObject(Described):
     content_type: str = shown("image/png", "The type that the first bytes of the file show.")
     size: int = shown(48_213, "In bytes.", ge=1)
     created_at: datetime = shown("2026-11-25T08:00:00.123456Z")
+
+
+class ApiKeyObject(Described):
+    """An API key, without the key itself."""
+
+    id: UUID = shown("019ab0c4-7a10-7d11-8c55-0a4e1f9b2c33")
+    prefix: str = shown("ask_7dXk2P", "The beginning of the key, to tell keys apart.")
+    name: str = shown("nightly job")
+    scopes: list[Scope] = shown(["create", "read"], "What the key may do.")
+    requests_per_minute: int | None = shown(None, "Its own limit of creates and uploads, next to that of the user.")
+    created_at: datetime = shown(MOMENT)
+    expires_at: datetime | None = shown(None, "Null: it does not expire.")
+    last_used_at: datetime | None = shown(None, "To the minute. Null: never used.")
+
+
+class NewApiKeyObject(ApiKeyObject):
+    """An API key with the key itself, which is shown this one time."""
+
+    key: str = shown("ask_7dXk2PzUpB0c…", "Keep it secret: it is not stored here.")
 
 
 class UserObject(Described):

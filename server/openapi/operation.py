@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from server.auth.principal import Scope
 from server.errors import Problem
+from server.http import keys
 from server.http.marks import Handler
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.parts import Answer, Model, Schema
@@ -16,7 +18,8 @@ class Operation:
     """The description of a route in the document.
 
     `body` is the model of a JSON body, or a schema for each media type. `problems` are errors of its own: those that
-    follow from its body and from the marks of its handler are added.
+    follow from its body and from the marks of its handler are added. `scope` is what an API key needs to call it; an
+    operation without one takes no API key. The middleware reads it from here.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Operation:
     parameters: tuple[Schema, ...] = ()
     body: Model | Mapping[str, Schema] | None = None
     problems: tuple[type[Problem], ...] = ()
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ ROUTES = web.AppKey("routes", list[Route])
 def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add them at their paths and aliases; a GET answers HEAD too. The routes of one path become one resource."""
     app[ROUTES] = [*app.get(ROUTES, ()), *routes]
+    scopes = app.setdefault(keys.SCOPES, {})
+    for route in routes:
+        if route.operation is not None and route.operation.scope is not None:
+            scopes[route.handler] = route.operation.scope
     resources: dict[str, web.Resource] = {}
     for route in routes:
         for place in (route.path, *route.aliases):

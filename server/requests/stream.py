@@ -253,6 +253,11 @@ class RequestStream:
         return None if self._transcript is None else self._transcript.model
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the credential of the reader ended."""
+        return self._subscription.has_ended
+
+    @property
     def _cursor(self) -> Cursor:
         return Cursor(max(self._epoch, 0), self._attempt, self._position.offset)
 

@@ -8,10 +8,12 @@ from uuid import UUID
 from aiohttp import hdrs, web
 
 from server.actors.feeds import Change, Feed, change_of, recent_id
+from server.auth.principal import Scope
 from server.auth.tokens import bearer_token
 from server.encoding import dumps
 from server.errors import FieldError, Invalid, NotFound, Unauthenticated, Unavailable
 from server.http import keys
+from server.http.credentials import until_key_ends
 from server.http.disconnects import may_be_left
 from server.http.parameters import read_id, single
 from server.http.request_events import send_events, send_request
@@ -63,11 +65,13 @@ def routes() -> tuple[Route, ...]:
                 parts.query("after", "The id of the last event that was received.", event_id),
                 parts.header("Last-Event-ID", "The same, as an EventSource sends it by itself."),
             ),
-            problems=(NotFound, Invalid),
+            problems=(NotFound, Invalid), scope=Scope.READ,
         )),
         route("GET", "/api/requests/events", stream_changes, Operation(
             "stream_changes", "Follow all requests of the user", {"200": feed},
-            "It does not resume: a client that comes back gets a new snapshot. It ends with the session or the token.",
+            "It does not resume: a client that comes back gets a new snapshot. It ends with the session, the token or "
+            "the API key.",
+            scope=Scope.READ,
         )),
     )  # fmt: skip
 
@@ -85,12 +89,13 @@ async def stream_request(request: web.Request) -> web.StreamResponse:
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """The changes of the user's requests: a snapshot of those not final, then each change, until the client leaves.
 
-    The stream ends when the session or the token of the client does. Raises `Unauthenticated` if the session has ended.
+    The stream ends when the session, the token or the API key of the client does. Raises `Unauthenticated` if the
+    session has ended.
     """
     user_id, session_id = request[keys.PRINCIPAL].user_id, _embedded_session(request)
     if session_id is not None and await request.app[keys.READER].fetch("ended_sessions", [session_id]):
         raise Unauthenticated
-    with request.app[keys.FEEDS].open(user_id, session_id) as feed:
+    with request.app[keys.FEEDS].open(user_id, session_id) as feed, until_key_ends(request, feed.end):
         rows = await request.app[keys.READER].fetch("feed_requests", [user_id], recent_id(), [])
         changes = [change_of(row) for row in rows]
         feed.begin(changes)
@@ -104,6 +109,9 @@ def _embedded_session(request: web.Request) -> UUID | None:
 
 
 async def _has_valid_token(request: web.Request) -> bool:
+    """True for a key as well, whose end is reported to the feed."""
+    if request[keys.PRINCIPAL].key is not None:
+        return True
     try:
         await request.app[keys.VERIFIER].identify(bearer_token(request.headers.getall(hdrs.AUTHORIZATION, [])))
     except Unauthenticated:

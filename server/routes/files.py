@@ -5,6 +5,7 @@ import re
 
 from aiohttp import hdrs, web
 
+from server.auth.principal import Scope
 from server.errors import Conflict, NotFound, RangeNotSatisfiable, RateLimited, Unavailable
 from server.files.stored import NO_OUTPUT, NO_UPLOAD
 from server.http import keys
@@ -52,19 +53,20 @@ def routes() -> tuple[Route, ...]:
             "its type, whatever type is declared. A file that no request uses within a day is deleted; a used one goes "
             "with its request.",
             parameters=(trace,), body={**dict.fromkeys(media_types, parts.BINARY), "multipart/form-data": form},
+            scope=Scope.CREATE,
         )),
         route("GET", "/api/files/{id}", get_upload, Operation(
             "get_file", "An uploaded file", shown, parameters=(file_id, *conditions),
-            problems=(NotFound, RangeNotSatisfiable),
+            problems=(NotFound, RangeNotSatisfiable), scope=Scope.READ,
         )),
         route("DELETE", "/api/files/{id}", delete_upload, Operation(
             "delete_file", "Delete an uploaded file", {"204": parts.empty_answer("It is gone.")}, parameters=(file_id,),
-            problems=(NotFound, Conflict),
+            problems=(NotFound, Conflict), scope=Scope.CREATE,
         )),
         route("GET", "/api/requests/{id}/files/{number}", get_output, Operation(
             "get_request_file", "A file that a completed request made", shown,
             parameters=(parts.REQUEST_ID, number, *conditions),
-            problems=(NotFound, RangeNotSatisfiable),
+            problems=(NotFound, RangeNotSatisfiable), scope=Scope.READ,
         )),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from aiohttp import hdrs, web
 
+from server.auth.principal import Scope
 from server.catalog import Catalog
 from server.encoding import dumps
 from server.http import keys
@@ -26,7 +27,7 @@ def routes() -> tuple[Route, ...]:
         "304": parts.empty_answer("Unchanged.", "ETag"),
     }
     about = "The listing is kept for ten minutes, and shown as stale while no newer one can be had."
-    operation = Operation("list_models", "The model types and the models on offer", answers, about)
+    operation = Operation("list_models", "The model types and the models on offer", answers, about, scope=Scope.READ)
     return (Route("Models", "GET", "/api/models", list_models, operation),)
 
 

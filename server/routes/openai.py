@@ -16,10 +16,12 @@ import structlog
 from aiohttp import hdrs, web
 
 from server.actors.subscription import StreamSubscription, View, Waiter
-from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unavailable
+from server.auth.principal import Scope
+from server.errors import FieldError, Invalid, ModelTooSlow, NotFound, Problem, Unauthenticated, Unavailable
 from server.http import keys
 from server.http.bodies import parse_json_cleaned
 from server.http.create_bodies import open_create_body
+from server.http.credentials import until_key_ends
 from server.http.disconnects import LEFT, ClientLeft, while_connected
 from server.http.inline_files import inline_images
 from server.http.marks import refused_under_overload
@@ -47,6 +49,7 @@ GRACE_S = 5.0
 """Time to wait after the deadline of a request, for its outcome to be stored."""
 _MIN_DEADLINE_S = 1.0
 _REPLAYED = "Idempotent-Replayed"
+_KEY_ENDED = "The API key was revoked or has expired. The request goes on, and Location says where its answer will be."
 
 log = structlog.get_logger(__name__)
 
@@ -66,26 +69,27 @@ def routes() -> tuple[Route, ...]:
             "create_chat_completion", "The next turn of a conversation, in OpenAI's protocol",
             {"200": replace(completed, content={**completed.content, **streamed})},
             "A model request like any other, named by `Location`. Without a key it ends when its client leaves.",
-            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.CHAT_BODY,
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.CHAT_BODY, scope=Scope.CREATE,
         )),
         route("POST", "/v1/completions", complete, Operation(
             "create_completion", "The continuation of a text, in OpenAI's protocol before chat",
             {"200": replace(continued, content={**continued.content, **pieces})},
             "A model request of the type `text-generation`.",
-            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.COMPLETION_BODY,
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.COMPLETION_BODY, scope=Scope.CREATE,
         )),
         route("POST", "/v1/embeddings", embed, Operation(
             "create_embeddings", "The vectors of texts, in OpenAI's protocol",
             {"200": parts.json_answer("The vectors.", objects.EmbeddingList, *named)},
-            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.EMBEDDINGS_BODY,
+            parameters=(parts.IDEMPOTENCY_KEY,), body=objects.EMBEDDINGS_BODY, scope=Scope.CREATE,
         )),
         route("GET", "/v1/models", list_models, Operation(
             "list_openai_models", "The models that can be named on /v1",
             {"200": parts.json_answer("The models that this server offers.", objects.OpenAIModelList)},
+            scope=Scope.READ,
         )),
         route("GET", "/v1/models/{id:.+}", get_model, Operation(
             "get_openai_model", "One model", {"200": parts.json_answer("It is offered.", objects.OpenAIModel)},
-            parameters=(parts.path("id", "Its name, slashes and all.", parts.TEXT),),
+            parameters=(parts.path("id", "Its name, slashes and all.", parts.TEXT),), scope=Scope.READ,
         )),
     )  # fmt: skip
 
@@ -260,10 +264,11 @@ async def _stream(
     stream = request.app[keys.REQUESTS].stream(request[keys.PRINCIPAL].user_id, subscription)
     find_images = functools.partial(inline_images, request, subscription.request_id)
     try:
-        async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks, find_images)) as pieces:
-            await stream.open()
-            first = await anext(pieces)
-            return await EventStream(request, headers=headers).send(_from(first, pieces))
+        with until_key_ends(request, subscription.end):
+            async with while_connected(request), contextlib.aclosing(_pieces(stream, chunks, find_images)) as pieces:
+                await stream.open()
+                first = await anext(pieces)
+                return await EventStream(request, headers=headers).send(_from(first, pieces))
     except ClientLeft:
         return web.Response(status=LEFT)
     finally:
@@ -287,7 +292,7 @@ async def _pieces(
                     yield chunks.keep_alive()
                 if chunks.is_over:
                     return
-        raise _stopping()
+        raise Unauthenticated(_KEY_ENDED) if stream.has_ended else _stopping()
     except Problem as problem:
         yield chunks.fail(problem)
 

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from server.actors.subscription import StreamSubscription, Subscription, View, Waiter
 from server.actors.subscriptions import Subscriptions
+from server.auth.principal import Scope
 from server.errors import Conflict, Invalid, KeyReused, NotFound
 from server.http import keys
 from server.http.create_bodies import open_create_body
@@ -61,7 +62,7 @@ def routes() -> tuple[Route, ...]:
             },
             "With `Accept: text/event-stream` the answer is the stream of `GET /api/requests/{id}/events`. "
             "Answered only after the request is stored: from then on it is never lost and ends exactly once.",
-            parameters=(prefer, parts.IDEMPOTENCY_KEY), body=CreateRequest, problems=(KeyReused,),
+            parameters=(prefer, parts.IDEMPOTENCY_KEY), body=CreateRequest, problems=(KeyReused,), scope=Scope.CREATE,
         )),
         route("GET", "/api/requests", list_requests, Operation(
             "list_requests", "The user's history, newest first",
@@ -78,7 +79,7 @@ def routes() -> tuple[Route, ...]:
                 parts.query("created_after", "Only later ones.", moment),
                 parts.query("created_before", "Only earlier ones.", moment),
             ),
-            problems=(Invalid,),
+            problems=(Invalid,), scope=Scope.READ,
         )),
         route("GET", "/api/requests/{id}", get, Operation(
             "get_request", "One model request, now or as soon as it is final",
@@ -90,11 +91,12 @@ def routes() -> tuple[Route, ...]:
                 "304": parts.empty_answer("Still in the state that If-None-Match names.", "ETag", "Preference-Applied"),
             },
             parameters=(parts.REQUEST_ID, parts.query("wait", "Seconds to wait for the end.", seconds), prefer, known),
-            problems=(NotFound, Invalid),
+            problems=(NotFound, Invalid), scope=Scope.READ,
         )),
         route("DELETE", "/api/requests/{id}", delete, Operation(
             "delete_request", "Forget a model request", {"204": parts.empty_answer("It is gone, with its files.")},
             "One that runs is cancelled first.", parameters=(parts.REQUEST_ID,), problems=(NotFound,),
+            scope=Scope.CREATE,
         )),
         route("POST", "/api/requests/{id}/cancel", cancel, Operation(
             "cancel_request", "Cancel a model request",
@@ -109,7 +111,7 @@ def routes() -> tuple[Route, ...]:
                 ),
             },
             "The call to the model is stopped, wherever it runs.", parameters=(parts.REQUEST_ID,),
-            problems=(NotFound, Conflict),
+            problems=(NotFound, Conflict), scope=Scope.CREATE,
         )),
     )  # fmt: skip
 

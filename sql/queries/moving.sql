@@ -41,6 +41,19 @@ FROM (
     ORDER BY key.user_id, key.key
 ) AS remembered;
 
+-- name: export_api_keys
+-- The API keys that have not expired. Their hashes are exported, so the keys work in the other place.
+SELECT to_jsonb(valid)::text AS line
+FROM (
+    SELECT
+        key.id, key.user_id, key.hash, key.prefix, key.name, key.scopes, key.requests_per_minute, key.created_at,
+        key.expires_at, key.last_used_at
+    FROM public.api_keys AS key
+    INNER JOIN auth.users AS account ON account.id = key.user_id
+    WHERE account.deleted_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+    ORDER BY key.id
+) AS valid;
+
 -- name: export_usage
 -- Totals by user and day.
 SELECT to_jsonb(day_total)::text AS line
@@ -139,6 +152,22 @@ FROM jsonb_to_recordset($1::jsonb) AS remembered (
 )
 LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = remembered.user_id
 INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, remembered.user_id)
+ON CONFLICT DO NOTHING;
+
+-- name: import_api_keys
+-- Insert API keys of page $1, whose users $2 have the ids $3 here.
+INSERT INTO public.api_keys (
+    id, user_id, hash, prefix, name, scopes, requests_per_minute, created_at, expires_at, last_used_at
+)
+SELECT
+    key.id, account.id, key.hash, key.prefix, key.name, key.scopes, key.requests_per_minute, key.created_at,
+    key.expires_at, key.last_used_at
+FROM jsonb_to_recordset($1::jsonb) AS key (
+    id uuid, user_id uuid, hash bytea, prefix text, name text, scopes text [], requests_per_minute integer,
+    created_at timestamptz, expires_at timestamptz, last_used_at timestamptz
+)
+LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = key.user_id
+INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, key.user_id)
 ON CONFLICT DO NOTHING;
 
 -- name: import_file_rows

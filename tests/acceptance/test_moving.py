@@ -32,6 +32,7 @@ from tests.supabase import Project
 
 ROWS = 10_000
 BIG = 'Größe 🙂 "quoted" \\ back\\slash\n' * 3000
+_TABLES = ("model_requests", "usage_daily", "idempotency_keys", "api_keys", "files")
 _ENDED = "SELECT FROM public.model_requests WHERE completed_at IS NOT NULL"
 _SEED = """
 INSERT INTO public.model_requests (
@@ -86,7 +87,7 @@ async def _files(settings: Settings) -> dict[str, bytes]:
 
 async def _contents(url: str) -> dict[str, Any]:
     """All that is not bound to one server: whatever of it changed, an import changed it."""
-    tables = ("auth.users", "public.model_requests", "public.usage_daily", "public.idempotency_keys", "public.files")
+    tables = ("auth.users", *(f"public.{name}" for name in _TABLES))
     return {
         table: [row[0] for row in await _fetch(url, f"SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")]  # noqa: S608
         for table in tables
@@ -102,6 +103,7 @@ async def test_ten_thousand_requests_files_and_accounts_move_and_a_second_time_c
     alice, bob = await old.sign_up("alice@example.com"), await old.sign_up("bob@example.com")
     first = await alice.create(BIG, headers={"Idempotency-Key": "once"})
     assert first.json["status"] == "completed"
+    key = (await alice.post("/api/keys", {"name": "moves", "scopes": ["read"]})).json["key"]
     for user, count in ((alice, ROWS), (bob, 0)):
         await _fetch(database, _SEED, UUID(user.user_id), count)
     large = b"\x89PNG" + bytes(range(256)) * 40_000
@@ -137,6 +139,7 @@ async def test_ten_thousand_requests_files_and_accounts_move_and_a_second_time_c
             assert again.json["id"] == first.json["id"]
             page = await alice_there.get("/api/requests?limit=1000")
             assert len(page.json) == 1000
+    assert (await Api(new.client, new.app, key).get(f"/api/requests/{first.json['id']}")).json == first.json
 
 
 async def test_what_is_not_final_runs_where_it_arrives_with_the_time_it_had_left(

@@ -61,6 +61,17 @@ def signed_in(api: Api, reply: Reply) -> Api:
     return Api(api.client, api.app, reply.json["token"], reply.json["user"]["id"])
 
 
+async def test_an_api_key_of_an_account_in_supabase_works_until_the_account_is_deleted(api: Api) -> None:
+    user = signed_in(api, await api.post("/api/auth/signup", CREDENTIALS))
+    key = (await user.post("/api/keys", {"name": "job", "scopes": ["create", "read"]})).json["key"]
+    program = Api(api.client, api.app, key)
+    assert (await program.create()).json["user_id"] == user.user_id
+    assert len((await program.get("/api/requests")).json) == 1
+    assert_problem(await program.get("/auth/user"), 403, "AUTH_ERROR")
+    assert (await user.send("DELETE", "/auth/user")).status == 204
+    assert_unauthenticated(await program.get("/api/requests"), blames_token=True)
+
+
 async def test_an_account_from_its_beginning_to_its_end(api: Api, gotrue: GoTrueFake) -> None:
     created = await api.post("/api/auth/signup", CREDENTIALS)
     assert created.status == 201

@@ -295,7 +295,7 @@ async def test_usage_of_several_users_and_days_is_added_to_what_was_there(any_da
     ]
 
 
-@pytest.mark.parametrize("table", ["model_requests", "usage_daily", "idempotency_keys"])
+@pytest.mark.parametrize("table", ["model_requests", "usage_daily", "idempotency_keys", "api_keys"])
 async def test_an_account_takes_everything_of_its_own_with_it(earlier: Earlier, table: str) -> None:
     await earlier.bring_forward()
     await earlier.connection.execute(
@@ -305,6 +305,10 @@ async def test_an_account_takes_everything_of_its_own_with_it(earlier: Earlier, 
     )
     await earlier.connection.execute(
         "UPDATE model_requests SET status = 'cancelled', completed_at = now() WHERE status = 'pending'"
+    )
+    await earlier.connection.execute(
+        "SELECT create_api_key(gen_random_uuid(), $1, sha256('key'), 'ask_', 'test', '{read}', NULL, NULL, 1)",
+        earlier.user_id,
     )
     assert await earlier.connection.fetchval(f"SELECT count(*) FROM {table}") > 0  # noqa: S608 - a parameter of this test
     await earlier.connection.execute("DELETE FROM auth.users WHERE id = $1", earlier.user_id)

@@ -78,7 +78,7 @@ async def test_nobody_else_reads_or_changes_anything(migrated: Migrated, role: s
         tables = [row["relname"] for row in await connection.fetch(_OURS.format(condition="true"))]
     own = {"model_requests", "usage_daily", "files"} if role == "authenticated" else set()
     assert {"model_requests", "usage_daily", "instances", "idempotency_keys", "schema_migrations"} <= set(tables)
-    assert {"files", "file_uses"} <= set(tables)
+    assert {"files", "file_uses", "api_keys"} <= set(tables)
     for table in tables:
         verbs = ["INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "TRUNCATE {}", "SELECT FROM {}"]
         for statement in (verb.format(table) for verb in verbs if not (table in own and verb.startswith("SELECT"))):
@@ -139,11 +139,12 @@ async def test_a_project_that_lets_nobody_touch_realtime_gets_our_tables_all_the
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
-async def test_nobody_but_the_server_calls_the_functions_for_files(migrated: Migrated, role: str) -> None:
+async def test_nobody_but_the_server_calls_its_functions(migrated: Migrated, role: str) -> None:
     for call in (
         "reserve_upload($1, $1, $1, 'image/png', 1, NULL)",
         "delete_upload($1, $1)",
         "use_of_file($1)",
+        "create_api_key($1, $1, '', '', '', '{}', NULL, NULL, 1)",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await _execute(migrated, role, f"SELECT public.{call}".replace("$1", f"'{migrated.alice}'::uuid"))

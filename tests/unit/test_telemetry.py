@@ -13,6 +13,7 @@ SECRETS = (
     "hf_" + "a" * 20,
     "sk-abcdefgh1",
     "sb_secret_x1",
+    "ask_" + "k" * 49,
     "eyJhbGciOi.eyJzdWIi.c2ln",
     "BEARER\tsomething",
     "postgresql://user:pass@host/db",

@@ -16,6 +16,7 @@ from server.storage.queries import statements
 
 _NAMES = {
     "idempotency_keys": "idempotency keys",
+    "api_keys": "API keys",
     "usage": "days of usage",
     "file_rows": "rows of files",
     "file_uses": "uses of files",
@@ -28,6 +29,7 @@ _EXPORTED = {
     "users": "export_users",
     "requests": "export_requests",
     "idempotency_keys": "export_idempotency_keys",
+    "api_keys": "export_api_keys",
     "usage": "export_usage",
     "file_rows": "export_file_rows",
     "file_uses": "export_file_uses",

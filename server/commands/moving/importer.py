@@ -77,6 +77,8 @@ class Import:
                 await self._add_requests(await member.read())
             case ["idempotency_keys", _]:
                 await self._send("import_idempotency_keys", await member.read(), *self._renamed_ids())
+            case ["api_keys", _]:
+                await self._send("import_api_keys", await member.read(), *self._renamed_ids())
             case ["usage", _]:
                 await self._send("import_usage", await member.read(), *self._renamed_ids())
             case ["file_rows", _]:

@@ -1,0 +1,1 @@
+"""API keys: how they look, which are valid, and how users manage them."""
