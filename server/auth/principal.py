@@ -10,7 +10,7 @@ from server.model_request import UserId
 
 
 class Scope(StrEnum):
-    """What an API key may do. A signed-in user has all scopes."""
+    """A part of the API that a key may be limited to. A signed-in user has all scopes."""
 
     CREATE = "create"
     READ = "read"
@@ -24,7 +24,7 @@ SCOPES = {
     Scope.KEYS: "manage the API keys of the user",
     Scope.USAGE: "read the usage of the user",
 }
-"""What each scope allows, for people."""
+"""A description of each scope, for people."""
 
 
 @dataclass(frozen=True, slots=True)

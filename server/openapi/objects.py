@@ -147,7 +147,7 @@ class ApiKeyObject(Described):
     id: UUID = shown("019ab0c4-7a10-7d11-8c55-0a4e1f9b2c33")
     prefix: str = shown("ask_7dXk2P", "The beginning of the key, to tell keys apart.")
     name: str = shown("nightly job")
-    scopes: list[Scope] = shown(["create", "read"], "What the key may do.")
+    scopes: list[Scope] = shown(["create", "read"], "The scopes that limit the key.")
     requests_per_minute: int | None = shown(None, "Its own limit of creates and uploads, next to that of the user.")
     created_at: datetime = shown(MOMENT)
     expires_at: datetime | None = shown(None, "Null: it does not expire.")

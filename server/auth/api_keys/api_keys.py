@@ -44,7 +44,7 @@ class NewKey(Body):
         None,
         min_length=1,
         examples=[["create", "read"]],
-        description="What the key may do: create and read by default.",
+        description="Its scopes: create and read by default.",
     )
     expires_in_s: int | None = Field(
         None, ge=1, le=MAX_LIFETIME_S, examples=[3600], description="Seconds until it expires."
