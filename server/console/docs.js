@@ -113,7 +113,9 @@ function answerPart(doc, status, reference) {
 
 function operationPart(doc, path, method, operation) {
   const parameters = (operation.parameters || []).map((parameter) => [code(parameter.name), parameter.in, typeText(doc, parameter.schema), parameter.description]);
-  const access = operation.security && !operation.security.length ? "public" : "needs a token";
+  const scope = (operation.security || []).flatMap((scheme) => scheme.api_key || [])[0];
+  const token = scope ? `needs a token, or an API key with the scope ${scope}` : "needs a token";
+  const access = operation.security && !operation.security.length ? "public" : token;
   return node(
     "details",
     { id: operation.operationId },

@@ -22,26 +22,24 @@ async def identify(request: web.Request) -> Principal:
     Raises `Unauthenticated`, `Unavailable` where the credential cannot be checked now, and `RateLimited` for an address
     that tries many keys that do not exist.
     """
-    token = _key_header(request) or bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
+    given = _keys_in_header(request)
+    if len(given) > 1:
+        raise Unauthenticated
+    token = given[0] if given else bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
     if not token.startswith(PREFIX):
         return await request.app[keys.VERIFIER].identify(token)
     return request.app[keys.KEY_CACHE].find(token) or await _look_up(request, token)
 
 
-def _key_header(request: web.Request) -> str | None:
-    """The API key in `X-Api-Key`. Values of other forms are left to proxies and tools that use the same header."""
-    if API_KEY not in request.headers:
-        return None
-    given = [value for value in request.headers.getall(API_KEY) if value.startswith(PREFIX)]
-    if len(given) > 1:
-        raise Unauthenticated
-    return given[0] if given else None
+def _keys_in_header(request: web.Request) -> list[str]:
+    """The API keys in `X-Api-Key`. Values of other forms are left to proxies and tools that use the same header."""
+    return [value for value in request.headers.getall(API_KEY, ()) if value.startswith(PREFIX)]
 
 
 def has_credentials(request: web.Request) -> bool:
     """Whether the request carries a token or a key, be it valid or not."""
     values = request.headers.getall(hdrs.AUTHORIZATION, [])
-    return any(value.lower().startswith("bearer ") for value in values) or API_KEY in request.headers
+    return any(value.lower().startswith("bearer ") for value in values) or bool(_keys_in_header(request))
 
 
 async def _look_up(request: web.Request, key: str) -> Principal:
