@@ -171,7 +171,13 @@ async def test_a_key_is_accepted_in_either_header(api: Api, path: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda key: key[:-1], lambda key: key + "a", lambda key: key.upper(), lambda _: mint_key(), lambda _: "ask_"],
+    [
+        lambda key: key[:-1],
+        lambda key: key + "a",
+        lambda key: key[:4] + key[4:].swapcase(),
+        lambda _: mint_key(),
+        lambda _: "ask_",
+    ],
 )
 @pytest.mark.parametrize("header", ["Authorization", "X-Api-Key"])
 async def test_another_key_is_401(api: Api, header: str, change: Callable[[str], str]) -> None:
