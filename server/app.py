@@ -199,7 +199,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
     app[keys.READER] = reader
     app[keys.FEEDS] = engine.feeds
     app[keys.KEY_CACHE] = engine.key_cache
-    app[keys.API_KEYS] = ApiKeys(reader, on_revoked=engine.doubt_keys)
+    app[keys.API_KEYS] = ApiKeys(reader, on_revoked=engine.recheck_keys)
     admission = Admission(
         journal=engine.journal,
         reader=reader,

@@ -192,13 +192,13 @@ class Engine:
         """For instances with free slots."""
         self._hints.notify_all("backlog")
 
-    def doubt_keys(self, subject: UUID) -> None:
+    def recheck_keys(self, subject: UUID) -> None:
         """Have all instances check an API key, or all keys of a user, before they accept them once more."""
-        self.key_cache.doubt(subject)
+        self.key_cache.recheck(subject)
         self._hints.notify_all("key", subject)
 
     def _on_key(self, subject: str) -> None:
-        self.key_cache.doubt(UUID(subject))
+        self.key_cache.recheck(UUID(subject))
 
     def _on_changes(self, ids: list[str]) -> None:
         self.subscriptions.refresh(RequestId(UUID(text)) for text in ids)

@@ -14,7 +14,7 @@ _MAX_LINE = 4096
 
 
 async def run_set_password(settings: Settings, email: str) -> int:
-    """Exit code 0: done, and all sessions of the account have ended. 1: nothing was changed; stderr gives the reason.
+    """Exit code 0: done; the sessions and API keys of the account have ended. 1: nothing was changed; stderr says why.
 
     Works with or without a running server.
     """
@@ -33,7 +33,7 @@ async def run_set_password(settings: Settings, email: str) -> int:
         passwords.close()
     if not await _store(settings, address, hashed):
         return _fail(f"There is no account with the address {address}.")
-    print(f"{address} has a new password; its sessions have ended.")  # noqa: T201 - the command's output
+    print(f"{address} has a new password; its sessions and API keys have ended.")  # noqa: T201 - the command's output
     return 0
 
 

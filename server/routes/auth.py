@@ -133,7 +133,7 @@ async def delete_user(request: web.Request) -> web.Response:
     running = await request.app[keys.READER].fetch("running_requests_of_user", principal.user_id)
     await _delete_history(request.app[keys.READER], principal.user_id)
     await request.app[keys.ACCOUNTS].delete_user(principal, _user(request))
-    request.app[keys.ENGINE].doubt_keys(principal.user_id)
+    request.app[keys.ENGINE].recheck_keys(principal.user_id)
     await request.app[keys.UPLOADS].delete_all(principal.user_id)
     for row in running:
         request.app[keys.ENGINE].workload.stop(RequestId(row["id"]), StopReason.LOST)

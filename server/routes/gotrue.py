@@ -112,8 +112,11 @@ async def get_user(request: web.Request) -> web.Response:
 
 
 async def update_user(request: web.Request) -> web.Response:
-    form = await _read_form(request)
-    return json_response(await request.app[keys.GOTRUE].update_user(request[keys.PRINCIPAL], form))
+    """A new password ends the API keys of the user."""
+    principal, form = request[keys.PRINCIPAL], await _read_form(request)
+    body = await request.app[keys.GOTRUE].update_user(principal, form)
+    request.app[keys.ENGINE].recheck_keys(principal.user_id)
+    return json_response(body)
 
 
 @public

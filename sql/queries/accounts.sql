@@ -151,7 +151,7 @@ FROM auth.refresh_tokens
 WHERE token = $1;
 
 -- name: update_account
--- Change the values of account $1 that are not NULL. A new password ends all of its sessions except $5.
+-- Change the values of account $1 that are not NULL. A new password ends all of its sessions except $5, and all of its API keys.
 WITH account AS (
     UPDATE auth.users
     SET email = coalesce($2, email),
@@ -166,6 +166,10 @@ WITH account AS (
     WHERE session.user_id = account.id
         AND $3::text IS NOT NULL
         AND session.id IS DISTINCT FROM $5
+), revoked AS (
+    DELETE FROM public.api_keys AS key
+    USING account
+    WHERE key.user_id = account.id AND $3::text IS NOT NULL
 )
 SELECT id FROM account;
 
@@ -185,7 +189,8 @@ WHERE user_id = $1
     AND CASE $3::text WHEN 'local' THEN id = $2 WHEN 'others' THEN id <> $2 ELSE true END;
 
 -- name: set_password
--- Set the password of the account with an e-mail, and end all its sessions. No row comes back where there is no such account.
+-- Set the password of the account with an e-mail, and end all its sessions and API keys. No row comes back where there is no
+-- such account.
 WITH account AS (
     UPDATE auth.users
     SET encrypted_password = $2, updated_at = now()
@@ -195,6 +200,10 @@ WITH account AS (
     DELETE FROM auth.sessions AS session
     USING account
     WHERE session.user_id = account.id
+), revoked AS (
+    DELETE FROM public.api_keys AS key
+    USING account
+    WHERE key.user_id = account.id
 )
 SELECT id FROM account;
 

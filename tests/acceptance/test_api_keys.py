@@ -19,6 +19,7 @@ from server.auth.api_keys.key_format import mint_key
 from server.auth.principal import Scope
 from server.http import keys
 from server.storage.database import DedicatedConnection
+from server.storage.queries import statements as statements_by_name
 from server.storage.reader import PooledQueries
 from tests.acceptance.conftest import Api, Reply, Start, created, events_of
 from tests.acceptance.test_auth import assert_problem, assert_unauthenticated
@@ -325,6 +326,29 @@ async def test_a_key_ends_with_its_account(api: Api) -> None:
     assert (await program.api.get("/api/requests")).status == 200
     assert (await api.send("DELETE", "/api/auth/user")).status == 204
     assert_unauthenticated(await program.api.get("/api/requests"), blames_token=True)
+
+
+async def test_a_key_ends_with_a_new_password_and_not_with_other_changes(api: Api) -> None:
+    program = await make_key(api)
+    assert (await api.send("PUT", "/auth/v1/user", json={"data": {"colour": "blue"}})).status == 200
+    assert (await program.api.get("/api/requests")).status == 200
+    assert (await api.send("PUT", "/auth/v1/user", json={"password": "another horse"})).status == 200
+    assert_unauthenticated(await program.api.get("/api/requests"), blames_token=True)
+    assert (await api.get("/api/keys")).json == []
+
+
+async def test_a_key_ends_with_a_password_that_the_operator_sets(api: Api, database: str) -> None:
+    program = await make_key(await api.sign_up("bob@example.com"))
+    other = await make_key(api)
+    assert (await program.api.get("/api/requests")).status == 200
+    async with connected(database) as connection:
+        await connection.fetch(statements_by_name()["set_password"], "bob@example.com", "a hash")
+
+    async def is_refused() -> bool:
+        return (await program.api.get("/api/requests")).status == 401
+
+    await until(is_refused, within_s=ELSEWHERE_S)
+    assert (await other.api.get("/api/requests")).status == 200
 
 
 async def test_a_deleted_account_makes_no_key(api: Api) -> None:

@@ -66,7 +66,7 @@ class KeyCache:
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._asked: dict[bytes, asyncio.Future[Principal | None]] = {}
         self._watchers: dict[bytes, list[Callable[[], None]]] = {}
-        self._doubted: OrderedDict[UUID, float] = OrderedDict()
+        self._rechecked: OrderedDict[UUID, float] = OrderedDict()
         self._refreshed_at = float("-inf")
         self._news = asyncio.Event()
 
@@ -118,10 +118,10 @@ class KeyCache:
             if not watchers:
                 del self._watchers[key.digest]
 
-    def doubt(self, subject: UUID) -> None:
+    def recheck(self, subject: UUID) -> None:
         """Ask the database again for a key, or for all keys of a user, before they are accepted once more."""
-        self._doubted[subject] = self._clock()
-        _limit(self._doubted, MAX_KNOWN)
+        self._rechecked[subject] = self._clock()
+        _limit(self._rechecked, MAX_KNOWN)
         for known in self._known.values():
             if subject in {known.key.id, known.principal.user_id}:
                 known.checked_at = float("-inf")
@@ -130,10 +130,8 @@ class KeyCache:
 
     async def run(self) -> None:
         while True:
-            delay_s = max(0.0, self._refreshed_at + REFRESH_INTERVAL_S - self._clock())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._news.wait()
+            if not self._asked:
+                await self._wait()
             self._news.clear()
             try:
                 await self.work()
@@ -141,9 +139,16 @@ class KeyCache:
                 self._give_up(error)
                 await asyncio.sleep(_PAUSE_S)
 
+    async def _wait(self) -> None:
+        """Until a key is asked for, or the next refresh is due."""
+        delay_s = self._refreshed_at + REFRESH_INTERVAL_S - self._clock()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, delay_s)):
+                await self._news.wait()
+
     async def work(self) -> None:
-        """One round: keys that are waited for, then those that are due."""
-        while self._asked:
+        """One round: a batch of the keys that are waited for, then those that are due."""
+        if self._asked:
             await self._ask(list(islice(self._asked, _BATCH)))
         if self._clock() >= self._refreshed_at + REFRESH_INTERVAL_S:
             self._refreshed_at = self._clock()
@@ -154,14 +159,14 @@ class KeyCache:
             await self._record_uses()
 
     async def _ask(self, digests: Sequence[bytes]) -> None:
-        """Read these keys. The answer about a key that was doubted meanwhile may be older than its revocation."""
+        """Read these keys. If a recheck was requested meanwhile, the answer may be older than the revocation."""
         sent_at = self._clock()
         rows = {row["hash"]: row for row in await self._connection.fetch("find_api_keys", digests)}
         for digest in digests:
             row = rows.get(digest)
             if row is None:
                 self._end(digest)
-            elif all(self._doubted.get(subject, -1.0) < sent_at for subject in (row["id"], row["user_id"])):
+            elif all(self._rechecked.get(subject, -1.0) < sent_at for subject in (row["id"], row["user_id"])):
                 self._keep(row, sent_at)
 
     def _keep(self, row: Any, sent_at: float) -> None:

@@ -124,6 +124,26 @@ async def test_a_flood_of_guesses_costs_one_statement_at_a_time(desk: Desk) -> N
     assert desk.lookups <= 2
 
 
+async def test_a_flood_does_not_keep_known_keys_from_being_read_again(desk: Desk) -> None:
+    key = desk.add()
+    await desk.identify(key)
+    guesses: list[asyncio.Future[Principal]] = []
+
+    def answer_and_get_another(digests: list[bytes]) -> list[dict[str, Any]]:
+        if len(guesses) < 50:
+            guesses.append(asyncio.ensure_future(desk.identify(mint_key())))
+        desk.clock.now += MAX_AGE_S / 10
+        return desk._find(digests)
+
+    desk.statements.answers[FIND] = answer_and_get_another
+    with pytest.raises(Unauthenticated):
+        await desk.identify(mint_key())
+    while len(guesses) < 50:
+        await asyncio.wait(set(guesses))
+        assert desk.cache.find(key) is not None
+    await asyncio.gather(*guesses, return_exceptions=True)
+
+
 async def test_more_guesses_than_can_wait_are_put_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "MAX_WAITING", 10)
     known = desk.add()
@@ -142,8 +162,8 @@ async def test_the_tables_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatc
         await desk.identify(desk.add())
         with pytest.raises(Unauthenticated):
             await desk.identify(mint_key())
-        desk.cache.doubt(uuid4())
-    assert (len(desk.cache._known), len(desk.cache._unknown), len(desk.cache._doubted)) == (5, 5, 5)
+        desk.cache.recheck(uuid4())
+    assert (len(desk.cache._known), len(desk.cache._unknown), len(desk.cache._rechecked)) == (5, 5, 5)
 
 
 async def test_a_key_in_use_is_read_again_in_the_background(desk: Desk) -> None:
@@ -201,18 +221,18 @@ async def test_a_key_is_refused_from_its_expiry_on(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("by", ["id", "user_id"])
-async def test_a_doubted_key_is_asked_for_before_it_is_accepted_again(desk: Desk, by: str) -> None:
+async def test_a_key_is_asked_for_after_a_hint_before_it_is_accepted_again(desk: Desk, by: str) -> None:
     key, other = desk.add(), desk.add()
     await desk.identify(key)
     await desk.identify(other)
     subject = desk.rows.pop(digest_of(key))[by]
-    desk.cache.doubt(subject)
+    desk.cache.recheck(subject)
     assert desk.cache.find(other) is not None
     with pytest.raises(Unauthenticated):
         await desk.identify(key)
 
 
-async def test_an_answer_from_before_a_revocation_is_not_believed(desk: Desk) -> None:
+async def test_an_answer_from_before_a_revocation_does_not_count(desk: Desk) -> None:
     key = desk.add()
     key_id = desk.id_of(key)
     is_sent, may_answer = asyncio.Event(), asyncio.Event()
@@ -227,7 +247,7 @@ async def test_an_answer_from_before_a_revocation_is_not_believed(desk: Desk) ->
     asked = asyncio.ensure_future(desk.identify(key))
     await is_sent.wait()
     del desk.rows[digest_of(key)]
-    desk.cache.doubt(key_id)
+    desk.cache.recheck(key_id)
     desk.clock.now += 0.001
     may_answer.set()
     with pytest.raises(Unauthenticated):
