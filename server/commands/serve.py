@@ -29,6 +29,7 @@ from server.http.connections import Connections
 from server.http.server import Runner
 from server.log_writer import LogWriter
 from server.model_request import InstanceId
+from server.monitoring.siblings import ALONE, Siblings
 from server.settings import Backend, Settings
 from server.storage.database import Database
 from server.storage.embedded.data_folder import DataFolderInUse
@@ -80,15 +81,22 @@ async def serve_database(
     listener: socket.socket,
     signals: "StopSignals",
     on_ready: Callable[[], None],
-    number: int = 0,
+    siblings: Siblings = ALONE,
 ) -> int:
-    """Run one instance from the open socket to the last flush. `number` is the worker's number."""
+    """Run one instance from the open socket to the last flush. `siblings` are the other workers of this server."""
     with contextlib.ExitStack() as stack:
-        instance_id, predecessors = stack.enter_context(_instance(settings, number))
-        app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessors=predecessors)
+        instance_id, predecessors = stack.enter_context(_instance(settings, siblings.number))
+        app = create_app(
+            settings,
+            database_url=database_url,
+            instance_id=instance_id,
+            predecessors=predecessors,
+            siblings=siblings,
+        )
         engine = app[keys.ENGINE]
         limit = connections_within(raise_limit(), upstream=settings.concurrency)
         places = Connections(limit, proxies=settings.proxy_networks)
+        app[keys.METRICS].sources.connections = places.__len__
         runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S, places=places)
         stack.enter_context(reporting_exhaustion())
         await runner.setup()
