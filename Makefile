@@ -32,7 +32,7 @@ test: $(DEV) ## run all tests; with options: make test PYTEST_ARGS="-k journal"
 test-clients: $(DEV) ## try sixteen client libraries on /v1, and print a table (10 min)
 	@exec $(PY) -m tests.clients.v1
 
-test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, PostgreSQL 15, nginx, ffmpeg and others (Debian 12, root)
+test-tools: $(DEV) ## install tools for some tests: PgBouncer, Chromium, PostgreSQL 15, nginx, Prometheus, ffmpeg and others (Debian 12, root)
 	@exec $(PY) -m tests.tools
 
 test-poolers: $(DEV) ## run the acceptance tests through PgBouncer, in session and in transaction mode (10 min)

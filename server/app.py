@@ -26,11 +26,27 @@ from server.limits.concurrency import ConcurrencyLimiter
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter
 from server.model_request import InstanceId
+from server.monitoring.catalog import Sources
+from server.monitoring.metrics import Metrics
+from server.monitoring.siblings import ALONE, Siblings
 from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
 from server.requests.service import ModelRequests
-from server.routes import api_keys, auth, console, docs, events, files, gotrue, health, models, openai, requests
+from server.routes import (
+    api_keys,
+    auth,
+    console,
+    docs,
+    events,
+    files,
+    gotrue,
+    health,
+    metrics,
+    models,
+    openai,
+    requests,
+)
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
@@ -79,6 +95,7 @@ def create_app(
     database_url: str,
     instance_id: InstanceId | None = None,
     predecessors: Sequence[InstanceId] = (),
+    siblings: Siblings = ALONE,
 ) -> web.Application:
     """Wire everything; start nothing. `predecessors` are instances that are known to be dead."""
     database = database_of(settings, database_url)
@@ -118,10 +135,12 @@ def create_app(
     app[keys.VERIFIER] = identity.verifier
     app[keys.ACCOUNTS] = identity.accounts
     app[keys.OBJECTS] = objects
+    app[keys.METRICS] = Metrics(Sources(engine, upstream, lifecycle), reader, siblings)
+    app[keys.PROXY_NETWORKS] = settings.proxy_networks
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for resource in (requests, events, files, models, auth, api_keys, openai, health, docs, console):
+    for resource in (requests, events, files, models, auth, api_keys, openai, health, metrics, docs, console):
         add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -133,7 +152,14 @@ def create_app(
 
     # In the order of their start; the reverse is the order of their end.
     app.cleanup_ctx.extend(
-        [_connections(reader), _identity(identity), _inference(upstream), _files(objects), _work(engine)]
+        [
+            _connections(reader),
+            _identity(identity),
+            _inference(upstream),
+            _files(objects),
+            _work(engine),
+            _metrics(app[keys.METRICS]),
+        ]
     )
     return app
 
@@ -188,6 +214,14 @@ def _work(engine: Engine) -> Context:
             yield
         finally:
             await engine.stop()
+
+    return context
+
+
+def _metrics(metrics: Metrics) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        async with metrics.open():
+            yield
 
     return context
 

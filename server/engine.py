@@ -16,6 +16,7 @@ from server.actors.journal import Journal
 from server.actors.listener import Listener
 from server.actors.peer_notifier import PeerNotifier
 from server.actors.realtime_broadcaster import RealtimeBroadcaster
+from server.actors.run_metrics import RunMetrics
 from server.actors.stream_relay import StreamRelay
 from server.actors.stream_relay_table import StreamRelayTable
 from server.actors.subscriptions import Subscriptions
@@ -85,6 +86,7 @@ class Engine:
         self.backlog = Backlog()
         self.workload = Workload(max(LARGE_ROOM_BYTES, 2 * settings.max_body_mb * 1024 * 1024))
         self.lease = Lease(instance_id)
+        self.run_metrics = RunMetrics(catalog.all_models())
         self._connections = _connections_to(database)
 
         self.journal = Journal(self._connections["journal"], lease=self.lease)
@@ -177,6 +179,7 @@ class Engine:
             slots=self.slots,
             lease=self.lease,
             files=self.request_files,
+            metrics=self.run_metrics,
         )
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:

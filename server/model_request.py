@@ -92,6 +92,8 @@ class ModelRequest(RequestSpec):
     last_error: "Failed | None" = None
     """Why the last run went back to the backlog. It is the outcome if the deadline passes first."""
     claimed_at: float = field(default_factory=time.monotonic)
+    traceparent: str | None = None
+    """Of the create, if the run started at once. It is not stored, so a request from the backlog has none."""
 
     def seconds_left(self) -> float:
         """Seconds until the deadline. The wall clock of this machine is not used."""

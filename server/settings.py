@@ -17,6 +17,7 @@ from server.pooling import Pooling
 
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
+MIN_TOKEN_CHARS = 16
 DEFAULT_WAIT_S = 85.0
 MAX_COUNT = 1_000_000_000
 """Of settings that have no other upper bound, so that they fit the integers of the database."""
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     model_rate_per_minute: int = Field(0, ge=0, le=MAX_COUNT)
     retention_days: int = Field(0, ge=0, le=36_500)
 
+    metrics_token: SecretStr | None = None
     log_level: str = "info"
     log_format: LogFormat | None = None
 
@@ -212,12 +214,23 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "supabase_anon_key", "supabase_service_role_key", "storage_access_key_id", "storage_secret_access_key"
+        "supabase_anon_key",
+        "supabase_service_role_key",
+        "storage_access_key_id",
+        "storage_secret_access_key",
+        "metrics_token",
     )
     @classmethod
     def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
             raise ValueError("must be one word without spaces: copy it again")
+        return value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _long_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_TOKEN_CHARS:
+            raise ValueError(f"must have at least {MIN_TOKEN_CHARS} characters; make one with: openssl rand -hex 32")
         return value
 
     @field_validator("supabase_service_role_key")

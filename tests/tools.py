@@ -44,7 +44,9 @@ IMAGEMAGICK = Tool("convert", "imagemagick")
 HEIF_ENC = Tool("heif-enc", "libheif-examples")
 AVIFENC = Tool("avifenc", "libavif-bin")
 NGINX = Tool("nginx", "nginx")
-ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC, NGINX)
+PROMETHEUS = Tool("prometheus", "prometheus")
+"""The package also brings promtool."""
+ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC, NGINX, PROMETHEUS)
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in ALL))
 """The one command that brings all of them."""

@@ -131,6 +131,9 @@ class Feeds:
         self._sessions_checked_at = 0.0
         self.is_closed = False
 
+    def __len__(self) -> int:
+        return self._count
+
     def open(self, user_id: UserId, session_id: UUID | None = None) -> Feed:
         """With a `session_id`, the feed ends with that session of the embedded accounts."""
         return Feed(self, user_id, session_id)

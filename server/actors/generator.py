@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +18,7 @@ from server.actors.feeds import Feeds
 from server.actors.files import FileGone, OutputFiles, RequestFiles
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
+from server.actors.run_metrics import RunMetrics
 from server.actors.subscription import View
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Running, StopReason, Workload
@@ -37,6 +39,7 @@ from server.inference.events import (
 )
 from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
+from server.trace_context import TRACEPARENT, trace_id_of
 from server.transcript import START, Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0
@@ -66,6 +69,7 @@ class Generator:
         slots: Slots,
         lease: Lease,
         files: RequestFiles,
+        metrics: RunMetrics,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._queue = queue
@@ -78,6 +82,7 @@ class Generator:
         self._slots = slots
         self._lease = lease
         self._files = files
+        self._metrics = metrics
         self._jitter = jitter
 
     async def run(self) -> None:
@@ -93,11 +98,13 @@ class Generator:
             if model_request.owner != self._lease.instance_id:
                 return  # claimed under an id that was declared dead since: another claim runs it
             self._publish(model_request, View(Status.PROCESSING, model_request.epoch))
+            self._metrics.begin(model_request)
             started = asyncio.get_running_loop().time()
             outcome = await self._reach_outcome(running)
             taken = timedelta(seconds=asyncio.get_running_loop().time() - started)
             if outcome is not None:
                 await self._save_outcome(running, outcome, taken)
+            self._metrics.end(running, outcome)
         finally:
             self._workload.remove(running)
             self._slots.release()
@@ -123,10 +130,12 @@ class Generator:
             message = "The server failed while running this request."
             return Failed(Code.SERVER_ERROR, message, transcript.partial(), running.usage)
         finally:
+            running.answered_at = running.answered_at or time.monotonic()
             transcript.is_complete = True
 
     async def _generate(self, running: Running) -> Outcome:
         model_request = running.model_request
+        TRACEPARENT.set(model_request.traceparent)  # of this task
         await self._lease.wait_trusted()  # no new call upstream while another instance may take this row over
         left_s = model_request.seconds_left()
         if left_s <= 0:
@@ -155,18 +164,21 @@ class Generator:
     async def _call(self, running: Running, outputs: OutputFiles, timeout_s: float) -> Outcome:
         """Run the call to its end. Its text goes to the transcript, its files to the store."""
         model_request, transcript = running.model_request, running.transcript
-        model_type = self._catalog.model_type(model_request.model_type)
+        running.task = self._catalog.model_type(model_request.model_type).task
         call = Call(
-            task=model_type.task,
+            task=running.task,
             models=self._catalog.chain(model_request.model_type, model_request.model),
             input_data=orjson.loads(model_request.input_data),
             parameters=orjson.loads(model_request.parameters),
             files=await self._files.inputs(model_request),
         )
+        running.called_at = time.monotonic()
         async with contextlib.aclosing(self._upstream.generate(call, timeout_s=timeout_s)) as events:
             async for event in events:
                 match event:
                     case Delta():
+                        if running.first_delta_at is None:
+                            running.first_delta_at = time.monotonic()
                         transcript.append(event)
                     case Started():
                         transcript.model = event.model
@@ -175,8 +187,10 @@ class Generator:
                     case FileChunk():
                         await outputs.take(event)
                     case Completed():
+                        running.answered_at = time.monotonic()
                         return await _with_files(_with_whole_text(event, transcript), outputs)
                     case GenerationFailed():
+                        running.answered_at = time.monotonic()
                         return self._outcome_of_failure(event, model_request)
         raise RuntimeError("the upstream ended without a final event")
 
@@ -226,6 +240,7 @@ class Generator:
             model=row.model,
             ms=round(taken.total_seconds() * 1000, 1),
             error=row.error_msg,
+            trace_id=trace_id_of(model_request.traceparent),
         )
         if recorded.counts and recorded.completed_at is not None:
             has_all = row.output_data is not None or running.transcript.end == START

@@ -23,7 +23,7 @@ RENEW_TIMEOUT_S = 3.0
 LEASE_TTL_S = 15.0
 _MARGIN_S = 2.0
 _RETRY_INTERVAL_S = 1.0
-_SHARE_FILES = (
+SHARE_FILES = (
     "Several instances keep files in places of their own, and cannot read each other's: set STORAGE_URL and what "
     "belongs to it to one bucket for all, or mount one volume at DATA_DIR/files."
 )
@@ -40,6 +40,8 @@ class Lease:
         self.live_instances = 1
         self.other_stores = 0
         """Number of live instances whose files this one cannot read."""
+        self.losses = 0
+        """How often this instance was declared dead while it ran."""
         self._trusted_until = 0.0
         self._renewal = asyncio.Event()
 
@@ -78,6 +80,7 @@ class Lease:
         """Take a new id, because the old one was declared dead."""
         self.instance_id = InstanceId(uuid4())
         self.held_since = None
+        self.losses += 1
         self._trusted_until = 0.0
 
 
@@ -158,7 +161,7 @@ class Heartbeat:
     def _compare_stores(self, others: int) -> None:
         """Log when instances with other file stores appear, and when the last of them is gone."""
         if others and not self._lease.other_stores:
-            log.warning("files_not_shared", instances=others, here=self._store, fix=_SHARE_FILES)
+            log.warning("files_not_shared", instances=others, here=self._store, fix=SHARE_FILES)
         elif self._lease.other_stores and not others:
             log.info("files_shared")
         self._lease.other_stores = others

@@ -22,6 +22,7 @@ from server.actors.heartbeat import Lease
 from server.actors.write_queue import PendingWrite, WriteQueue
 from server.actors.writes import Accepted, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
 from server.errors import Unavailable
+from server.instruments import Histograms
 from server.model_request import FinalRow, RequestId, UserId
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
@@ -39,6 +40,8 @@ _CONTENTION_TRIES = 20
 _CONTENTION_PAUSE_S = 0.01
 _BACKOFF_BASE_S = 0.05
 _BACKOFF_CAP_S = 1.0
+_BATCH_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_FLUSH_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0)
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +70,9 @@ class Journal:
         self._settled.set()
         self._away_since: float | None = None
         self._failed_checks = 0
+        self.batch_sizes = Histograms(_BATCH_BOUNDS)
+        self.flush_times = Histograms(_FLUSH_BOUNDS_S)
+        """In rows and in seconds, both by the kind of row. A flush takes until the batch is committed."""
         self.is_ready = False
         """Whether the last write succeeded and its connection is still open."""
         connection.watch(self._connection_lost)
@@ -110,6 +116,11 @@ class Journal:
         pending = self._releases.add(row)
         self._wake()
         return await pending.reply
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in memory that no flush has taken yet."""
+        return len(self._finals) + len(self._releases) + len(self._accepts)
 
     async def wait_flushed(self) -> None:
         """Return once nothing is left to write."""
@@ -156,14 +167,18 @@ class Journal:
 
     async def _flush(self) -> None:
         """Write one batch of each kind: outcomes and releases first, because they free slots."""
-        await self._write_batch(self._finals, lambda writes: self._write_fenced("record_outcomes", writes))
-        await self._write_batch(self._releases, lambda writes: self._write_fenced("release_requests", writes))
-        await self._write_batch(self._accepts, self._write_accepts)
+        await self._write_batch("outcomes", self._finals, lambda writes: self._write_fenced("record_outcomes", writes))
+        await self._write_batch("releases", self._releases, lambda rows: self._write_fenced("release_requests", rows))
+        await self._write_batch("accepts", self._accepts, self._write_accepts)
 
-    async def _write_batch(self, queue: WriteQueue[Any, Any], send: Write) -> None:
-        batch = queue.take_batch()
+    async def _write_batch(self, kind: str, queue: WriteQueue[Any, Any], send: Write) -> None:
+        if not (batch := queue.take_batch()):
+            return
+        started = time.monotonic()
         try:
             await self._persist(batch, queue, send)
+            self.batch_sizes.observe(len(batch), (kind,))
+            self.flush_times.observe(time.monotonic() - started, (kind,))
         except BaseException:
             queue.put_back(batch)  # cancelled or crashed: the next run writes them
             self._wake()

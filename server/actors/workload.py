@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from server.inference.events import Task
 from server.model_request import ModelRequest, RequestId, RequestSpec, Usage, UserId
 from server.transcript import Transcript
 
@@ -28,6 +29,11 @@ class Running:
     transcript: Transcript = field(default_factory=Transcript)
     usage: Usage = field(default_factory=Usage)
     """The counts so far, for an outcome that is not upstream's."""
+    task: Task | None = None
+    called_at: float | None = None
+    """Monotonic time of the call upstream; None before it. The next two: its first delta, its end however it came."""
+    first_delta_at: float | None = None
+    answered_at: float | None = None
 
 
 LARGE_BYTES = 64 * 1024

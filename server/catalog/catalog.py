@@ -63,6 +63,10 @@ class Catalog:
         named = (model for model in self._settings.allowed_models if model != "*")
         return tuple(dict.fromkeys((*self._default_chain(task), *named)))
 
+    def all_models(self) -> set[str]:
+        """The known models for all tasks."""
+        return {model for task in Task for model in self.models(task)}
+
     def chain(self, name: str, model: str | None) -> tuple[str, ...]:
         """The models to try in order: `model`, and the ones after it if it is part of the default chain.
 

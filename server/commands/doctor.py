@@ -6,8 +6,11 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import IntEnum
 
+import asyncpg
+
+from server.actors.heartbeat import SHARE_FILES
 from server.auth.supabase import check_accounts
-from server.commands.setting_names import find_unread, given_names
+from server.commands.notes import notes_of
 from server.errors import CannotStart, CheckFailed
 from server.inference.backends import create_upstream
 from server.inference.events import UpstreamFault
@@ -21,6 +24,7 @@ from server.storage.embedded.postgres import EmbeddedPostgres
 from server.storage.migrations import MigrationError, Standing, load_migrations, status
 from server.storage.objects import check_objects
 from server.storage.prepare import database_of, explain_missing_grants, require_usable
+from server.storage.queries import statements
 
 _CHECK_TIMEOUT_S = 15.0
 
@@ -53,24 +57,18 @@ class Finding:
 
 async def run_doctor(settings: Settings) -> int:
     """Print a line for each subject. Returns the exit code of the first fault."""
-    for note in _notes(settings):
-        print(note, flush=True)  # noqa: T201 - the command's output
+    for note in notes_of(settings):
+        print(Finding("settings", note.text, is_note=True), flush=True)  # noqa: T201 - the command's output
     findings = []
     subjects = (_examine_data_dir, _examine_database, _examine_upstream)
     accounts = () if settings.supabase_url is None else (_examine_accounts,)
     storage = () if settings.storage_url is None else (_examine_storage,)
-    for examine in (*subjects, *accounts, *storage):
+    instances = () if settings.database_url is None else (_examine_instances,)
+    for examine in (*subjects, *accounts, *storage, *instances):
         finding = await examine(settings)
         print(finding, flush=True)  # noqa: T201 - the command's output
         findings.append(finding)
     return next((finding.exit_code for finding in findings if finding.exit_code), Exit.WELL)
-
-
-def _notes(settings: Settings) -> list[Finding]:
-    """The settings, and names that resemble settings, that have no effect."""
-    texts = [f"{name} has no effect with the other settings." for name in settings.without_effect()]
-    texts += [f"{name} is not read: set {ours}." for name, ours in find_unread(given_names()).items()]
-    return [Finding("settings", text, is_note=True) for text in texts]
 
 
 async def _examine_data_dir(settings: Settings) -> Finding:
@@ -153,6 +151,24 @@ async def _examine_accounts(settings: Settings) -> Finding:
 
 async def _examine_storage(settings: Settings) -> Finding:
     return await _finding_of(check_objects(settings), "storage", Exit.STORAGE)
+
+
+async def _examine_instances(settings: Settings) -> Finding:
+    """Whether the live instances keep files in one place. Without a usable database that is not known."""
+    url = settings.database_url
+    try:
+        connection = await database_of(settings, "" if url is None else url.get_secret_value()).connect()
+    except Exception:  # noqa: BLE001 - `_examine_database` has named it
+        return Finding("files", "not checked, because the database cannot be used.", is_note=True)
+    try:
+        [found] = await connection.fetch(statements()["count_file_stores"])
+    except asyncpg.PostgresError:
+        return Finding("files", "not checked, because the schema is not the newest.", is_note=True)
+    finally:
+        connection.terminate()
+    if found["stores"] > 1:
+        return Finding("files", f"Uploads are refused. {SHARE_FILES}", Exit.STORAGE)
+    return Finding("files", f"{found['instances']} running instances, which share their files.")
 
 
 async def _finding_of(check: Awaitable[str], subject: str, exit_code: Exit) -> Finding:

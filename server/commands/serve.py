@@ -16,12 +16,12 @@ import structlog
 from aiohttp import web
 
 from server.app import create_app
-from server.auth.supabase import NO_SERVICE_KEY_FIX, auth_host
+from server.auth.supabase import auth_host
 from server.catalog import Catalog
 from server.commands.banner import banner
 from server.commands.descriptors import connections_within, raise_limit, reporting_exhaustion
 from server.commands.instance_file import InstanceFile
-from server.commands.setting_names import find_unread, given_names
+from server.commands.notes import notes_of
 from server.engine import Engine
 from server.errors import CannotStart
 from server.http import keys
@@ -29,6 +29,7 @@ from server.http.connections import Connections
 from server.http.server import Runner
 from server.log_writer import LogWriter
 from server.model_request import InstanceId
+from server.monitoring.siblings import ALONE, Siblings
 from server.settings import Backend, Settings
 from server.storage.database import Database
 from server.storage.embedded.data_folder import DataFolderInUse
@@ -80,15 +81,22 @@ async def serve_database(
     listener: socket.socket,
     signals: "StopSignals",
     on_ready: Callable[[], None],
-    number: int = 0,
+    siblings: Siblings = ALONE,
 ) -> int:
-    """Run one instance from the open socket to the last flush. `number` is the worker's number."""
+    """Run one instance from the open socket to the last flush. `siblings` are the other workers of this server."""
     with contextlib.ExitStack() as stack:
-        instance_id, predecessors = stack.enter_context(_instance(settings, number))
-        app = create_app(settings, database_url=database_url, instance_id=instance_id, predecessors=predecessors)
+        instance_id, predecessors = stack.enter_context(_instance(settings, siblings.number))
+        app = create_app(
+            settings,
+            database_url=database_url,
+            instance_id=instance_id,
+            predecessors=predecessors,
+            siblings=siblings,
+        )
         engine = app[keys.ENGINE]
         limit = connections_within(raise_limit(), upstream=settings.concurrency)
         places = Connections(limit, proxies=settings.proxy_networks)
+        app[keys.METRICS].sources.connections = places.__len__
         runner = Runner(app, shutdown_timeout_s=_CLOSE_TIMEOUT_S, places=places)
         stack.enter_context(reporting_exhaustion())
         await runner.setup()
@@ -169,7 +177,7 @@ def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
 
 
 def log_choices(settings: Settings) -> None:
-    """Log the choice for each part, and the settings and similar names without effect. Logs no secrets."""
+    """Log the choice for each part, and what a person should know about the settings. Logs no secrets."""
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
@@ -177,12 +185,8 @@ def log_choices(settings: Settings) -> None:
     chosen = {"database": database, "accounts": accounts, "model": model, "files": str(location_of(settings))}
     for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)
-    if settings.supabase_url is not None and settings.supabase_service_role_key is None:
-        log.warning("accounts_cannot_be_deleted", fix=NO_SERVICE_KEY_FIX)
-    for name in settings.without_effect():
-        log.warning("setting_without_effect", setting=name)
-    for name, ours in find_unread(given_names()).items():
-        log.warning("name_without_effect", name=name, fix=f"The server does not read it. Set {ours}.")
+    for note in notes_of(settings):
+        log.warning(note.event, note=note.text)
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Finds names in the environment and in `.env` that resemble a setting and are not read."""
+"""Finds names that are not read: in the environment those that resemble a setting, in `.env` all."""
 
 import contextlib
 import difflib
@@ -34,11 +34,20 @@ _UNRELATED = frozenset({"WEB_CONCURRENCY"})
 
 
 def given_names() -> set[str]:
-    """All names with a value, in capitals. A `.env` that cannot be read has none: `Settings.load` reports it."""
-    names = set(EnvSettingsSource(Settings).env_vars)
+    """All names with a value, in capitals."""
+    return {name.upper() for name in EnvSettingsSource(Settings).env_vars} | names_in_file()
+
+
+def names_in_file() -> set[str]:
+    """The names with a value in `.env`, in capitals. None if it cannot be read, which `Settings.load` reports."""
     with contextlib.suppress(OSError, UnicodeError):
-        names |= set(DotEnvSettingsSource(Settings).env_vars)
-    return {name.upper() for name in names}
+        return {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    return set()
+
+
+def find_unknown(given: Collection[str]) -> set[str]:
+    """The names that are no settings."""
+    return set(given) - set(_SETTINGS)
 
 
 def find_unread(given: Collection[str]) -> dict[str, str]:

@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
+from pathlib import Path
 
 import structlog
 
@@ -23,10 +25,13 @@ from server.commands.serve import (
     serve_database,
 )
 from server.log_writer import LogWriter
+from server.monitoring.siblings import Siblings
 from server.settings import Settings
 
 DATABASE_VARIABLE = "AI_SDK_SERVER_DATABASE_URL"
 """Passes the URL of the parent's database to a child. Only the same user can read a process's environment."""
+SOCKETS_VARIABLE = "AI_SDK_SERVER_SOCKETS"
+"""Passes the folder in which the children ask each other for their metrics."""
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 30.0
 _STOP_GRACE_S = 20.0
@@ -38,8 +43,9 @@ log = structlog.get_logger(__name__)
 class Workers:
     """Keeps `settings.workers` children running until `stop`."""
 
-    def __init__(self, settings: Settings, database_url: str, *, port: int) -> None:
-        self._environment = os.environ | {DATABASE_VARIABLE: database_url, "PORT": str(port)}
+    def __init__(self, settings: Settings, database_url: str, *, port: int, sockets: str) -> None:
+        ours = {DATABASE_VARIABLE: database_url, SOCKETS_VARIABLE: sockets, "PORT": str(port)}
+        self._environment = os.environ | ours
         self._crashes: deque[float] = deque(maxlen=MAX_RESTARTS + 1)
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._is_ready = [asyncio.Event() for _ in range(settings.workers)]
@@ -114,7 +120,9 @@ async def serve_with_workers(settings: Settings, output: LogWriter) -> int:
         async with open_unless_stopped(settings, signals) as url:
             if url is None:
                 return 0
-            return await _run(Workers(settings, url, port=port), settings, signals, output, port=port)
+            with tempfile.TemporaryDirectory(prefix="ai-sdk-server-") as sockets:
+                workers = Workers(settings, url, port=port, sockets=sockets)
+                return await _run(workers, settings, signals, output, port=port)
 
 
 async def _run(workers: Workers, settings: Settings, signals: StopSignals, output: LogWriter, *, port: int) -> int:
@@ -188,7 +196,7 @@ async def work(settings: Settings, *, number: int, ready: int) -> int:
             listener=listener,
             signals=StopSignals(),
             on_ready=announce,
-            number=number,
+            siblings=Siblings(Path(os.environ[SOCKETS_VARIABLE]), number, settings.workers),
         )
 
 

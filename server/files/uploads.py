@@ -34,6 +34,11 @@ FIRST_STEP_BYTES = 1024 * 1024
 MIB = 1024 * 1024
 _QUOTA_RETRY_S = 3600.0
 _RETRY_S = 2.0
+_NOT_SHARED_RETRY_S = 60.0
+_NOT_SHARED = (
+    "No files are taken: the servers of this service keep files in separate places and cannot read each other's. "
+    "Its operator finds the remedy in the log (files_not_shared)."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -88,8 +93,11 @@ class Uploads:
         `decide_type` gets the declared type and the first bytes, and returns the type to store.
 
         Raises `UnsupportedMedia`, `BadSyntax` (empty), `BodyTooLarge`, `RateLimited` (quota), `Unauthenticated` (the
-        account was deleted), `Unavailable`, and errors of the stream. After an error nothing is kept.
+        account was deleted), `Unavailable` (also while instances do not share their files), and errors of the stream.
+        After an error nothing is kept.
         """
+        if self._lease.other_stores:
+            raise Unavailable(_NOT_SHARED, retry_after_s=_NOT_SHARED_RETRY_S)
         head = await _read_head(chunks)
         if not head:
             raise BadSyntax("The file is empty.")

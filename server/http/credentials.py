@@ -57,7 +57,7 @@ async def _look_up(request: web.Request, key: str) -> Principal:
 
 def address_of(request: web.Request) -> str:
     """The key of the client's address in limits of rates."""
-    trusted = request.app[keys.SETTINGS].proxy_networks
+    trusted = request.app[keys.PROXY_NETWORKS]
     return client_address(request.headers.getall("X-Forwarded-For", []), request.remote, trusted)
 
 

@@ -67,6 +67,7 @@ FORMS = (
 
 def problem_response(request: web.Request, problem: Problem) -> web.Response:
     """The response to a problem, in the form of the API that was called."""
+    request[keys.ERROR_CODE] = problem.code
     path, app = request.path, request.app
     form = next(form for form in FORMS if path.startswith(form.prefix) and (form.needs is None or form.needs in app))
     error = form.render(request, problem)

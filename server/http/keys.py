@@ -16,6 +16,7 @@ from server.catalog import Catalog
 from server.engine import Engine
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
+from server.http.connections import Network
 from server.http.marks import Handler
 from server.http.origins import AllowedOrigins
 from server.inference.events import Upstream
@@ -23,6 +24,7 @@ from server.lifecycle import Lifecycle
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import RequestId
+from server.monitoring.metrics import Metrics
 from server.requests.service import ModelRequests
 from server.settings import Settings
 from server.storage.objects import Objects
@@ -53,6 +55,8 @@ BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
+METRICS = web.AppKey("metrics", Metrics)
+PROXY_NETWORKS: web.AppKey[tuple[Network, ...]] = web.AppKey("proxy_networks")
 ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
 GUESS_LIMITER = web.AppKey("guess_limiter", RateLimiter)
@@ -60,6 +64,8 @@ GUESS_LIMITER = web.AppKey("guess_limiter", RateLimiter)
 REQUEST_ID = web.RequestKey("request_id", str)
 MODEL_REQUEST_ID: web.RequestKey[RequestId] = web.RequestKey("model_request_id")
 """The model request that a create made or found, for the log."""
+ERROR_CODE = web.RequestKey("error_code", str)
+"""The code of an error answer, for the log."""
 PRINCIPAL = web.RequestKey("principal", Principal)
 RATE_LIMIT: web.RequestKey[RateLimitResult | None] = web.RequestKey("rate_limit")
 KEY_RATE_LIMIT = web.RequestKey("key_rate_limit", RateLimitResult)

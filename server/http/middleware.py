@@ -3,6 +3,7 @@
 One function calls the steps, because each middleware of aiohttp costs every request another coroutine.
 """
 
+import functools
 import re
 import time
 from secrets import token_hex
@@ -15,17 +16,21 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from server.errors import BadSyntax, Problem, RateLimited, ServerFault, Unauthenticated, Unavailable
 from server.http import keys
 from server.http.compression import compress
+from server.http.connections import Network
 from server.http.credentials import address_of, has_credentials, identify, require_scope
 from server.http.error_responses import database_problem, http_response, problem_response
 from server.http.large_responses import send_large
 from server.http.marks import Handler, Marks, marks_of
 from server.http.response_headers import REQUEST_ID
 from server.lifecycle import Phase
-from server.limits.rates import RateLimitResult
+from server.limits.rates import RateLimitResult, find_client_ip
 from server.storage.database import DatabaseAway
+from server.trace_context import HEADER, TRACEPARENT, read_traceparent, trace_id_of
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_OTHER_METHOD = "_OTHER"
+"""OpenTelemetry's name for methods that HTTP does not define, in metrics."""
 _VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 
 log = structlog.get_logger(__name__)
@@ -34,9 +39,12 @@ log = structlog.get_logger(__name__)
 @web.middleware
 async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, answer it, and log one line about it: no query string, no headers, no body."""
-    given = request.headers.get(REQUEST_ID)
+    headers, app = request.headers, request.app
+    given = headers.get(REQUEST_ID)
     request_id = given if given is not None and _SAFE_ID.fullmatch(given) else token_hex(8)
     request[keys.REQUEST_ID] = request_id
+    traceparent = read_traceparent(headers.get(HEADER))
+    TRACEPARENT.set(traceparent)  # every time, because a connection serves all its requests in one task
     started = time.perf_counter()
     status = 499
     try:
@@ -44,20 +52,41 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
         return response
     finally:
+        taken_s = time.perf_counter() - started
         resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else None
+        method = request.method if request.method in hdrs.METH_ALL else _OTHER_METHOD
+        app[keys.METRICS].sources.http.observe(taken_s, (method, route or "", str(status)))
         principal = request.get(keys.PRINCIPAL)
         key = principal.key if principal is not None else None
         log.info(
             "http",
             method=request.method,
-            route=resource.canonical if resource is not None else None,
+            route=route,
             status=status,
-            ms=round((time.perf_counter() - started) * 1000, 1),
+            ms=round(taken_s * 1000, 1),
             request_id=request_id,
             user=principal.user_id if principal is not None else None,
             id=request.get(keys.MODEL_REQUEST_ID),
             **({} if key is None else {"key_id": key.id}),
+            client=_client_of(request),
+            code=request.get(keys.ERROR_CODE),
+            trace_id=trace_id_of(traceparent),
         )
+
+
+def _client_of(request: web.Request) -> str | None:
+    """The client's address: the peer's, or the one that trusted proxies name."""
+    networks = request.app[keys.PROXY_NETWORKS]
+    if not networks:
+        return request.remote
+    return _find_client(tuple(request.headers.getall("X-Forwarded-For", [])), request.remote, networks)
+
+
+@functools.lru_cache(maxsize=4096)
+def _find_client(forwarded_for: tuple[str, ...], peer: str | None, trusted: tuple[Network, ...]) -> str | None:
+    address = find_client_ip(forwarded_for, peer, trusted)
+    return None if address is None else str(address)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

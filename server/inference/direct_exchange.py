@@ -84,13 +84,18 @@ class Heads:
 class DirectExchange:
     """An async context manager with the answer, within `timeout`. Leaving it early drops the connection.
 
+    `more_headers` are those of this call only. They must be valid.
+
     Raises the exceptions of `ClientSession.request`.
     """
 
-    __slots__ = ("_body", "_connection", "_content", "_head", "_protocol", "_timeout", "_timer")
+    __slots__ = ("_body", "_connection", "_content", "_head", "_more_headers", "_protocol", "_timeout", "_timer")
 
-    def __init__(self, head: Head, body: bytes, *, timeout: aiohttp.ClientTimeout) -> None:
+    def __init__(
+        self, head: Head, body: bytes, *, more_headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> None:
         self._head = head
+        self._more_headers = "".join(f"{name}: {value}\r\n" for name, value in more_headers.items()).encode()
         self._body = body
         self._timeout = timeout
         self._connection: Connection | None = None
@@ -112,7 +117,9 @@ class DirectExchange:
         if protocol is None or protocol.transport is None or protocol.transport.is_closing():
             raise aiohttp.ServerDisconnectedError
         protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-        protocol.transport.write(b"%b%d\r\n\r\n%b" % (self._head.data, len(self._body), self._body))
+        protocol.transport.write(
+            b"%b%d\r\n%b\r\n%b" % (self._head.data, len(self._body), self._more_headers, self._body)
+        )
         while True:
             message, content = await protocol.read()
             if message.code == _SWITCHING or message.code // 100 != 1:

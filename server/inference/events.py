@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from server.errors import Code
 from server.inference.breaker import Breaker
+from server.instruments import Counters
 from server.model_request import Completed as Completed  # noqa: PLC0414 - an event that is the outcome itself
 from server.model_request import Usage
 
@@ -206,6 +207,11 @@ class Upstream(Protocol):
 
     @property
     def breaker(self) -> Breaker: ...
+
+    @property
+    def retries(self) -> Counters:
+        """Attempts after the first one of a call, by the reason: a status, or `no_answer`."""
+        ...
 
     def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
         """Yield `Started`, then `Delta`s and `FileChunk`s, and exactly one `Completed` or `GenerationFailed` as the

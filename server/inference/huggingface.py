@@ -33,6 +33,7 @@ from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudg
 from server.inference.short_calls import Reply, fetch_reply
 from server.inference.transport import Transport, explain
 from server.inference.upstream_check import judge_listing, judge_probe
+from server.instruments import Counters
 from server.limits.rates import RateLimiter
 
 GAP_S = 60.0
@@ -82,6 +83,7 @@ class HuggingFace:
         self._jitter = jitter
         self._budget = budget or RetryBudget()
         self.breaker = breaker or Breaker()
+        self.retries = Counters()
         self._circuits = circuits or ModelCircuits()
         self._refusals = refusals or TokenRefusals()
         self._pace = RateLimiter("model", rate_per_minute, burst=max(1, rate_per_minute // _BURSTS_PER_MINUTE))
@@ -127,6 +129,7 @@ class HuggingFace:
             is_last = shown is not None or self.breaker.is_open
             pause_s = None if is_last else plan.pause_after(failure.error)
             if pause_s is not None:
+                self.retries.add((str(failure.error.status or "no_answer"),))
                 _log_retry(failure.error, plan, tried=tried, pause_s=pause_s)
                 await self._sleep(pause_s)
             if pause_s is None or self.breaker.is_open:

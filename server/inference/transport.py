@@ -14,6 +14,7 @@ from server.inference.body import SLICE_BYTES, PartsBody
 from server.inference.direct_exchange import Answer, DirectExchange, Heads
 from server.inference.protocol import UpstreamError, WireRequest
 from server.inference.public_addresses import AddressInfo, NotPublic, open_public_socket
+from server.trace_context import HEADER, TRACEPARENT
 
 CONNECT_S = 5.0
 RESOLVE_AND_CONNECT_S = 10.0
@@ -47,14 +48,16 @@ class Transport:
 
         Raises `TRANSPORT_ERRORS`, and `InputFault` if an input file could not be read.
         """
-        session, headers = self._address(wire)
+        is_at_home = wire.url.startswith(self._home) and not wire.is_foreign
+        session = self._session_for(wire, is_at_home=is_at_home)
+        headers = {**wire.headers, **self._credentials} if is_at_home else wire.headers
+        trace = {HEADER: traceparent} if is_at_home and (traceparent := TRACEPARENT.get()) is not None else {}
         timeout = _create_timeout(timeout_s)
         body = wire.body
         if session is self._session and isinstance(body, bytes) and len(body) <= SLICE_BYTES and self._heads:
-            return DirectExchange(
-                self._heads.find(wire.method, wire.url, tuple(headers.items())), body, timeout=timeout
-            )
-        return _Exchange(session, wire, headers, timeout=timeout)
+            head = self._heads.find(wire.method, wire.url, tuple(headers.items()))
+            return DirectExchange(head, body, more_headers=trace, timeout=timeout)
+        return _Exchange(session, wire, {**headers, **trace}, timeout=timeout)
 
     async def close(self) -> None:
         """Close all connections, even those in use."""
@@ -62,18 +65,16 @@ class Transport:
             if session is not None:
                 await session.close()
 
-    def _address(self, wire: WireRequest) -> tuple[aiohttp.ClientSession, Mapping[str, str]]:
-        """The session for the request, and its headers. Raises `NotPublic` for a URL that is not http(s)."""
-        is_at_home = wire.url.startswith(self._home) and not wire.is_foreign
-        headers = {**wire.headers, **self._credentials} if is_at_home else wire.headers
+    def _session_for(self, wire: WireRequest, *, is_at_home: bool) -> aiohttp.ClientSession:
+        """The session for the request. Raises `NotPublic` for a URL that is not http(s)."""
         if is_at_home or _host_of(wire.url) == self._host:
             if self._session is None:
                 self._session = _create_session(self._connections)
                 self._heads = Heads(self._session)
-            return self._session, headers
+            return self._session
         if self._public_session is None:
             self._public_session = _create_session(self._connections, socket_factory=open_public_socket)
-        return self._public_session, headers
+        return self._public_session
 
 
 class _Exchange:

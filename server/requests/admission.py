@@ -23,6 +23,7 @@ from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
 from server.schemas import render_pending, render_running
 from server.storage.reader import PooledQueries
+from server.trace_context import TRACEPARENT
 
 _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0
@@ -251,4 +252,5 @@ def _run_of(draft: NewRequest, owner: InstanceId, accepted: Accepted, sent_at: f
         deadline_at=accepted.deadline_at,
         deadline_left_s=draft.deadline_s,
         claimed_at=sent_at,
+        traceparent=TRACEPARENT.get(),
     )

@@ -50,8 +50,8 @@ async def prepare_database(settings: Settings, database: Database) -> None:
     connection = await database.connect()
     try:
         await require_usable(connection, settings)
-        for migration in await migrate(connection, load_migrations(), connect=database.connect):
-            log.info("migration_applied", name=migration.name)
+        if applied := await migrate(connection, load_migrations(), connect=database.connect):
+            log.info("migrations_applied", count=len(applied), first=applied[0].name, last=applied[-1].name)
     except MigrationError as error:
         is_forbidden = isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError)
         cure = await explain_missing_grants(connection) if is_forbidden else None

@@ -38,3 +38,9 @@ WHERE id = $1;
 -- Send hints to the channels of other instances. A lost hint loses no request, so their commit need not wait for the disk.
 SELECT set_config('synchronous_commit', 'off', true), pg_notify(hint.channel, hint.payload)
 FROM unnest($1::text[], $2::text[]) AS hint (channel, payload);
+
+-- name: count_file_stores
+-- How many live instances there are, and how many places of files they have together.
+SELECT count(*) AS instances, count(DISTINCT file_store) AS stores
+FROM public.instances
+WHERE lease_until > clock_timestamp() AND host <> 'edge function';

@@ -84,6 +84,15 @@ WITH RECURSIVE holder AS (
 )
 SELECT count(user_id) AS users FROM holder;
 
+-- name: measure_backlog
+-- How many requests wait for a slot, counted up to $1, and for how many seconds the oldest of them has been due.
+SELECT
+    count(*) AS waiting,
+    coalesce(extract(epoch FROM clock_timestamp() - min(run_at)), 0)::float8 AS oldest_s
+FROM (
+    SELECT run_at FROM public.model_requests WHERE status = 'pending' AND run_at <= clock_timestamp() LIMIT $1
+) AS due;
+
 -- name: count_put_off
 -- How many requests are put off (not due yet, never started): all of them, those of this user, and of how many users. `ahead` is the
 -- number of all waiting requests, counted up to $2.

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Event, Listing
+from server.instruments import Counters
 
 Step = Event | Exception | asyncio.Event | Callable[[], None]
 
@@ -17,6 +18,7 @@ class ScriptedUpstream:
     def __init__(self, *steps: Step) -> None:
         self.steps = steps
         self.breaker = Breaker()
+        self.retries = Counters()
         self.calls: list[Call] = []
         self.timeouts: list[float] = []
         self.open_calls = 0

@@ -160,6 +160,20 @@ def until(condition: Any, *, timeout_s: float = 20.0, step_s: float = 0.05) -> N
         time.sleep(step_s)
 
 
+def run_command(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the server to its end."""
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | NO_AUTHORITIES | settings
+    return subprocess.run(
+        [sys.executable, "-m", "server", *command],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def prepare_data(data_dir: Path) -> Path:
     """Make it a folder in which a server has been, with an embedded database that is ready and has no rows."""
     prepare("data", data_dir, _make_data)

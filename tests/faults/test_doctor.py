@@ -1,10 +1,8 @@
 """`python -m server doctor`: one line for each subject, what to do about what is wrong, and an exit code of its own."""
 
 import asyncio
-import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from server.errors import CannotStart
 from server.settings import Settings
 from server.storage.prepare import require_usable
 from tests.fakes.huggingface import FakeHuggingFace, error_answer
-from tests.faults.processes import NO_AUTHORITIES, PROJECT, prepare_data, server_process
+from tests.faults.processes import prepare_data, run_command, server_process
 from tests.pgbouncer import running_pgbouncer
 from tests.postgres import Cluster
 
@@ -42,20 +40,7 @@ def _upstream(fake: FakeHuggingFace) -> Iterator[str]:
 
 
 def _doctor(data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return _run("doctor", data_dir=data_dir, **settings)
-
-
-def _run(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)} | NO_AUTHORITIES | settings
-    return subprocess.run(
-        [sys.executable, "-m", "server", *command],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command("doctor", data_dir=data_dir, **settings)
 
 
 def test_all_embedded_is_well(tmp_path: Path) -> None:
@@ -132,7 +117,7 @@ def test_a_database_url_that_cannot_work_is_one_line(tmp_path: Path, place: str,
     assert "canary" not in doctor.stdout + doctor.stderr
     others = (["migrate"], ["migrate", "--status"]) if (place, named) == BAD_URLS[0] else ()
     for command in (["serve"], *others):
-        done = _run(*command, data_dir=tmp_path / "data", PORT="0", **settings)
+        done = run_command(*command, data_dir=tmp_path / "data", PORT="0", **settings)
         lines = [line for line in done.stderr.splitlines() if line.startswith("Cannot start: ")]
         assert (done.returncode, len(lines)) == (2, 1), done.stderr
         assert named in lines[0]
@@ -144,7 +129,7 @@ def test_a_database_url_that_cannot_work_is_one_line(tmp_path: Path, place: str,
 def test_a_database_that_is_down_is_no_fault_of_the_url(tmp_path: Path, place: str) -> None:
     settings = {"DATABASE_URL": f"postgresql://alice:canary{place}", "INFERENCE_BACKEND": "offline"}
     assert "cannot be reached" in _doctor(tmp_path / "data", **settings).stdout
-    done = _run("migrate", data_dir=tmp_path / "data", **settings)
+    done = run_command("migrate", data_dir=tmp_path / "data", **settings)
     [line] = done.stderr.splitlines()
     assert line.startswith("Cannot start: The database at ")
     assert "canary" not in line
@@ -158,7 +143,7 @@ def test_a_database_of_supabase_is_refused_by_every_command(tmp_path: Path, clus
             doctor = _doctor(tmp_path / "data", **settings)
             assert (doctor.returncode, "set SUPABASE_URL" in doctor.stdout) == (4, True)
             for command in (["migrate"], ["migrate", "--status"], ["serve"]):
-                done = _run(*command, data_dir=tmp_path / "data", **settings)
+                done = run_command(*command, data_dir=tmp_path / "data", **settings)
                 assert (done.returncode, "set SUPABASE_URL" in done.stderr) == (2, True), done.stderr
         finally:
             cluster_18.execute("DROP ROLE supabase_auth_admin")
@@ -168,7 +153,7 @@ PLAIN_ROLE = 'plain "Role"'
 GRANTS = re.compile(r"run: (GRANT CREATE ON DATABASE .*; GRANT USAGE, CREATE ON SCHEMA public TO .*;)$", re.MULTILINE)
 
 
-def test_around_a_role_that_may_not_create_tables_gets_the_statements_to_run(
+def test_around_a_role_that_may_not_create_tables_gets_the_statements_torun_command(
     tmp_path: Path, cluster_18: Cluster
 ) -> None:
     quoted = '"plain ""Role"""'
@@ -185,14 +170,14 @@ def test_around_a_role_that_may_not_create_tables_gets_the_statements_to_run(
             assert doctor.returncode == 4, doctor.stdout
             said = [doctor.stdout]
             for command in ("migrate", "serve"):
-                done = _run(command, data_dir=tmp_path / "data", **settings)
+                done = run_command(command, data_dir=tmp_path / "data", **settings)
                 assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
                 said.append(done.stderr)
             [statements] = {match[1] for text in said for match in [GRANTS.search(text)] if match} or {""}
             assert statements.count(quoted) == 2, said
             assert [bool(GRANTS.search(text)) for text in said] == [True] * 3
             cluster_18.execute(statements, database=name)
-            migrated = _run("migrate", data_dir=tmp_path / "data", **settings)
+            migrated = run_command("migrate", data_dir=tmp_path / "data", **settings)
             assert migrated.returncode == 0, migrated.stderr
             # After its migrations a server needs no privilege to create: doctor asks for none.
             cluster_18.execute(f"REVOKE CREATE ON SCHEMA public FROM {quoted}", database=name)
@@ -208,7 +193,7 @@ def test_around_names_that_are_not_read_are_named(tmp_path: Path) -> None:
     notes = [line for line in result.stdout.splitlines() if line.startswith("note")]
     assert notes == [f"note  settings  {name} is not read: set HF_API_TOKEN." for name in sorted(settings)]
     assert result.returncode == 0
-    refused = _run("serve", data_dir=tmp_path / "data", INFERENCE_BACKEND="huggingface", **settings)
+    refused = run_command("serve", data_dir=tmp_path / "data", INFERENCE_BACKEND="huggingface", **settings)
     assert refused.returncode == 2
     assert refused.stderr.count("which is not read: set HF_API_TOKEN") == 2
     assert "canary" not in result.stdout + refused.stderr

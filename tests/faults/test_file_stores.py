@@ -3,22 +3,33 @@
 import json
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.media import PNG
-from tests.faults.processes import ServerProcess, server_process, until
+from tests.faults.processes import ServerProcess, run_command, server_process, until
+
+_LARGE_IMAGE = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 200_000}}],
+        }
+    ]
+}
+"""It is stored as a file while it arrives."""
 
 
-def _upload(server: ServerProcess) -> str:
+def _upload(server: ServerProcess, *, status: int = 201) -> Any:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
     headers = {"Authorization": f"Bearer {server.token}", "Content-Type": "image/png"}
     connection.request("POST", "/api/files", PNG, headers)
     response = connection.getresponse()
     body = json.loads(response.read())
     connection.close()
-    assert response.status == 201, body
-    return str(body["id"])
+    assert response.status == status, body
+    return body
 
 
 @pytest.mark.slow
@@ -26,9 +37,9 @@ def test_i3_a_file_that_another_instance_keeps_is_an_outage_and_no_outcome(tmp_p
     settings = {"DATABASE_URL": database, "INFERENCE_BACKEND": "offline"}
     with server_process(tmp_path / "here", **settings) as here:
         here.sign_up()
+        file_id = _upload(here)["id"]
         with server_process(tmp_path / "there", **settings) as there:
             there.token = here.token
-            file_id = _upload(here)
             body = {"model_type": "image-classification", "input_data": {"image": f"file:{file_id}"}}
             status, created = there.call("POST", "/api/requests", body, Prefer="respond-async")
             assert status == 202, created
@@ -41,9 +52,22 @@ def test_i3_a_file_that_another_instance_keeps_is_an_outage_and_no_outcome(tmp_p
             until(lambda: all('"event":"files_not_shared"' in one.log.read_text() for one in (here, there)))
             assert "STORAGE_URL" in there.log.read_text()
             assert there.call("GET", "/health")[1]["files_shared"] is False
+            for one in (here, there):
+                refused = one.call("POST", "/v1/chat/completions", _LARGE_IMAGE)[1]
+                assert "files_not_shared" in refused["error"]["message"], refused
+                assert _upload(one, status=503)["code"] == "SERVER_ERROR"
+            doctor = run_command("doctor", data_dir=tmp_path / "third", **settings)
+            assert (doctor.returncode, "FAIL  files     Uploads are refused." in doctor.stdout) == (8, True), (
+                doctor.stdout
+            )
         status, final = here.call("GET", f"/api/requests/{created['id']}?wait=60")
         assert (final["status"], final["error_msg"]) == ("completed", None)
         until(lambda: here.call("GET", "/health")[1]["files_shared"] is True)
+        assert _upload(here)
+        assert (
+            "1 running instances, which share their files"
+            in run_command("doctor", data_dir=tmp_path / "third", **settings).stdout
+        )
 
 
 @pytest.mark.slow

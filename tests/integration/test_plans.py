@@ -136,6 +136,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("list_requests", (USER, DEEP, None, None, None, None, 20, LATE), {BY_USER, BY_STATUS}),
         ("count_waiting", (USER, 10_000, 100), {BY_STATUS}),
         ("count_waiting_users", (), {BY_STATUS}),
+        ("measure_backlog", (100_000,), {BY_STATUS}),
         ("count_put_off", (USER, 10_000), {BY_STATUS, PUT_OFF}),
         ("running_requests_of_user", (USER,), {BY_STATUS}),
         ("purge_instances", (3600.0,), {BY_STATUS}),

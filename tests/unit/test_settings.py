@@ -169,6 +169,8 @@ def test_what_cannot_work_together_refuses_to_start(
         ("CONCURRENCY", "0"),
         ("MODEL_TIMEOUT", "90"),
         ("LOG_LEVEL", "loud"),
+        ("METRICS_TOKEN", "short"),
+        ("METRICS_TOKEN", "two words and long"),
         ("STORAGE_URL", "s3://files"),
         ("STORAGE_BUCKET", "a/b"),
         ("STORAGE_BUCKET", "x" * 101),

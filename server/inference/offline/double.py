@@ -29,6 +29,7 @@ from server.inference.offline.sample_files import NOTE
 from server.inference.offline.sample_results import INTRODUCTION, make_result, quoted
 from server.inference.offline.sample_schemas import Impossible
 from server.inference.offline.sample_values import make_value
+from server.instruments import Counters
 from server.model_request import Usage
 
 LONG_STREAM_WORDS = 300
@@ -80,6 +81,7 @@ class Offline:
 
     def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
         self.breaker = Breaker()
+        self.retries = Counters()
         self._sleep = sleep
         self._loading: set[str] = set()
 

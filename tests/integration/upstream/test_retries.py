@@ -25,6 +25,7 @@ async def test_an_outage_is_tried_again_and_the_user_sees_one_success(client: Cl
     client.fake.answer(error_answer(status), chat_answer("fine"))
     assert (await client.complete()).output_data["output"] == "fine"
     assert client.sleep.pauses == [0.5]
+    assert client.upstream.retries.values == {(str(status),): 1}
 
 
 async def test_an_outage_that_lasts_is_transient_and_bounded(client: Client) -> None:
@@ -63,6 +64,7 @@ async def test_an_answer_that_breaks_before_any_text_is_tried_again(client: Clie
     broken = Answer(200, {"Content-Type": "text/event-stream"}, chat_answer().pieces[:1], end=end)
     client.fake.answer(broken, chat_answer("fine"))
     assert (await client.complete()).output_data["output"] == "fine"
+    assert client.upstream.retries.values == {("no_answer",): 1}
 
 
 async def test_a_document_that_breaks_off_is_tried_again_and_never_stored(client: Client) -> None:

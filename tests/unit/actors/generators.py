@@ -12,6 +12,7 @@ from server.actors.feeds import Feeds
 from server.actors.generator import Generator
 from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
+from server.actors.run_metrics import RunMetrics
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Workload
 from server.model_request import ModelRequest
@@ -36,6 +37,7 @@ class Desk:
         self.feeds = Feeds(line)
         self.workload = Workload()
         self.slots = Slots(1)
+        self.metrics = RunMetrics(["org/model"])
         self.lease = Lease()
         self.lease.renewed(time.monotonic())
         self.queue: asyncio.Queue[ModelRequest] = asyncio.Queue()
@@ -50,6 +52,7 @@ class Desk:
             slots=self.slots,
             lease=self.lease,
             files=self.files,
+            metrics=self.metrics,
             jitter=lambda _low, high: high,
         )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.setting_names import find_unread, given_names
+from server.commands.setting_names import find_unknown, find_unread, given_names, names_in_file
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,10 @@ def test_around_names_come_from_the_environment_and_the_file(monkeypatch: pytest
     names = given_names()
     assert {"LOGLEVEL", "HF_APITOKEN"} <= names
     assert not names & {"HF_KEY", "MAX_RETRYS"}
+    assert names_in_file() == {"HF_APITOKEN"}
     (tmp_path / ".env").write_bytes(b"HF_APITOKEN=\xff")
     assert "HF_APITOKEN" not in given_names()
+
+
+def test_every_name_that_is_no_setting_is_unknown() -> None:
+    assert find_unknown({"PORT", "METRICS_TOKEN", "POSTGRES_PASSWORD", "LOGLEVEL"}) == {"POSTGRES_PASSWORD", "LOGLEVEL"}
