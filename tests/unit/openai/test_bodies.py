@@ -25,6 +25,8 @@ def outcome(**output: Any) -> dict[str, Any]:
 
 def test_what_the_catalog_knows_is_handed_to_it() -> None:
     given = dict.fromkeys(PASSED_ON, "judged by the catalog")
+    spelled = {"type": "judged by the catalog"}, {"type": "function", "function": {"name": "judged by the catalog"}}
+    given |= dict(zip(("response_format", "tool_choice"), spelled, strict=True))
     ask = read_chat({"model": "org/model", "messages": HELLO, **given})
     assert ask.create == {
         "model_type": "chat-completion",
