@@ -148,7 +148,7 @@ class Tool(ProviderFields):
     function: Function
 
 
-class ProviderObject(Body):
+class ProviderDefined(Body):
     """A tool or a format of a kind that only the provider knows (`web_search`, `grammar`, …), passed on unchanged."""
 
     model_config = ConfigDict(extra="allow")
@@ -156,7 +156,7 @@ class ProviderObject(Body):
     type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
 
 
-_OBJECT: TypeAdapter[ProviderObject] = TypeAdapter(ProviderObject)
+_OBJECT: TypeAdapter[ProviderDefined] = TypeAdapter(ProviderDefined)
 
 
 def _by_type(model: type[Body], *types: str) -> WrapValidator:
@@ -170,7 +170,7 @@ def _by_type(model: type[Body], *types: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-AnyTool = Annotated[Tool | ProviderObject, _by_type(Tool, "function", "custom")]
+AnyTool = Annotated[Tool | ProviderDefined, _by_type(Tool, "function", "custom")]
 """The calls of a `custom` tool have no place in an answer here."""
 
 
@@ -230,7 +230,7 @@ class ResponseFormat(Body):
 
 
 AnyFormat = Annotated[
-    ResponseFormat | ProviderObject, _by_type(ResponseFormat, "text", "json_object", "json_schema", "regex")
+    ResponseFormat | ProviderDefined, _by_type(ResponseFormat, "text", "json_object", "json_schema", "regex")
 ]
 
 

@@ -41,7 +41,7 @@ _ENDS = ("/chat/completions", "/completions", "/embeddings", "/responses")
 
 
 def hint_for(path: str) -> str | None:
-    """What to do about a path of OpenAI's clients that is not there. None for another path."""
+    """The advice for a path of OpenAI's clients that is not there. None for another path."""
     if path.startswith("/v1/responses"):
         return _RESPONSES
     if path.startswith(("/v1/images", "/v1/audio")):

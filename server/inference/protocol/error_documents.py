@@ -1,4 +1,4 @@
-"""What the document of an error says: its words, its kinds, and the names in it. Shapes come from recordings. Pure."""
+"""The content of an error document: its words, its kinds, and the names in it. Shapes come from recordings. Pure."""
 
 import codecs
 import re

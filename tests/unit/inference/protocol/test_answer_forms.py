@@ -79,9 +79,11 @@ def test_a8_an_error_in_the_middle_may_lack_its_field_or_be_words() -> None:
 
 @pytest.mark.parametrize("body", [b"%b\n%b\n", b"[%b, %b]"])
 def test_a8_chunks_in_lines_or_in_an_array_are_an_answer(body: bytes) -> None:
-    chunks = [choice(**delta).removeprefix(b"data: ").strip() for delta in ({"content": "a"}, {"content": "b"})]
-    chunks[1] = choice("stop", content="b").removeprefix(b"data: ").strip()
-    assert completed(body % tuple(chunks)).output_data == {"output": "ab", "finish_reason": "stop"}
+    chunks = choice(content="a"), choice("stop", content="b")
+    assert completed(body % tuple(chunk.removeprefix(b"data: ").strip() for chunk in chunks)).output_data == {
+        "output": "ab",
+        "finish_reason": "stop",
+    }
 
 
 @pytest.mark.parametrize("index", ["0", 0.0, None, 1])
