@@ -12,14 +12,10 @@ _REASONING = (
     "thinking_blocks",
 )
 """Fields of reasoning. Where several are given, they say the same."""
-_HAS_REASONING = frozenset(_REASONING)
+REASONING_FIELDS = frozenset(_REASONING)
 _TEXTS = ("text", "content", "thinking", "reasoning", "summary")
 """Fields of an object that is a text: a part, or a piece of reasoning."""
 _MAX_LEVELS = 4
-
-
-def has_reasoning(delta: Mapping[str, Any]) -> bool:
-    return not _HAS_REASONING.isdisjoint(delta)
 
 
 def reasoning_of(delta: Mapping[str, Any]) -> str:

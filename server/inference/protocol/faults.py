@@ -37,7 +37,7 @@ _OF_ANSWERS = frozenset(
     {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
 )
 """Fields that no error has: a document with one of them is an answer."""
-_SIGNS = frozenset({"error", "errors", "object", "base_resp", "detail", "message", "msg", "error_msg"})
+_SIGNS = frozenset({"errors", "base_resp", "detail", "message", "msg", "error_msg"})
 
 
 class _Meaning(NamedTuple):
@@ -184,10 +184,10 @@ def read_reported(document: Any) -> UpstreamError:
 
 def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document under a successful status reports an error."""
-    if _SIGNS.isdisjoint(document):
-        return False
     if document.get("error") or document.get("object") == "error":
         return True
+    if _SIGNS.isdisjoint(document):  # nearly always
+        return False
     status = document.get("base_resp")  # MiniMax's
     if isinstance(status, dict) and status.get("status_code"):
         return True

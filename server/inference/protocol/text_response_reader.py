@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from server.inference.events import FileChunk, Segment, Started
 from server.inference.protocol.answer import Answer, letters_of
-from server.inference.protocol.contents import has_reasoning, is_thought, reasoning_of, text_of
+from server.inference.protocol.contents import REASONING_FIELDS, is_thought, reasoning_of, text_of
 from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
 from server.inference.protocol.media import in_chunks
@@ -242,9 +242,10 @@ class TextResponseReader:
     def _take_choices(self, choices: Any) -> None:
         if choices and not isinstance(choices, list):
             raise Unintelligible
-        found = [choice for choice in choices or () if isinstance(choice, dict)]
-        choice = found[0] if len(found) == 1 else min(found, key=_number_of, default=None)
-        if choice is not None and (number := _number_of(choice)) <= self._choice:
+        if choices and len(choices) > 1:
+            choices = sorted((choice for choice in choices if isinstance(choice, dict)), key=_number_of)
+        choice = choices[0] if choices else None
+        if isinstance(choice, dict) and (number := _number_of(choice)) <= self._choice:
             self._choice = number
             self._take_choice(choice)
 
@@ -266,7 +267,7 @@ class TextResponseReader:
 
     def _take_delta(self, delta: Mapping[str, Any]) -> None:
         answer = self._answer
-        if has_reasoning(delta):
+        if not REASONING_FIELDS.isdisjoint(delta):
             answer.add(reasoning_of(delta), Segment.REASONING)
         if content := delta.get("content"):
             self._add_content(content)
