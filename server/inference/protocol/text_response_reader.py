@@ -15,7 +15,7 @@ from server.inference.protocol.faults import Failure, UpstreamError, is_error, i
 from server.inference.protocol.media import in_chunks
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
-from server.inference.protocol.usage import MAX_COUNT, read_count
+from server.inference.protocol.usage import MAX_COUNT, read_spelled_count
 from server.model_request import Completed, Usage
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -419,7 +419,7 @@ class TextResponseReader:
 
 def _number_of(choice: Mapping[str, Any]) -> int:
     index = choice.get("index")
-    return index if type(index) is int else read_count(index) or 0
+    return index if type(index) is int else read_spelled_count(index) or 0
 
 
 def _in_groqs_place(value: Any) -> Any:

@@ -10,7 +10,7 @@ import orjson
 
 from server.inference.events import CallHead, Delta, Segment
 from server.inference.protocol.texts import Cleaner, Unintelligible, clean_all
-from server.inference.protocol.usage import MAX_COUNT, read_count
+from server.inference.protocol.usage import MAX_COUNT, read_spelled_count
 
 MAX_TOOL_CALLS = 128
 MAX_NAME = 200
@@ -87,7 +87,7 @@ class ToolCalls:
             if not isinstance(function, dict):
                 function = piece  # some have name and arguments next to the id
             name, arguments = _text(function.get("name")), _arguments(function.get("arguments"))
-            index, call_id = read_count(piece.get("index")), self._cleaner.whole(_id(piece.get("id")))
+            index, call_id = read_spelled_count(piece.get("index")), self._cleaner.whole(_id(piece.get("id")))
             call = self._find(position if index is None else index, call_id, name, arguments)
             if not call.is_announced:
                 call.id = call.id or call_id

@@ -35,7 +35,7 @@ def read_usage(usage: Any) -> Usage:
         return Usage()
     prompt = _count_of(usage, "prompt_tokens", "input_tokens")
     generated = _count_of(usage, "completion_tokens", "output_tokens")
-    used = read_count(usage.get("total_tokens"))
+    used = read_spelled_count(usage.get("total_tokens"))
     if prompt is not None and used is not None and used > prompt + (generated or 0):
         generated = used - prompt
     return with_total(Usage(used, generated, prompt, {} if usage.keys() <= _COUNTS else _read_details(usage)))
@@ -68,7 +68,7 @@ def _known(first: int | None, second: int | None) -> int | None:
 
 
 def _count_of(place: Mapping[str, Any], *names: str) -> int | None:
-    counts = (read_count(place.get(name)) for name in names)
+    counts = (read_spelled_count(place.get(name)) for name in names)
     return next((count for count in counts if count is not None), None)
 
 
@@ -84,13 +84,18 @@ def _read_details(usage: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return details
 
 
-def read_count(value: Any) -> int | None:
-    """A count, also as a float such as 12.0, and as text."""
+def read_spelled_count(value: Any) -> int | None:
+    """As `read_count`, also from a text."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return None
+    return read_count(value)
+
+
+def read_count(value: Any) -> int | None:
+    """A count, also as a float such as 12.0."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
