@@ -7,8 +7,8 @@ from server.errors import FieldError, Invalid
 
 MAX_EMAIL_LENGTH = 254
 """RFC 5321, 4.5.3.1.3, without the angle brackets of a path."""
-_INVISIBLE = "\u200b\u200e\u200f\u2060\u2066\u2067\u2068\u2069\u202a\u202b\u202c\ufeff"
-"""Zero-width spaces and direction marks, which copied addresses carry."""
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2066\u2067\u2068\u2069\u202a\u202b\u202c\ufe0f\ufeff\ufffc"
+"""Zero-width spaces, direction marks and places of objects, which copied and dictated addresses carry."""
 
 _ASCII_LOCAL_PART = re.compile(r"[a-z0-9!#$%&'*+/=?^_`{|}~.-]+", re.ASCII)
 _MESSAGE = f"must be an e-mail address such as alice@example.com, at most {MAX_EMAIL_LENGTH} characters long"

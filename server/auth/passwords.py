@@ -27,6 +27,8 @@ MAX_WAITING = 20
 
 _MAX_NORMALISED_LENGTH = 1024
 """A longer text cannot be a password here, and the time of a normalisation can grow with the square of the length."""
+_BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+"""The blanks of Unicode (category Zs) other than U+0020."""
 _MAX_STORED_MEMORY_KIB = 65_536
 _MAX_STORED_TIME_COST = 10
 _MAX_STORED_PARALLELISM = 4
@@ -44,8 +46,13 @@ Result = TypeVar("Result")
 
 
 def normalise_password(password: str) -> str:
-    """The password in NFC (RFC 8265, 4.2): a phone and a computer may send the same `é` as one character or as two."""
-    return password if len(password) > _MAX_NORMALISED_LENGTH else unicodedata.normalize("NFC", password)
+    """The password as RFC 8265, 4.2 prepares it: all blanks are U+0020, and the rest is in NFC.
+
+    A phone and a computer may send the same `é` as one character or as two, and other keyboards have other blanks.
+    """
+    if len(password) > _MAX_NORMALISED_LENGTH:
+        return password
+    return unicodedata.normalize("NFC", _BLANKS.sub(" ", password))
 
 
 def require_acceptable(password: str) -> None:
@@ -80,8 +87,8 @@ class Passwords:
     async def matches(self, stored: str | None, password: str) -> bool:
         """Whether `password` matches a stored hash. Raises `Unavailable` if the queue is full.
 
-        The password is tried in NFC, then as it was sent: hashes from before the normalisation, and of other servers,
-        are of that form. None and unknown kinds of hashes give False, after the time that argon2 takes.
+        The password is tried as it is normalised, then as it was sent: hashes from before the normalisation, and of
+        other servers, are of that form. None and unknown kinds of hashes give False, after the time that argon2 takes.
         """
         forms = dict.fromkeys((normalise_password(password), password))
         return await self._in_thread(lambda: any(self._verify(stored, _bytes(form)) for form in forms))

@@ -1,23 +1,24 @@
 """The parts of a message: text, images, recordings, files."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    StringConstraints,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from server.catalog.fields import AudioData, FileData, Word, check_file, check_image
+from server.catalog.fields import AudioData, FileData, Word, check_file, check_image, is_web_address
 from server.schemas import Body
-
-_WEB = re.compile(r"https?://[^/]", re.IGNORECASE)
-
-
-def is_web_address(address: str) -> bool:
-    return _WEB.match(address) is not None
 
 
 def _image_address(value: str) -> str:
-    if is_web_address(value):
-        return value
+    if is_web_address(value.strip()):
+        return value.strip()
     try:
         return check_image(value)
     except ValueError as error:
@@ -25,7 +26,7 @@ def _image_address(value: str) -> str:
 
 
 def _media_address(value: str) -> str:
-    return value if is_web_address(value) else check_file(value)
+    return value.strip() if is_web_address(value.strip()) else check_file(value)
 
 
 ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_image_address)]
@@ -57,11 +58,18 @@ class InputAudio(Body):
 
 
 class FileContent(Body):
-    """A document: its data as `data:…;base64,…` or base64 alone, or the id that the provider knows it by."""
+    """A document: its data as `data:…;base64,…` or base64 alone, its address, or the provider's id of it."""
 
     file_data: FileData | None = None
+    file_url: Annotated[str, StringConstraints(min_length=1, max_length=10_000)] | None = None
     file_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     filename: Annotated[str, StringConstraints(max_length=500)] | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if (self.file_data, self.file_url, self.file_id) == (None, None, None):
+            raise ValueError("must have file_data, file_url or file_id")
+        return self
 
 
 class TextPart(ProviderFields):
@@ -89,6 +97,14 @@ class RefusalPart(ProviderFields):
     refusal: str
 
 
+class ProviderPart(Body):
+    """A part of a kind that only some providers know, passed on unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+
+
 class AudioUrlPart(ProviderFields):
     type: Literal["audio_url"]
     audio_url: MediaUrl
@@ -108,21 +124,24 @@ PARTS: dict[str, type[ProviderFields]] = {
     "audio_url": AudioUrlPart,
     "video_url": VideoUrlPart,
 }
-"""The last two are vLLM's."""
+"""The last two are vLLM's. Parts of another type are the provider's (`thinking`, …)."""
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {name: TypeAdapter(part) for name, part in PARTS.items()}
+
+_OTHER: TypeAdapter[Any] = TypeAdapter(ProviderPart)
 
 
 def _part(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
     """Validate by the `type` field, so that one fault gives one error."""
     if not isinstance(value, dict):
         raise ValueError("must be an object")  # noqa: TRY004 - pydantic reports only ValueError
-    adapter = _ADAPTERS.get(value.get("type") if isinstance(value.get("type"), str) else None)
-    if adapter is None:
+    kind = value.get("type")
+    if not isinstance(kind, str):
         *others, last = (f"'{name}'" for name in PARTS)
-        raise ValueError(f"must have the type {', '.join(others)} or {last}")
-    return adapter.validate_python(value)
+        raise ValueError(f"must have the type {', '.join(others)} or {last}")  # noqa: TRY004
+    return _ADAPTERS.get(kind, _OTHER).validate_python(value)
 
 
 Part = Annotated[
-    TextPart | ImagePart | AudioPart | FilePart | RefusalPart | AudioUrlPart | VideoUrlPart, WrapValidator(_part)
+    TextPart | ImagePart | AudioPart | FilePart | RefusalPart | AudioUrlPart | VideoUrlPart | ProviderPart,
+    WrapValidator(_part),
 ]

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -30,10 +31,11 @@ from server.catalog.fields import (
 )
 from server.schemas import Body
 
-MAX_PARTS = 100
-MAX_TOOLS = 128
+MAX_PARTS = 10_000
+MAX_TOOLS = 1024
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""Providers differ in the names that they take."""
 JsonSchemaText = Annotated[
     str,
     WrapValidator(to_json_text),
@@ -58,31 +60,38 @@ Content = Annotated[str | list[Part] | None, WrapValidator(_content)]
 
 
 class CalledFunction(Body):
-    name: FunctionName
+    """Its name is whatever a model made up in an answer."""
+
+    name: Annotated[str, StringConstraints(max_length=200)]
     arguments: str
 
 
 class ToolCall(ProviderFields):
     """A tool call of the model, as part of the conversation."""
 
-    id: Annotated[str, StringConstraints(max_length=200)]
+    id: str
     type: Literal["function"] = "function"
     index: int | None = None
     function: CalledFunction
 
 
 class Message(ProviderFields):
-    """One turn of a conversation. An answer may keep its reasoning and its refusal: some providers want them back."""
+    """One turn of a conversation. An answer may keep its reasoning and its refusal: some providers want them back.
+
+    `prefix` and `partial` mark an answer that the model has to continue (Mistral, DeepSeek; Moonshot).
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = Field(None, validate_default=True)
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
-    tool_call_id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    tool_call_id: str | None = None
     refusal: str | None = None
-    reasoning: str | None = None
+    reasoning: str | dict[str, Any] | None = None
     reasoning_content: str | None = None
-    reasoning_details: list[dict[str, Any]] | None = None
+    reasoning_details: list[dict[str, Any]] | dict[str, Any] | None = None
+    prefix: bool | None = None
+    partial: bool | None = None
 
     @field_validator("content")
     @classmethod
@@ -127,7 +136,7 @@ class PromptInput(HubInput):
 
 class Function(Body):
     name: FunctionName
-    description: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    description: str | None = None
     parameters: JsonSchemaText | None = None
     strict: bool | None = None
 
@@ -139,6 +148,32 @@ class Tool(ProviderFields):
     function: Function
 
 
+class ProviderDefined(Body):
+    """A tool or a format of a kind that only the provider knows (`web_search`, `grammar`, …), passed on unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+
+
+_OBJECT: TypeAdapter[ProviderDefined] = TypeAdapter(ProviderDefined)
+
+
+def _by_type(model: type[Body], *types: str) -> WrapValidator:
+    """Validates by the `type` field, so that one fault gives one error: an object of another type is the provider's."""
+    ours: TypeAdapter[Any] = TypeAdapter(model)
+
+    def validate(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
+        is_ours = not isinstance(value, dict) or value.get("type") in {None, *types}
+        return (ours if is_ours else _OBJECT).validate_python(value)
+
+    return WrapValidator(validate)
+
+
+AnyTool = Annotated[Tool | ProviderDefined, _by_type(Tool, "function", "custom")]
+"""The calls of a `custom` tool have no place in an answer here."""
+
+
 class NamedFunction(Body):
     name: FunctionName
 
@@ -148,24 +183,32 @@ class NamedTool(Body):
     function: NamedFunction
 
 
+class AllowedTools(Body):
+    """OpenAI's choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: dict[str, Any]
+
+
 _NAMED_TOOL: TypeAdapter[NamedTool] = TypeAdapter(NamedTool)
+_ALLOWED_TOOLS: TypeAdapter[AllowedTools] = TypeAdapter(AllowedTools)
 _TOOL_CHOICES = ("none", "auto", "required")
 
 
 def _tool_choice(value: Any, _handler: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, dict):
-        return _NAMED_TOOL.validate_python(value)
+        return (_ALLOWED_TOOLS if value.get("type") == "allowed_tools" else _NAMED_TOOL).validate_python(value)
     if value not in _TOOL_CHOICES:
         raise ValueError("must be 'none', 'auto', 'required' or one of the tools")
     return value
 
 
-ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool, WrapValidator(_tool_choice)]
+ToolChoice = Annotated[Literal["none", "auto", "required"] | NamedTool | AllowedTools, WrapValidator(_tool_choice)]
 
 
 class NamedSchema(Body):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: Annotated[str, StringConstraints(max_length=10_000)] | None = None
+    description: str | None = None
     schema_: Annotated[JsonSchemaText, Field(alias="schema")]
     strict: bool | None = None
 
@@ -186,6 +229,11 @@ class ResponseFormat(Body):
         return self
 
 
+AnyFormat = Annotated[
+    ResponseFormat | ProviderDefined, _by_type(ResponseFormat, "text", "json_object", "json_schema", "regex")
+]
+
+
 class ChatParameters(ExtraParameters):
     max_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
@@ -195,8 +243,8 @@ class ChatParameters(ExtraParameters):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     reasoning_effort: Word | None = None
-    response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    response_format: AnyFormat | None = None
+    tools: Annotated[list[AnyTool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -204,12 +252,12 @@ class ChatParameters(ExtraParameters):
 
     @model_validator(mode="after")
     def _chooses_among_tools(self) -> Self:
-        names = {tool.function.name for tool in self.tools or ()}
-        if self.tool_choice == "required" and not names:
+        names = {tool.function.name for tool in self.tools or () if isinstance(tool, Tool)}
+        if self.tool_choice == "required" and not self.tools:
             raise ValueError("must have tools if tool_choice is 'required'")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError("must have the tool that tool_choice names")
-        if not names:  # some providers refuse both where there is nothing to choose from
+        if not self.tools:  # some providers refuse both where there is nothing to choose from
             self.tool_choice = self.parallel_tool_calls = None
         return self
 

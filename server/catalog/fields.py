@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
 from pydantic import (
@@ -24,9 +24,10 @@ from server.file_reference import SCHEME
 from server.inference.protocol.file_types import HEAD_BYTES, type_of, why_refused
 from server.schemas import Body
 
+_BASE64 = "base64"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?;base64,", re.IGNORECASE)
-"""The beginning of a `data:` URL. Browsers record audio/webm;codecs=opus; the bytes contain the codec."""
+_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<more>(?:;[^;,]*)*),", re.IGNORECASE)
+"""The beginning of a `data:` URL (RFC 2397). Browsers record audio/webm;codecs=opus; the bytes contain the codec."""
 
 
 def not_blank(text: str) -> str:
@@ -52,15 +53,15 @@ Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,40}$")]
 """One of a few words. Models add new ones, so the provider decides."""
 TopK = Annotated[int, Field(ge=1, le=1000)]
 
-_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 200}
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 1000}
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Stop = Annotated[
     list[StopText],
-    Field(min_length=1, max_length=4),
+    Field(min_length=1, max_length=64),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 4}]}),
+    WithJsonSchema({"anyOf": [_STOP_SCHEMA, {"type": "array", "items": _STOP_SCHEMA, "minItems": 1, "maxItems": 64}]}),
 ]
-"""One text, or a list of up to four. One text is stored as a list."""
+"""One text, or a list. One text is stored as a list. Some providers take four texts, others any number."""
 
 
 def to_json_text(value: Any, _handler: ValidatorFunctionWrapHandler) -> str:
@@ -123,18 +124,26 @@ class _FileOf:
         match = _DATA_URL.match(value.strip())
         if match is None:
             raise ValueError(f"must be the id of an uploaded file, or data:{self._kind or '…'}/…;base64,…")
-        try:
-            data = decode_base64(unquote(match.string[match.end() :]))
-        except ValueError:
-            raise ValueError("must be whole base64 after the comma") from None
-        content_type = type_of(data[:HEAD_BYTES], match["type"])
+        *types, coding = f"{match['type']}{match['more']}".lower().split(";")
+        declared = next(iter(types), "" if coding.strip() == _BASE64 else coding).strip()
+        data = _bytes_of(match.string[match.end() :], is_base64=coding.strip() == _BASE64)
+        content_type = type_of(data[:HEAD_BYTES], declared)
         if not self._kind:
-            content_type = content_type or match["type"].strip().lower() or "application/octet-stream"
+            content_type = content_type or declared or "application/octet-stream"
         elif content_type is None:
             raise ValueError("is neither an image nor audio of a kind that is known here")
         elif (reason := why_refused(content_type, self._kind)) is not None:
             raise ValueError(reason)
         return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _bytes_of(text: str, *, is_base64: bool) -> bytes:
+    if not is_base64:
+        return unquote_to_bytes(text)
+    try:
+        return decode_base64(unquote(text))
+    except ValueError:
+        raise ValueError("must be whole base64 after the comma") from None
 
 
 def _file_schema(kind: str) -> WithJsonSchema:
@@ -154,6 +163,13 @@ AudioFile = Annotated[str, AfterValidator(_FileOf("audio")), _file_schema("audio
 check_file = _FileOf("")
 
 
+_WEB = re.compile(r"https?://[^/]", re.IGNORECASE)
+
+
+def is_web_address(address: str) -> bool:
+    return _WEB.match(address) is not None
+
+
 def _base64_of(value: str) -> str:
     """Base64 alone, or a file with its type, as for any file field."""
     if value.startswith(SCHEME) or value[:5].lower() == "data:":
@@ -166,8 +182,13 @@ def _audio_data(value: str) -> str:
     return _base64_of(value).rpartition(",")[2]
 
 
+def _file_data(value: str) -> str:
+    """As for any file field, base64 alone, or an address, which the provider reads."""
+    return value.strip() if is_web_address(value.strip()) else _base64_of(value)
+
+
 AudioData = Annotated[str, AfterValidator(_audio_data)]
-FileData = Annotated[str, AfterValidator(_base64_of)]
+FileData = Annotated[str, AfterValidator(_file_data)]
 
 
 class HubInput(Body):

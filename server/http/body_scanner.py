@@ -9,7 +9,9 @@ import orjson
 
 MIN_FILE_CHARS = 64 * 1024
 """A shorter string stays in the body."""
-_DATA_URL = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)(?:;[^,]*)?;base64", re.ASCII | re.IGNORECASE)
+_DATA_URL = re.compile(
+    r"\s*data:\s*(?:([a-z0-9.+*-]+/[a-z0-9.+*-]+)?(?:;[^,]*)?;)?\s*base64\s*", re.ASCII | re.IGNORECASE
+)
 _MAX_HEADER = 1000
 _URL_FIELDS = frozenset({"url", "image", "audio", "inputs", "file_data", "data"})
 """Fields that may hold a `data:` URL: those of `server.file_reference`, and Hugging Face's name for the first two."""
@@ -23,6 +25,7 @@ _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _CUT_ESCAPE = re.compile(rb"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
 _MAX_CUT = 5
 _SPACE = b" \t\r\n"
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 class BadBase64(ValueError):
@@ -194,7 +197,7 @@ def _header_of(string: bytes, key: str) -> tuple[str, int] | None:
     comma = string.find(b",", 0, _MAX_HEADER)
     match = None if comma < 0 else _DATA_URL.fullmatch(_text_of(string[:comma]))
     if match is not None:
-        return match[1].lower(), comma + 1
+        return (match[1] or "application/octet-stream").lower(), comma + 1
     return None if key not in _BASE64_FIELDS or string[:5].lower() == b"data:" else (_BASE64_FIELDS[key], 0)
 
 
@@ -207,7 +210,8 @@ def _text_of(raw: bytes) -> str:
 
 
 class Base64Decoder:
-    """Decodes base64 inside a JSON string, in pieces: with JSON's escapes, line breaks, and with or without padding."""
+    """Decodes base64 inside a JSON string, in pieces: with JSON's escapes, line breaks and blanks, with or without
+    padding, and in the URL-safe alphabet."""
 
     def __init__(self) -> None:
         self._cut = b""
@@ -225,6 +229,8 @@ class Base64Decoder:
                 self._cut = match[0]
                 raw = raw[: match.start()]
             raw = _without_escapes(raw)
+        if b"-" in raw or b"_" in raw or b" " in raw:
+            raw = raw.translate(_STANDARD, _SPACE)
         text = self._left + raw if self._left else raw
         whole = len(text) - len(text) % _GROUP
         self._left = text[whole:]

@@ -4,7 +4,7 @@ import re
 
 from aiohttp import hdrs, web
 
-_TAG = re.compile(r'(?:W/)?("[^"]*?)(?:-(?:gzip|br|zstd))?"')
+_TAG = re.compile(r'(?:W/)?("[^"]*?)(?:(?:--?|;)(?:gzip|br|zstd|deflate))?"')
 """Apache's mod_deflate and others append the coding to the tag, and do not remove it from what the client sends."""
 
 

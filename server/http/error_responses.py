@@ -81,7 +81,8 @@ def http_response(request: web.Request, error: web.HTTPException) -> web.StreamR
     """The response to an exception of aiohttp or aiohttp-cors."""
     match error.status:
         case HTTPStatus.NOT_FOUND:
-            return problem_response(request, NotFound("There is nothing at this path; see /docs."))
+            hint = openai.hint_for(request.path)
+            return problem_response(request, NotFound(hint or "There is nothing at this path; see /docs."))
         case HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = error.headers.get(hdrs.ALLOW, "")
             headers: dict[str, str] = {hdrs.ALLOW: allowed}

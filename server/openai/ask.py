@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from server.errors import FieldError, Invalid, NotFound, Problem
 from server.openai.forms import is_absent
+from server.openai.scalars import read_flag, read_scalar
 from server.schemas import Body, invalid, parse
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -56,7 +57,7 @@ def read_fields(data: Any) -> dict[str, Any]:
     """The fields of a body; null and empty lists count as absent. Raises `Invalid` for a body that is no object."""
     if not isinstance(data, dict):
         raise invalid([FieldError("(body)", "must be a JSON object")])
-    return {name: value for name, value in data.items() if not is_absent(value)}
+    return {name: value for name, given in data.items() if not is_absent(value := read_scalar(name, given))}
 
 
 class StreamOptions(Body):
@@ -64,15 +65,14 @@ class StreamOptions(Body):
 
     model_config = ConfigDict(extra="ignore")
 
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_usage: Annotated[bool | None, BeforeValidator(read_flag)] = None
 
 
 class StreamedBody(Body):
     """Fields of a call whose answer may be streamed."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    stream: bool = False
+    stream: Annotated[bool, BeforeValidator(read_flag)] = False
     stream_options: StreamOptions | None = None
 
     @property

@@ -17,15 +17,17 @@ from server.openai.ask import (
     refuse_others,
     take_body,
 )
-from server.openai.forms import read_message, read_response_format, read_stop, read_tool, read_tool_choice
+from server.openai.forms import is_absent, read_response_format, read_stop, read_tool_choice, read_tools
+from server.openai.messages import read_messages
 from server.openai.outcome import created_of, usage_of
+from server.openai.scalars import read_flag, read_word
 from server.schemas import invalid
 
 PASSED_ON = tuple(name for name in ChatParameters.model_fields if name != "extra")
 """Parameters with the same names in the catalog."""
-ONLY: dict[str, tuple[Any, ...]] = {"n": (1,), "modalities": (["text"],)}
+ONLY: dict[str, tuple[Any, ...]] = {"n": (1,), "best_of": (1,), "modalities": (["text"],)}
 """Fields that are accepted with these values only."""
-NOT_SUPPORTED = ("audio", "best_of", "function_call", "functions", "input", "prompt", *ORDERS_TO_PROXIES)
+NOT_SUPPORTED = ("functions", "input", "prompt", *ORDERS_TO_PROXIES)
 WITHOUT_EFFECT = (
     "user",
     "metadata",
@@ -33,13 +35,19 @@ WITHOUT_EFFECT = (
     "service_tier",
     "safety_identifier",
     "prediction",
+    "audio",
+    "function_call",
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
 )
-"""They do not change the answer. Those that name the client's users stay here."""
+"""They do not change the answer: `audio` without its modality, `function_call` without functions. Those that name the
+client's users stay here."""
 _FORMS: dict[str, Callable[[Any], Any]] = {
-    "tools": lambda tools: list(map(read_tool, tools)) if isinstance(tools, list) else tools,
+    "tools": read_tools,
+    "logprobs": read_flag,
+    "parallel_tool_calls": read_flag,
+    "reasoning_effort": read_word,
     "tool_choice": read_tool_choice,
     "response_format": read_response_format,
     "stop": read_stop,
@@ -59,9 +67,9 @@ def read_chat(data: Any) -> Ask:
     body = take_body(ChatBody, fields)
     limit_name = _unite_limits(fields)
     given = {name: _FORMS.get(name, _as_it_is)(fields.pop(name)) for name in PASSED_ON if name in fields}
-    parameters = {name: value for name, value in given.items() if value is not None and value != ""}
+    parameters = {name: value for name, value in given.items() if not is_absent(value) and value not in ("", {})}
     parameters |= extra_of(fields, without=(*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
-    messages = list(map(read_message, body.messages))
+    messages = read_messages(body.messages)
     return Ask(
         create=create_body(Task.CHAT_COMPLETION, body.model, input_data={"messages": messages}, parameters=parameters),
         model=body.model,
@@ -141,8 +149,11 @@ def tool_calls_of(request_id: UUID, output: Mapping[str, Any]) -> list[dict[str,
 
 
 def finish_reason_of(output: Mapping[str, Any]) -> str:
-    """One of OpenAI's four reasons: its clients refuse others. Some providers send none, or `stop`, with tool calls."""
+    """One of OpenAI's four reasons: its clients refuse others.
+
+    Some providers send none, or `stop`, with tool calls, and some `tool_calls` without any.
+    """
     reason = output.get("finish_reason")
-    if reason in {"length", "tool_calls", "content_filter"}:
+    if reason in {"length", "content_filter"}:
         return str(reason)
     return "tool_calls" if output.get("tool_calls") else "stop"

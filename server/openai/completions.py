@@ -19,6 +19,7 @@ from server.openai.chat import finish_reason_of
 from server.openai.chunks import Chunks
 from server.openai.forms import read_stop
 from server.openai.outcome import created_of, usage_of
+from server.openai.scalars import read_flag
 from server.transcript import Part
 
 PARAMETERS = {
@@ -46,6 +47,8 @@ def read_completion(data: Any) -> Ask:
     body = take_body(CompletionBody, fields)
     if "stop" in fields and (stop := read_stop(fields.pop("stop"))) is not None:
         fields["stop"] = stop
+    if "echo" in fields:
+        fields["echo"] = read_flag(fields["echo"])
     parameters = {ours: fields.pop(theirs) for theirs, ours in PARAMETERS.items() if theirs in fields}
     parameters |= extra_of(fields, without=(*ONLY, *NOT_SUPPORTED, *WITHOUT_EFFECT))
     is_one = isinstance(body.prompt, list) and len(body.prompt) == 1

@@ -28,6 +28,26 @@ _CODES = {
 _IN_VAIN = frozenset({409, 502, 504})
 """The server has retried already, or the request was cancelled: clients must not retry on their own."""
 
+_RESPONSES = (
+    "There is no Responses API here: set the client to chat completions. In the Agents SDK, "
+    "set_default_openai_api('chat_completions'), in JavaScript setOpenAIAPI('chat_completions'); in @ai-sdk/openai, "
+    "createOpenAI(…).chat(model); in LangChain, use_responses_api=False (useResponsesApi: false); in LlamaIndex, "
+    "OpenAILike."
+)
+_MEDIA = "There is no such path here: images and speech are made with POST /api/requests; GET /api/models lists how."
+_BASE_URL = "There is nothing at this path: the base URL of a client ends with /v1, once."
+_ENDS = ("/chat/completions", "/completions", "/embeddings", "/responses")
+"""Paths of OpenAI's clients behind a base URL."""
+
+
+def hint_for(path: str) -> str | None:
+    """The advice for a path of OpenAI's clients that is not there. None for another path."""
+    if path.startswith("/v1/responses"):
+        return _RESPONSES
+    if path.startswith(("/v1/images", "/v1/audio")):
+        return _MEDIA
+    return _BASE_URL if path.rstrip("/").endswith(_ENDS) else None
+
 
 def error_response(problem: Problem) -> ErrorResponse:
     """A problem in OpenAI's form, where an invalid body is 400."""

@@ -37,7 +37,7 @@ class Route:
     """A handler at a path; without an operation it is no part of the interface.
 
     Paths below `/api` have an alias without it, and paths below `/v1` one with a slash at the end, which some clients
-    put behind every path.
+    put behind every path, and one with two slashes, from clients whose base URL ends with one.
     """
 
     tag: str
@@ -50,7 +50,10 @@ class Route:
     def aliases(self) -> tuple[str, ...]:
         if self.path.startswith("/api/"):
             return (self.path.removeprefix("/api"),)
-        return (f"{self.path}/",) if self.path.startswith(OPENAI_PREFIX) and "{" not in self.path else ()
+        if not self.path.startswith(OPENAI_PREFIX):
+            return ()
+        doubled = self.path.replace(OPENAI_PREFIX, f"{OPENAI_PREFIX}/", 1)
+        return (doubled,) if "{" in self.path else (f"{self.path}/", doubled)
 
 
 ROUTES = web.AppKey("routes", list[Route])

@@ -1,6 +1,7 @@
 """What clients send to `/v1`, and what upstream gets of it."""
 
 import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from huggingface_hub import AsyncInferenceClient
 from openai import AsyncOpenAI
 from pydantic import BaseModel
+from yarl import URL
 
 from server.http.bodies import MAX_DEPTH, MAX_MEMBERS
 from tests.acceptance.conftest import Api, Start
@@ -18,6 +20,7 @@ PATH = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"zz": {"type": "string"}, "a": {"type": "integer"}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+BUILT_IN = {"type": "builtin_function", "function": {"name": "$web_search"}}
 ABSENT = object()
 IMAGE = "data:image/jpeg;base64,/9j/4A=="
 AUDIO = {"data": base64.b64encode(b"RIFF0000WAVE").decode(), "format": "wav"}
@@ -174,6 +177,86 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "logprobs": ({"logprobs": True, "top_logprobs": 2}, {"logprobs": True, "top_logprobs": 2}),
     "logprobs not wanted": ({"logprobs": False}, {"logprobs": False}),
+    "whole numbers as floats": (
+        {"max_tokens": 256.0, "seed": 42.0, "n": 1.0, "top_k": 5.0, "logprobs": 1, "top_logprobs": 2.0},
+        {"max_tokens": 256, "seed": 42, "top_k": 5, "logprobs": True, "top_logprobs": 2, "n": ABSENT},
+    ),
+    "numbers and flags as texts": (
+        {"max_tokens": "256", "temperature": "0.7", "top_p": "1.0", "n": "1", "logprobs": "False", "stream": "false"},
+        {"max_tokens": 256, "temperature": 0.7, "top_p": 1, "logprobs": False, "n": ABSENT},
+    ),
+    "a seed of 64 bits as a text": ({"seed": str(2**64 - 1)}, {"seed": 2**64 - 1}),
+    "no limit": ({"max_tokens": -1}, {"max_tokens": ABSENT}),
+    "limits that are the same": ({"max_tokens": 5, "max_completion_tokens": "5"}, {"max_tokens": 5}),
+    "words in capitals": (
+        {"tools": [WEATHER], "tool_choice": "AUTO", "reasoning_effort": "High"},
+        {"tool_choice": "auto", "reasoning_effort": "high"},
+    ),
+    "what has no effect alone": (
+        {"audio": {"voice": "alloy"}, "function_call": "auto", "best_of": 1, "functions": []},
+        dict.fromkeys(("audio", "function_call", "best_of", "functions"), ABSENT),
+    ),
+    "more stops than OpenAI takes": ({"stop": [None, *"abcde"]}, {"stop": [*"abcde"]}),
+    "tool_choice any": ({"tools": [WEATHER], "tool_choice": "any"}, {"tool_choice": "required"}),
+    "tool_choice as an object": ({"tools": [WEATHER], "tool_choice": {"type": "any"}}, {"tool_choice": "required"}),
+    "tool_choice of Anthropic": (
+        {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "weather"}},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+    ),
+    "tool_choice as a name": (
+        {"tools": [WEATHER], "tool_choice": "weather"},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+    ),
+    "tool_choice of nothing": ({"tools": [WEATHER], "tool_choice": {}}, {"tool_choice": ABSENT}),
+    "tool_choice among some tools": (
+        allowed := {
+            "tools": [WEATHER],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"a": None}]}},
+        },
+        allowed,
+    ),
+    "tools of a provider": (
+        provided := {
+            "tools": [WEATHER, {"type": "web_search", "filters": {"a": [1]}}, BUILT_IN],
+            "tool_choice": "auto",
+        },
+        provided,
+    ),
+    "only tools of a provider": (
+        {"tools": [BUILT_IN], "tool_choice": "required"},
+        {"tools": [BUILT_IN], "tool_choice": "required"},
+    ),
+    "a tool without an inner object": (
+        {"tools": [None, {"type": "function", "name": "f", "parameters": SCHEMA, "strict": "true"}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA, "strict": True}}]},
+    ),
+    "a tool of Anthropic": (
+        {"tools": [{"name": "f", "description": "d", "input_schema": SCHEMA}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}}]},
+    ),
+    "a schema as a text": ({"tools": [tool(json.dumps(SCHEMA))]}, {"tools": [tool(SCHEMA)]}),
+    "a long description and a name of MCP": (
+        long := {
+            "tools": [{"type": "function", "function": {"name": "mcp__" + "x" * 90, "description": "d" * 30_000}}]
+        },
+        long,
+    ),
+    "many tools": (many := {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(300)]}, many),
+    "a format as a word": ({"response_format": "JSON_OBJECT"}, {"response_format": {"type": "json_object"}}),
+    "no format": ({"response_format": {}}, {"response_format": ABSENT}),
+    "a format without a type": (
+        {"response_format": {"json_schema": {"name": "a", "schema": SCHEMA}}},
+        {"response_format": named(SCHEMA, "a")},
+    ),
+    "a format with a name of Python": (
+        {"response_format": named(SCHEMA, "List[Person] | None")},
+        {"response_format": named(SCHEMA, "List_Person_None")},
+    ),
+    "a schema that allows all": ({"response_format": named({})}, {"response_format": {"type": "json_object"}}),
+    "a format of a provider": (
+        grammar := {"response_format": {"type": "grammar", "grammar": "root ::= 'a'"}},
+        grammar,
+    ),
 }
 
 
@@ -286,11 +369,141 @@ MESSAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         part("video_url", {"url": "https://a.example/b.mp4"}),
         part("video_url", {"url": "https://a.example/b.mp4"}),
     ),
+    "an address in blanks": (
+        part("image_url", {"url": " https://a.example/b.png\n", "detail": ""}),
+        part("image_url", {"url": "https://a.example/b.png"}),
+    ),
+    "detail in capitals": (
+        part("image_url", {"url": IMAGE, "detail": "High"}),
+        part("image_url", {"url": IMAGE, "detail": "high"}),
+    ),
+    "a file at an address": (
+        kept_file := part("file", {"file_data": "https://a.example/a.pdf", "file_url": "https://a.example/b.pdf"}),
+        kept_file,
+    ),
+    "a file as a text": (
+        part("file", {"file_data": "data:text/plain,h%C3%A9"}),
+        part("file", {"file_data": "data:text/plain;base64,aMOp"}),
+    ),
+    "parts of the newer protocol": (
+        {
+            "role": "user",
+            "content": [
+                None,
+                {"type": "input_text", "text": "a"},
+                {"type": "output_text", "text": "b", "annotations": []},
+                {"type": "input_image", "image_url": IMAGE, "detail": "auto"},
+                {"type": "input_file", "file_id": "f1"},
+                {"text": "c"},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "a"},
+                {"type": "text", "text": "b"},
+                {"type": "image_url", "image_url": {"url": IMAGE, "detail": "auto"}},
+                {"type": "file", "file": {"file_id": "f1"}},
+                {"type": "text", "text": "c"},
+            ],
+        },
+    ),
+    "an image of Anthropic": (
+        part("image", None, source={"type": "base64", "media_type": "image/png", "data": IMAGE.partition(",")[2]}),
+        part("image_url", {"url": IMAGE}),
+    ),
+    "parts of a provider": (
+        thought := replayed(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+        thought,
+    ),
+    "a part without a list": (
+        {"role": "user", "content": {"type": "text", "text": "a"}},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+    ),
+    "many parts": (
+        parts := {"role": "user", "content": [{"type": "text", "text": "a"}] * 300},
+        parts,
+    ),
+    "a tool_call_id of no tool": (
+        {"role": "user", "content": "a", "tool_call_id": "c1", "name": "Ann Lee " * 10},
+        {"role": "user", "content": "a", "name": "Ann Lee " * 10},
+    ),
+    "an answer to continue": (
+        prefixed := {"role": "assistant", "content": "so", "prefix": True, "partial": True},
+        prefixed,
+    ),
+    "reasoning as objects": (
+        objects := replayed(reasoning={"text": "hm"}, reasoning_details={"a": 1}),
+        objects,
+    ),
+    "a call as the model made it up": (
+        made_up := replayed(
+            tool_calls=[{**CALL, "id": "c" * 3000, "function": {"name": "get the weather!", "arguments": "{"}}]
+        ),
+        made_up,
+    ),
+    "a call with numbers": (
+        replayed(tool_calls=[{**CALL, "id": 7, "index": 0.0, "function": {"name": "f", "arguments": [1]}}]),
+        replayed(tool_calls=[{**CALL, "id": "7", "index": 0, "function": {"name": "f", "arguments": "[1]"}}]),
+    ),
+    "a result with a number and an object": (
+        {"role": "tool", "tool_call_id": 7, "content": {"a": 1}},
+        {"role": "tool", "tool_call_id": "7", "content": '{"a":1}'},
+    ),
+    "arguments that were encoded twice": (
+        replayed(tool_calls=[{**CALL, "function": {"name": "f", "arguments": '"{\\"a\\":1}"'}}]),
+        replayed(tool_calls=[{**CALL, "function": {"name": "f", "arguments": '{"a":1}'}}]),
+    ),
     "a refusal": (
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("calls", "results", "ids"),
+    [
+        (["c1"], [{"name": "weather"}], ["c1"]),
+        (["c1", "c2"], [{}, {}], ["c1", "c2"]),
+        (["c1", "c2"], [{"tool_call_id": "c2"}, {"tool_call_id": None}], ["c2", "c1"]),
+        ([""], [{"tool_call_id": ""}], [""]),
+    ],
+)
+async def test_results_without_ids_get_those_of_their_calls(
+    online: Api, upstream: FakeHuggingFace, calls: list[str], results: list[dict[str, Any]], ids: list[str]
+) -> None:
+    made = [{**CALL, "id": call_id} for call_id in calls]
+    answers = [{"role": "tool", "content": "7", **result} for result in results]
+    messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": made}, *answers]
+    reply = await online.post(PATH, {"model": "default", "messages": messages})
+    assert reply.status == 200, reply.json
+    assert [message["tool_call_id"] for message in upstream.calls[0].body["messages"][2:]] == ids
+    lone = await online.post(PATH, {"model": "default", "messages": [*HELLO, {"role": "tool", "content": "7"}]})
+    assert (lone.status, lone.json["error"]["param"]) == (400, "messages.1")
+
+
+async def test_calls_of_the_protocol_before_tools_are_tool_calls(online: Api, upstream: FakeHuggingFace) -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    messages = [*HELLO, called, {"role": "function", "name": "weather", "content": "7"}]
+    assert (await online.post(PATH, {"model": "default", "messages": messages})).status == 200
+    _, call, result = upstream.calls[0].body["messages"]
+    assert call["tool_calls"][0]["function"] == called["function_call"]
+    assert (result["role"], result["tool_call_id"]) == ("tool", call["tool_calls"][0]["id"])
+
+
+async def test_a_base_url_may_end_with_a_slash(online: Api, upstream: FakeHuggingFace) -> None:
+    url = URL(f"{str(online.client.make_url('/')).rstrip('/')}/v1//chat/completions", encoded=True)
+    headers = {"Authorization": f"Bearer {online.token}"}
+    async with online.client.session.post(url, json={"model": "default", "messages": HELLO}, headers=headers) as reply:
+        assert reply.status == 200
+    assert len(upstream.calls) == 1
+
+
+async def test_finish_reason_tool_calls_without_calls_is_stop(online: Api, upstream: FakeHuggingFace) -> None:
+    upstream.answer(chat_answer("hi", finish="tool_calls"))
+    reply = await online.post(PATH, {"model": "default", "messages": HELLO})
+    assert reply.json["choices"][0]["finish_reason"] == "stop"
 
 
 async def test_every_form_of_a_message_goes_upstream(online: Api, upstream: FakeHuggingFace) -> None:

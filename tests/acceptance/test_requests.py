@@ -111,7 +111,9 @@ async def test_a_long_poll_with_if_none_match_ends_unchanged_as_304(api: Api) ->
     assert reply.status == 304
 
 
-@pytest.mark.parametrize("form", ['W/"{}"', '"{}"', '"{}-gzip"', 'W/"{}-br"', '"x", "{}-zstd"'])
+@pytest.mark.parametrize(
+    "form", ['W/"{}"', '"{}"', '"{}-gzip"', 'W/"{}-br"', '"x", "{}-zstd"', '"{}--gzip"', '"{};gzip"']
+)
 async def test_s4_a_long_poll_waits_with_the_tag_that_a_proxy_changed(api: Api, form: str) -> None:
     created = await api.create_async(model="offline/slow-20s")
     path = f"/api/requests/{created.json['id']}"

@@ -193,12 +193,14 @@ def _wanted_tool(call: Call) -> Mapping[str, Any]:
     """The function that `tool_choice` requires; empty if it requires none."""
     choice = call.parameters.get("tool_choice")
     functions: dict[str, Mapping[str, Any]] = {
-        tool["function"]["name"]: tool["function"] for tool in call.parameters.get("tools") or ()
+        tool["function"]["name"]: tool["function"]
+        for tool in call.parameters.get("tools") or ()
+        if tool["type"] == "function"
     }
-    if isinstance(choice, dict):
+    if isinstance(choice, dict) and "function" in choice:
         name = choice["function"]["name"]
         return functions.get(name, {"name": name})
-    return next(iter(functions.values())) if choice == "required" else {}
+    return next(iter(functions.values()), {}) if choice == "required" else {}
 
 
 def _result(call: Call, model: str, script: _Script) -> Iterator[Event]:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,19 +12,27 @@ from server.inference.protocol.media import MAX_FILES, InlineFile, find_files
 from server.inference.protocol.texts import Cleaner, clean, clean_all
 from server.inference.protocol.thinking import ThoughtSplitter, split_at_close
 from server.inference.protocol.tool_calls import ToolCalls
-from server.inference.protocol.usage import add_counts, read_count, read_usage
+from server.inference.protocol.usage import add_counts, latest, read_count, read_usage
 from server.model_request import NO_USAGE, Usage
 
 _OPENAI_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 """OpenAI's names; its deprecated `function_call` is `tool_calls` here."""
 _FINISH = {
-    **dict.fromkeys(("eos_token", "eos", "stop_sequence", "end_turn", "end_of_turn", "stop_token", "complete"), "stop"),
-    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens", "model_length"), "length"),
-    **dict.fromkeys(("tool_call", "tool_use", "function_call"), "tool_calls"),
-    **dict.fromkeys(("safety", "refusal"), "content_filter"),
+    **{reason.replace("_", ""): reason for reason in _OPENAI_REASONS},
+    **dict.fromkeys(("eostoken", "eos", "stopsequence", "endturn", "endofturn", "stoptoken", "complete"), "stop"),
+    **dict.fromkeys(("maxtokens", "maxlength", "maxoutputtokens", "modellength", "maxnewtokens"), "length"),
+    **dict.fromkeys(("lengthlimit", "tokenlimit", "maxcompletiontokens", "modelcontextwindowexceeded"), "length"),
+    **dict.fromkeys(("toolcall", "tooluse", "functioncall"), "tool_calls"),
+    **dict.fromkeys(("safety", "refusal", "sensitive", "moderation", "contentmoderated"), "content_filter"),
+    **dict.fromkeys(("recitation", "prohibitedcontent", "blocklist", "spii", "imagesafety"), "content_filter"),
     **dict.fromkeys(("null", "none"), ""),
 }
-"""Reasons of TGI, Anthropic, Google and others, by OpenAI's names. "" is no reason."""
+"""Reasons of TGI, Anthropic, Google, Zhipu and others, in the form of `letters_of`, by OpenAI's names. "" is none."""
+
+
+def letters_of(reason: str) -> str:
+    """`MAX_TOKENS`, `max-tokens` and `maxTokens` are one reason."""
+    return "".join(filter(str.isalpha, reason.lower()))
 
 
 class Answer:
@@ -127,19 +134,16 @@ class Answer:
     def finish(self, reason: Any) -> None:
         """Note why the generation ended, if `reason` says so."""
         if isinstance(reason, str) and reason:
-            known = reason.lower()
-            self.finish_reason = clean(_FINISH.get(known, known if known in _OPENAI_REASONS else reason))[:64] or None
+            self.finish_reason = clean(_FINISH.get(letters_of(reason), reason))[:64] or None
 
     def count(self, usage: Any) -> None:
         """Keep the latest usage in OpenAI's shape: some providers send a growing one with every chunk.
 
-        Zeros do not replace counts: some send a chunk with placeholders at the end.
+        Zeros do not replace counts: some send a chunk with placeholders at the end. Some send prompt and completion in
+        chunks of their own.
         """
         if isinstance(usage, dict):
-            counted = read_usage(usage)
-            if counted.token_used or counted.token_count or not (self.usage.token_used or self.usage.token_count):
-                earlier = self.usage.details
-                self.usage = replace(counted, details={**earlier, **counted.details}) if earlier else counted
+            self.usage = latest(read_usage(usage), self.usage)
 
     def count_details(self, details: Mapping[str, Any]) -> None:
         """Keep TGI's counts; the count of the prompt may be missing."""

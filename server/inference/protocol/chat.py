@@ -99,7 +99,10 @@ def _with_schemas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with their JSON schemas as objects: they are stored as text, which keeps the order of keys."""
     parameters = with_extra(given)
     if tools := parameters.get("tools"):
-        parameters["tools"] = [{**tool, "function": _with_object(tool["function"], "parameters")} for tool in tools]
+        parameters["tools"] = [
+            {**tool, "function": _with_object(tool["function"], "parameters")} if tool["type"] == "function" else tool
+            for tool in tools
+        ]
     response_format = parameters.get("response_format")
     if response_format and "json_schema" in response_format:
         parameters["response_format"] = {

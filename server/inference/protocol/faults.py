@@ -1,4 +1,4 @@
-"""Error answers: seven shapes of body, one classification. Shapes and statuses come from recordings."""
+"""Error answers: one classification for all shapes of body. Statuses come from recordings."""
 
 import re
 from collections.abc import Mapping
@@ -6,23 +6,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.errors import Code
 from server.inference.events import GenerationFailed
-from server.inference.protocol.texts import Unintelligible, parse_json, to_words
+from server.inference.protocol.error_documents import kinds_of, name_of, places_of, read_document, words_of
+from server.inference.protocol.texts import to_words
 from server.model_request import Usage
 
 MAX_RETRY_AFTER_S = 600.0
 """A longer pause than the default deadline has no use; values up to years were seen elsewhere."""
 
-TRANSIENT = frozenset({408, 424, 425, 429, 500, 502, 503, 504, *range(506, 600)})
+TRANSIENT = frozenset({408, 424, 425, 429, 498, 499, 500, 502, 503, 504, *range(506, 600)})
+"""498 and 499 are Groq's: no capacity, and a call that it gave up."""
 _WITH_RETRY_AFTER = frozenset({429, *range(500, 600)})
 """The header is ignored for other statuses: Together sends it with successes."""
 _MAX_RETRIES = {424: 1, 500: 2, 504: 1}
 MODEL_GONE = frozenset({404, 410})
 _REDIRECTS = range(300, 400)
-_MODEL_CODES = frozenset({"model_not_found", "model_not_supported"})
+_OF_REQUESTS = frozenset({400, 403, 422})
 _NOT_OF_THE_REQUEST = TRANSIENT | {401, 402, 403, 405, 407}
 """Statuses below 500 that do not refuse the request itself: outages, and faults that the operator must correct."""
 CONTENT_FILTER = "content_filter"
@@ -35,6 +37,54 @@ _OF_ANSWERS = frozenset(
     {"choices", "generated_text", "token", "data", "output", "outputs", "text", "images", "image", "audio", "result"}
 )
 """Fields that no error has: a document with one of them is an answer."""
+_SIGNS = frozenset({"errors", "base_resp", "detail", "message", "msg", "error_msg"})
+
+
+class _Meaning(NamedTuple):
+    """The status that errors of these kinds, or with these words, should have had in place of one of `under`."""
+
+    status: int
+    under: frozenset[int]
+    kinds: frozenset[str]
+    words: re.Pattern[str]
+
+    def fits(self, status: int, words: str, kinds: list[str]) -> bool:
+        return status in self.under and (not self.kinds.isdisjoint(kinds) or self.words.search(words) is not None)
+
+
+_MEANINGS = (
+    _Meaning(
+        404,
+        _OF_REQUESTS,
+        frozenset({"model_not_found", "model_not_supported", "invalid_model"}),
+        re.compile(r"^model not supported by provider|\bmodel\b.{0,200}\bdoes not exist\b"),
+    ),
+    _Meaning(  # faults that the operator must correct, reported as bad requests or as rate limits
+        402,
+        _OF_REQUESTS | {429},
+        frozenset({"insufficient_quota", "exceeded_current_quota_error", "insufficient_balance"})
+        | {"insufficient_credits", "billing_hard_limit_reached", "billing_not_active"},
+        re.compile(r"\bcredit balance is too low\b|\binsufficient (?:account )?(?:balance|credits?|funds)\b"),
+    ),
+    _Meaning(
+        401,
+        _OF_REQUESTS,
+        frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"}),
+        re.compile(
+            r"\bapi[ _-]?key\b.{0,40}\b(?:not valid|invalid|incorrect|expired)|\b(?:invalid|incorrect) api[ _-]?key"
+        ),
+    ),
+    _Meaning(  # refusals of the request, reported by a gateway as faults of its own
+        400,
+        frozenset({424, 500, 502}),
+        frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
+        | {"invalid_request_error", "invalid_request_body", "badrequesterror"},
+        re.compile(
+            r"\bcontext (?:length|size|window)\b|\bmaximum (?:input|sequence|prompt) length\b"
+            r"|\b(?:input|prompt) (?:is too long|length exceeds)\b"
+        ),
+    ),
+)
 _TYPE_STATUS = {
     "validation": 422,
     "template_error": 422,
@@ -119,12 +169,8 @@ def is_success(status: int) -> bool:
 
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime) -> UpstreamError:
     """The error of an unsuccessful answer. `headers` are in lower case."""
-    text = body.decode("utf-8", "replace")
-    document = _parsed(body)
-    # A stream that fails after its status was sent reports the error as an event.
-    if document is None and text.startswith("data:"):
-        document = _parsed(body.removeprefix(b"data:").partition(b"\n")[0])
-    words = _find_words(document) if document is not None else to_words(text)
+    document = read_document(body)
+    words = words_of(document) if document is not None else to_words(body.decode("utf-8", "replace"))
     error = _judge(status, words or to_words(headers.get("x-error-message", "")), document)
     if not error.is_transient:
         return error
@@ -133,27 +179,22 @@ def read_refusal(status: int, headers: Mapping[str, str], body: bytes, *, now: d
 
 def read_reported(document: Any) -> UpstreamError:
     """The error that a document reports under a successful status."""
-    return _judge(_reported_status(document), _find_words(document), document)
+    return _judge(_reported_status(document), words_of(document), document)
 
 
 def is_error(document: Mapping[str, Any]) -> bool:
     """Whether a document under a successful status reports an error."""
     if document.get("error") or document.get("object") == "error":
         return True
-    has_words = bool(document.get("detail")) or isinstance(document.get("message"), str)
+    if _SIGNS.isdisjoint(document):  # nearly always
+        return False
+    status = document.get("base_resp")  # MiniMax's
+    if isinstance(status, dict) and status.get("status_code"):
+        return True
+    has_words = any(document.get(name) for name in ("detail", "errors")) or any(
+        isinstance(words := document.get(name), str) and words for name in ("message", "msg", "error_msg")
+    )
     return has_words and _OF_ANSWERS.isdisjoint(name for name, value in document.items() if value)
-
-
-def read_words(document: Any) -> str:
-    """Upstream's message for an error, if there is one."""
-    return _find_words(document)
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return parse_json(data)
-    except Unintelligible:
-        return None
 
 
 def refuses_request(status: int) -> bool:
@@ -163,24 +204,24 @@ def refuses_request(status: int) -> bool:
 
 def _judge(status: int, words: str, document: Any) -> UpstreamError:
     is_content = _is_about_content(status, words, document)
-    status = HTTPStatus.BAD_REQUEST.value if is_content else status
+    status = HTTPStatus.BAD_REQUEST.value if is_content else _meant(status, words.lower(), kinds_of(document))
     is_input_fault = _is_input_fault(status, document)
     is_transient = status in TRANSIENT and not is_input_fault
     return UpstreamError(
         _sentence(status, words, is_transient=is_transient),
         status=status,
         is_transient=is_transient,
-        is_model_missing=_is_model_missing(status, words, document),
+        is_model_missing=status in MODEL_GONE,
         max_retries=_MAX_RETRIES.get(status),
         is_refused=is_input_fault or refuses_request(status),
-        code=_find_name(document, _CODE, "code", "error_type", "reason") or (CONTENT_FILTER if is_content else None),
-        param=_find_name(document, _PARAM, "param"),
+        code=name_of(document, _CODE, "code", "error_type", "reason") or (CONTENT_FILTER if is_content else None),
+        param=name_of(document, _PARAM, "param"),
     )
 
 
 def _is_about_content(status: int, words: str, document: Any) -> bool:
     """Whether the provider refuses the content of the request, under whatever status."""
-    if any(_CONTENT_KINDS.search(kind) for kind in _kinds(document)):
+    if any(_CONTENT_KINDS.search(kind) for kind in kinds_of(document)):
         return True
     return status == HTTPStatus.FORBIDDEN and _CONTENT_WORDS.search(words.lower()) is not None
 
@@ -195,12 +236,9 @@ def _is_input_fault(status: int, document: Any) -> bool:
     )
 
 
-def _is_model_missing(status: int, words: str, document: Any) -> bool:
-    if status in MODEL_GONE:
-        return True
-    return status == HTTPStatus.BAD_REQUEST and (
-        not _MODEL_CODES.isdisjoint(_kinds(document)) or words.lower().startswith("model not supported by provider")
-    )
+def _meant(status: int, words: str, kinds: list[str]) -> int:
+    """The status that fits what the error says. `words` and `kinds` are in lower case."""
+    return next((meaning.status for meaning in _MEANINGS if meaning.fits(status, words, kinds)), status)
 
 
 def _sentence(status: int, words: str, *, is_transient: bool) -> str:
@@ -234,77 +272,14 @@ def _phrase(status: int) -> str:
         return "no reason given"
 
 
-def _find_words(document: Any) -> str:
-    """Upstream's message, searched in the order of the recorded shapes."""
-    while isinstance(document, list) and document:
-        document = document[0]
-    if not isinstance(document, dict):
-        return to_words(document) if isinstance(document, str) else ""
-    error = document.get("error")
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error.get("error")
-    for found in (error, document.get("detail"), document.get("message"), document.get("errors")):
-        if words := to_words(_joined(found)):
-            return _with_warning(words, document)
-    return ""
-
-
-def _joined(found: Any) -> str:
-    """A string, a list of strings, FastAPI's list of `{loc, msg}`, or an object with a message."""
-    if isinstance(found, str):
-        return found
-    if isinstance(found, dict):
-        where = ".".join(map(str, found["loc"])) if isinstance(found.get("loc"), list) else ""
-        what = next((found[name] for name in ("msg", "message", "detail", "error") if found.get(name)), None)
-        return ": ".join(part for part in (where, what) if isinstance(part, str) and part)
-    if isinstance(found, list):
-        return "; ".join(filter(None, (_joined(item) for item in found if not isinstance(item, list))))
-    return ""
-
-
-def _with_warning(words: str, document: Mapping[str, Any]) -> str:
-    warnings = document.get("warnings")
-    if words != "unknown error" or not isinstance(warnings, list) or not warnings:
-        return words
-    return to_words(f"{words} ({_joined(warnings[0])})")
-
-
-def _kinds(document: Any) -> list[str]:
-    """The kind of error that a document names, in lower case."""
-    names = ("code", "type", "error_type", "reason")
-    places = _places(document)
-    return [str(place[name]).lower() for place in places for name in names if isinstance(place.get(name), (str, int))]
-
-
-def _find_name(document: Any, pattern: re.Pattern[str], *fields: str) -> str | None:
-    """A name for programs in the first of these fields that has one; none that may be a secret."""
-    found = (place.get(field) for field in fields for place in _places(document))
-    return next(
-        (name for name in found if isinstance(name, str) and pattern.fullmatch(name) and to_words(name) == name), None
-    )
-
-
-def _places(document: Any) -> list[Mapping[str, Any]]:
-    """The objects of a document that describe its error, the inner one first."""
-    while isinstance(document, list) and document:
-        document = document[0]
-    if not isinstance(document, dict):
-        return []
-    inner = document.get("error")
-    return [inner, document] if isinstance(inner, dict) else [document]
-
-
 def _reported_status(document: Any) -> int:
     """The status that fits an error under 200; 500 if it is unknown."""
-    inner = document.get("error") if isinstance(document, dict) else None
-    for place in (inner, document):
-        if not isinstance(place, dict):
-            continue
+    for place in places_of(document):
         for name in ("http_status_code", "status_code", "code", "status"):
             value = place.get(name)
             if str(value).isdecimal() and HTTPStatus.BAD_REQUEST <= int(str(value)[:9]) < 600:  # noqa: PLR2004
                 return int(str(value))
-    return next((_TYPE_STATUS[kind] for kind in _kinds(document) if kind in _TYPE_STATUS), 500)
+    return next((_TYPE_STATUS[kind] for kind in kinds_of(document) if kind in _TYPE_STATUS), 500)
 
 
 def read_retry_after(status: int, headers: Mapping[str, str], document: Any, now: datetime) -> float | None:

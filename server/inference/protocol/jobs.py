@@ -5,7 +5,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from server.inference.protocol.addresses import is_dots
-from server.inference.protocol.faults import UpstreamError, read_words
+from server.inference.protocol.error_documents import words_of
+from server.inference.protocol.faults import UpstreamError
 from server.inference.protocol.providers import provider_at
 from server.inference.protocol.providers.fal import QUEUE
 from server.inference.protocol.texts import Unintelligible
@@ -40,7 +41,7 @@ def find_poll(document: Any, base_url: str, *, polled: WireRequest | None) -> Wi
     status = job.get("status")
     status = status.lower() if isinstance(status, str) else ""
     if status in _FAILED:
-        words = read_words(job) or "it gave no reason"
+        words = words_of(job) or "it gave no reason"
         raise JobFailed(UpstreamError(f"The model provider could not do it: {words.rstrip('.')}."))
     if address := _address(job, is_done=status in _DONE):
         url, query = address

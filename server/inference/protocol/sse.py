@@ -14,7 +14,10 @@ class ServerEvent(NamedTuple):
 
 
 class SseSplitter:
-    """Ignores comments, `id:`, `retry:` and events without data. A line that is too long ends the stream."""
+    """Ignores comments, `id:`, `retry:` and events without data. A line that is too long ends the stream.
+
+    Differs from the standard where providers do: blanks before a field, its name in capitals, JSON without a name.
+    """
 
     def __init__(self, *, max_line_bytes: int) -> None:
         self.has_overflowed = False
@@ -74,7 +77,11 @@ class SseSplitter:
         if line.startswith(b"data: "):
             self._data.append(line[6:])  # nearly all of them, in half the time
             return
+        if line.startswith(b"{"):
+            self._data.append(line)  # a document without the name of the field
+            return
         field, _, value = line.partition(b":")
+        field = field.strip().lower()
         if field == b"data":
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":

@@ -8,12 +8,14 @@ from enum import Enum, auto
 from typing import Any, Protocol
 
 from server.inference.events import FileChunk, Segment, Started
-from server.inference.protocol.answer import Answer
+from server.inference.protocol.answer import Answer, letters_of
+from server.inference.protocol.contents import REASONING_FIELDS, is_thought, reasoning_of, text_of
 from server.inference.protocol.exchange import FollowUp, Progress
 from server.inference.protocol.faults import Failure, UpstreamError, is_error, is_success, read_refusal, read_reported
 from server.inference.protocol.media import in_chunks
 from server.inference.protocol.sse import ServerEvent, SseSplitter
 from server.inference.protocol.texts import Unintelligible, parse_json
+from server.inference.protocol.usage import MAX_COUNT, read_spelled_count
 from server.model_request import Completed, Usage
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -40,8 +42,15 @@ BLANK = b"\xef\xbb\xbf \t\r\n"
 _FIRST_OF_JSON = b'{["-0123456789tfn'
 _FIRST_OF_EVENTS = b":deir"
 """Comments, and the fields data, event, id and retry."""
-_FAILURES = frozenset({"error", "network_error", "server_error", "internal_error", "abort"})
-"""Finish reasons of failed generations."""
+_FAILURES = frozenset(
+    {
+        *("error", "networkerror", "servererror", "internalerror", "internalservererror", "abort", "aborted"),
+        *("cancelled", "canceled", "failed", "timeout", "insufficientsystemresource", "malformedfunctioncall"),
+    }
+)
+"""Finish reasons of failed generations, in the form of `letters_of`."""
+_KEEP_ALIVE = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})
+"""Names of events whose data says nothing."""
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 
 
@@ -101,6 +110,8 @@ class TextResponseReader:
         self._size = 0
         self._answer = Answer(splits_thoughts=splits_thoughts)
         self._held: list[str] = []
+        self._choice = MAX_COUNT
+        self._messages: str | None = None
         self._error: UpstreamError | None = None
         self._is_complete = False
         self._has_usage = False
@@ -199,11 +210,15 @@ class TextResponseReader:
                 self._take(document)
 
     def _take_odd(self, event: ServerEvent) -> None:
-        """An event that is not JSON: a comment in its data, or several documents, one in each line."""
+        """An event that is not JSON: words of an error, a comment, several documents, or the field's name once more."""
         lines = event.data.splitlines()
-        if len(lines) > 1:
+        if event.name == b"error":
+            self._break(read_reported(event.data.decode("utf-8", "replace")))
+        elif len(lines) > 1:
             self._take_events([ServerEvent(event.name, line) for line in lines])
-        elif not event.data.startswith(b":"):
+        elif event.data.startswith(b"data:"):
+            self._take_event(ServerEvent(event.name, event.data.removeprefix(b"data:")))
+        elif not event.data.startswith(b":") and event.name not in _KEEP_ALIVE:
             raise Unintelligible
 
     def _take(self, document: Any) -> None:
@@ -211,13 +226,13 @@ class TextResponseReader:
         while isinstance(document, list) and document:
             document = document[0]  # TGI wraps; only the first of several answers counts
         if not isinstance(document, dict):
-            if document is None and self._form is _Form.EVENTS:
-                return  # some providers keep the connection alive in this way
+            if self._form is _Form.EVENTS:
+                return  # null, a number or a text keeps the connection alive
             raise Unintelligible
         if is_error(document):
             self._break(read_reported(document))
             return
-        if usage := document.get("usage"):
+        if usage := document.get("usage") or ("x_groq" in document and _in_groqs_place(document["x_groq"])):
             self._count(usage)
         if "choices" in document:
             self._take_choices(document["choices"])
@@ -227,37 +242,43 @@ class TextResponseReader:
     def _take_choices(self, choices: Any) -> None:
         if choices and not isinstance(choices, list):
             raise Unintelligible
-        for choice in choices or []:
-            if isinstance(choice, dict) and not choice.get("index"):
-                self._take_choice(choice)
-                return
+        if choices and len(choices) > 1:
+            choices = sorted((choice for choice in choices if isinstance(choice, dict)), key=_number_of)
+        choice = choices[0] if choices else None
+        if isinstance(choice, dict) and (number := _number_of(choice)) <= self._choice:
+            self._choice = number
+            self._take_choice(choice)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text next to its deltas.
-
-        Reasoning has two names; where both are given they are the same.
-        """
-        answer = self._answer
+        """A choice has a `delta`, a `message`, or plain `text`. Together sends the same text next to its deltas."""
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = self._undivided(choice)
-        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            answer.add(_content_of(reasoning), Segment.REASONING)
+        self._take_delta(delta)
+        self._answer.add_logprobs(choice.get("logprobs"))
+        if usage := choice.get("usage") or delta.get("usage"):
+            self._count(usage)  # Moonshot's place
+        if reason := choice.get("finish_reason"):
+            self._end(reason, choice)
+        elif choice.get("error"):
+            self._break(read_reported(choice))
+        if self._form is _Form.WHOLE and self._error is None:
+            self._is_complete |= isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+
+    def _take_delta(self, delta: Mapping[str, Any]) -> None:
+        answer = self._answer
+        if not REASONING_FIELDS.isdisjoint(delta):
+            answer.add(reasoning_of(delta), Segment.REASONING)
         if content := delta.get("content"):
             self._add_content(content)
         elif refusal := delta.get("refusal"):
-            answer.add_refusal(_content_of(refusal))
+            answer.add_refusal(text_of(refusal))
         if images := delta.get("images"):
             answer.add_images(images)
         if pieces := delta.get("tool_calls"):
             answer.add_calls(pieces)
         elif function := delta.get("function_call"):
             answer.add_calls({"index": 0, "function": function})  # OpenAI's form before tool calls
-        answer.add_logprobs(choice.get("logprobs"))
-        if reason := choice.get("finish_reason"):
-            self._end(reason, choice)
-        if self._form is _Form.WHOLE and self._error is None:
-            self._is_complete |= isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
 
     def _count(self, usage: Any) -> None:
         self._answer.count(usage)
@@ -266,36 +287,46 @@ class TextResponseReader:
             self.grace_s = AFTER_USAGE_S
 
     def _add_content(self, content: Any) -> None:
-        """A text, or parts. Mistral's thoughts are parts of their own, with parts inside."""
+        """A text, or parts, some of which are reasoning."""
         if isinstance(content, str):
             self._answer.add(content)
             return
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict):
-                self._answer.add(_content_of(part.get("thinking")), Segment.REASONING)
-                self._answer.add(_content_of(part.get("text")))
-                self._answer.add_refusal(_content_of(part.get("refusal")))
+        for part in content if isinstance(content, list) else [content]:
+            is_object = isinstance(part, dict)
+            self._answer.add(text_of(part), Segment.REASONING if is_object and is_thought(part) else Segment.OUTPUT)
+            if is_object:
+                self._answer.add_refusal(text_of(part.get("refusal")))
                 if image := part.get("image_url") or part.get("image"):
                     self._answer.add_images(image)
 
     def _end(self, reason: Any, choice: Mapping[str, Any]) -> None:
         """Note why the generation ended; some providers report a failure in no other way."""
-        if isinstance(reason, str) and reason.lower() in _FAILURES:
-            self._break(read_reported(choice) if is_error(choice) else FAILED)
+        reason = reason.get("type") if isinstance(reason, dict) else reason
+        if isinstance(reason, str) and letters_of(reason) in _FAILURES:
+            self._break(read_reported(choice) if choice.get("error") else FAILED)
             return
         self._answer.finish(reason)
         self._is_complete |= self._answer.finish_reason is not None
         if self._is_complete:
             self.grace_s = AFTER_USAGE_S if self._has_usage else AFTER_FINISH_S
-        if usage := choice.get("usage"):
-            self._count(usage)  # Moonshot's place
 
     def _undivided(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The text or the message of a choice without a delta. A message after deltas only repeats them."""
+        """The text or the message of a choice without a delta. A message after deltas only repeats them.
+
+        In a stream of messages, each one is a piece, or repeats the text before it.
+        """
         message = choice.get("message")
-        if isinstance(message, dict):
-            return message if self._answer.is_empty else {}
-        return {"content": choice.get("text")}
+        if not isinstance(message, dict):
+            return {"content": choice.get("text")}
+        content = message.get("content")
+        if self._answer.is_empty:
+            self._messages = content if isinstance(content, str) else None
+            return {**choice, **message}
+        if self._messages is None or not isinstance(content, str):
+            return {}
+        content = content.removeprefix(self._messages)
+        self._messages += content
+        return {"content": content, "tool_calls": message.get("tool_calls")}
 
     def _take_generated(self, document: Mapping[str, Any]) -> None:
         """TGI's own shapes. The last event has the full text, which can differ from the joined tokens (flan-t5: a token
@@ -312,7 +343,7 @@ class TextResponseReader:
         elif self._form is _Form.WHOLE:
             raise Unintelligible
         elif isinstance(token, dict):
-            self._held.append("" if token.get("special") else _content_of(token.get("text")))
+            self._held.append("" if token.get("special") else text_of(token.get("text")))
 
     def _finish_reading(self, cut: UpstreamError | None) -> None:
         if self._form is _Form.WHOLE:
@@ -330,7 +361,9 @@ class TextResponseReader:
             self._break(WEB_PAGE)
             return
         try:
-            self._take(parse_json(bytes(self._body)))
+            for document in _documents(bytes(self._body)):
+                if not self._is_over:
+                    self._take(document)
         except Unintelligible:
             self._break(cut or GARBLED)
 
@@ -384,10 +417,23 @@ class TextResponseReader:
         return Failure(error, data, self._answer.usage, self._model)
 
 
-def _content_of(content: Any) -> str:
-    """The text of a string or of a list of parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(_content_of(part.get("text")) for part in content if isinstance(part, dict))
-    return ""
+def _number_of(choice: Mapping[str, Any]) -> int:
+    index = choice.get("index")
+    return index if type(index) is int else read_spelled_count(index) or 0
+
+
+def _in_groqs_place(value: Any) -> Any:
+    return value.get("usage") if isinstance(value, dict) else None
+
+
+def _documents(body: bytes) -> list[Any]:
+    """The document of a body, or its chunks: one in each line, or all in an array. Raises `Unintelligible`."""
+    try:
+        document = parse_json(body)
+    except Unintelligible:
+        lines = [line for line in body.splitlines() if line.strip()]
+        if len(lines) == 1:
+            raise
+        return [parse_json(line) for line in lines]
+    are_chunks = isinstance(document, list) and all(isinstance(item, dict) and "choices" in item for item in document)
+    return document if are_chunks and document else [document]

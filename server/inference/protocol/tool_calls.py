@@ -1,5 +1,6 @@
 """Tool calls, assembled from pieces and passed on as deltas."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,21 +10,26 @@ import orjson
 
 from server.inference.events import CallHead, Delta, Segment
 from server.inference.protocol.texts import Cleaner, Unintelligible, clean_all
-from server.inference.protocol.usage import MAX_COUNT
+from server.inference.protocol.usage import MAX_COUNT, read_spelled_count
 
 MAX_TOOL_CALLS = 128
 MAX_NAME = 200
-"""Characters of a name, which every delta repeats. Offered functions have names of 64 at most."""
+"""Characters of a name, which every delta repeats."""
 
 _CONTROL_TOKEN = re.compile(r"<[|\uff5c].*?(?:[|\uff5c]>|$)", re.DOTALL)
 """A token of a chat template, whole or cut off, as in `manage_cart<|channel|>commentary`."""
+_UNDECIDED = re.compile(r"\s*(?:\{\s*(?:\}\s*)?|n(?:u(?:ll?)?)?\s*)?")
+"""Arguments that may still be none (`null`), or an empty object in front of the arguments themselves."""
+_PLACEHOLDER = re.compile(r"\s*\{\s*\}\s*(?=\{)")
+"""An empty object in front of the arguments (Bedrock, Anthropic's gateways)."""
 
 
 @dataclass(slots=True)
 class _ToolCall:
     """`name` is as upstream sent it, in one piece or several. The call is announced with its first arguments.
 
-    From then on its head and its name stay. `early` holds arguments that arrive before the name.
+    From then on its head and its name stay. `early` holds arguments that arrive before the name, or that are not yet
+    known to be an object. `is_encoded_twice`: they seem to be an object as JSON text; only their end shows it.
     """
 
     number: int
@@ -33,6 +39,7 @@ class _ToolCall:
     arguments: list[str] = field(default_factory=list)
     early: list[str] = field(default_factory=list)
     is_announced: bool = False
+    is_encoded_twice: bool = False
     cleaner: Cleaner = field(default_factory=Cleaner)
 
     @property
@@ -42,12 +49,8 @@ class _ToolCall:
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are a complete JSON object, so that nothing can follow."""
-        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(orjson.loads("".join(self.arguments)), dict)
-        except orjson.JSONDecodeError:
-            return False
+        pieces = self.arguments or self.early
+        return bool(pieces) and pieces[-1].rstrip().endswith("}") and _is_object("".join(pieces))
 
     def repeats(self, arguments: str) -> bool:
         """Whether `arguments` are all of this call's arguments again, as some providers send them at the end."""
@@ -82,11 +85,10 @@ class ToolCalls:
                 continue
             function = piece.get("function")
             if not isinstance(function, dict):
-                function = {}
+                function = piece  # some have name and arguments next to the id
             name, arguments = _text(function.get("name")), _arguments(function.get("arguments"))
-            index, call_id = piece.get("index"), self._cleaner.whole(_id(piece.get("id")))
-            index = index if isinstance(index, int) else position
-            call = self._find(index, call_id, name, arguments)
+            index, call_id = read_spelled_count(piece.get("index")), self._cleaner.whole(_id(piece.get("id")))
+            call = self._find(position if index is None else index, call_id, name, arguments)
             if not call.is_announced:
                 call.id = call.id or call_id
                 call.extra_content = call.extra_content or self._clean_extra(piece.get("extra_content"))
@@ -102,9 +104,11 @@ class ToolCalls:
         """
         for call in self._calls:
             text = call.cleaner.flush()
-            if is_complete and not text and not call.has_arguments:
-                text = "{}"
-            yield from self._pass_on(call, text, is_last=True)
+            if call.is_announced:
+                yield from self._pass_on(call, text)
+                continue
+            text = "".join((*call.early, text))
+            yield self._announce(call, _as_object(text) if is_complete else text)
 
     def as_data(self) -> list[dict[str, Any]]:
         return [
@@ -151,7 +155,7 @@ class ToolCalls:
             self._by_id[call_id] = call
         return call
 
-    def _pass_on(self, call: _ToolCall, text: str, *, is_last: bool = False) -> Iterator[Delta]:
+    def _pass_on(self, call: _ToolCall, text: str) -> Iterator[Delta]:
         """The delta for `text`. The first one waits for the whole name: it is known when the arguments begin."""
         if call.is_announced:
             if text:
@@ -159,14 +163,23 @@ class ToolCalls:
                 yield Delta(text, Segment.TOOL_CALL, call.number)
             return
         call.early.append(text)
-        if is_last or (call.name and any(call.early)):
-            text = "".join(call.early)
-            call.early.clear()
-            call.is_announced = True
-            call.name = self._cleaner.whole(_without_tokens(call.name))
-            call.arguments.append(text)
-            head = CallHead(call.id, call.extra_content) if call.id or call.extra_content else None
-            yield Delta(text, Segment.TOOL_CALL, call.number, call.name, head)
+        if not call.name or call.is_encoded_twice:
+            return
+        text = "".join(call.early)
+        call.is_encoded_twice = text.lstrip().startswith('"')
+        if call.is_encoded_twice or _UNDECIDED.fullmatch(text):
+            call.early = [text]
+        else:
+            yield self._announce(call, _PLACEHOLDER.sub("", text, count=1))
+
+    def _announce(self, call: _ToolCall, text: str) -> Delta:
+        """The first delta of a call, with its head and its name."""
+        call.early.clear()
+        call.is_announced = True
+        call.name = self._cleaner.whole(_without_tokens(call.name))
+        call.arguments.append(text)
+        head = CallHead(call.id, call.extra_content) if call.id or call.extra_content else None
+        return Delta(text, Segment.TOOL_CALL, call.number, call.name, head)
 
 
 def _begins_another(call: _ToolCall, name: str, arguments: str) -> bool:
@@ -186,8 +199,26 @@ def _join_names(begun: str, piece: str) -> str:
 def _without_tokens(name: str) -> str:
     """The part of `name` outside of control tokens."""
     if "<" not in name:
-        return name
+        return name.strip()
     return next((part.strip() for part in _CONTROL_TOKEN.split(name) if part.strip()), "")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _as_object(text: str) -> str:
+    """Arguments that were held back until their end: `{}` for none, and the object that was encoded twice."""
+    if text.strip() in {"", "null"}:
+        return "{}"
+    if text.lstrip().startswith('"'):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            inner = orjson.loads(text)
+            return inner if _is_object(inner) else text
+    return text
 
 
 def _listed(pieces: Any) -> list[Any]:

@@ -130,6 +130,9 @@ def test_a_normal_form_is_ascii_lower_case_short_and_its_own_normal_form(text: s
         "a@b.co\u00a0",
         "\u200ea@b.co\u200b ",
         "\ufeff a@b.co",
+        "a@b.co\u00ad",
+        "a@b.co\ufffc",
+        "a@b.co\ufe0f",
         " " * 300 + "a@b.co",
     ],
 )

@@ -198,6 +198,15 @@ async def test_c4_a_password_is_hashed_in_nfc_and_matches_in_every_form(password
         assert not await passwords.matches(stored, "ne en ete")
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u202f", "\u2003"])
+async def test_c4_every_blank_of_a_keyboard_is_the_same(passwords: Passwords, blank: str) -> None:
+    typed = f"correct{blank}horse battery"
+    assert await passwords.matches(await passwords.hash(typed), "correct horse battery")
+    assert await passwords.matches(await passwords.hash("correct horse battery"), typed)
+    assert await passwords.matches(PasswordHasher(time_cost=1, memory_cost=64).hash(typed), typed)
+    assert not await passwords.matches(await passwords.hash(typed), "correcthorse battery")
+
+
 async def test_c4_a_hash_of_the_raw_form_still_matches_that_form(passwords: Passwords) -> None:
     """Accounts from before the normalisation, and imported ones."""
     decomposed = unicodedata.normalize("NFD", "né en été")

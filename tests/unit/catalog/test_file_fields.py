@@ -36,11 +36,17 @@ _BARE = PNG_URL.partition(",")[2]
         _url(PNG, "data:image/PNG;base64,"),
         _url(PNG, "DATA:Image/png;BASE64,"),
         _url(PNG, "data:image/png;name=a.png;charset=utf-8;base64,"),
+        _url(PNG, "data:image/png; base64, "),
+        _url(PNG, "data:base64,"),
+        "data:image/png," + quote(PNG),
         PNG_URL.rstrip("="),
         "data:image/png;base64," + base64.urlsafe_b64encode(PNG).decode(),
         "data:image/png;base64," + quote(_BARE, safe=""),
     ],
-    ids=["lines", "a character a line", "blanks", "type", "scheme", "options", "no padding", "URL-safe", "per cent"],
+    ids=[
+        *("lines", "a character a line", "blanks", "type", "scheme", "options", "blanks inside", "no type"),
+        *("no base64", "no padding", "URL-safe", "per cent"),
+    ],
 )
 def test_f5_base64_of_any_form_is_kept_in_one(url: str) -> None:
     assert kept("image-classification", {"image": url})[0] == {"image": PNG_URL}

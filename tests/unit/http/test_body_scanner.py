@@ -66,7 +66,15 @@ def unpadded(text: str) -> str:
     return text.rstrip("=")
 
 
-@pytest.mark.parametrize("spelled", [plain, php, dot_net, android, unpadded])
+def url_safe(text: str) -> str:
+    return URL + text[len(URL) :].replace("+", "-").replace("/", "_")
+
+
+def with_blanks(text: str) -> str:
+    return "data:image/png; base64, " + text[len(URL) : 5000] + " " + text[5000:]
+
+
+@pytest.mark.parametrize("spelled", [plain, php, dot_net, android, unpadded, url_safe, with_blanks])
 @pytest.mark.parametrize("step", [1, 7, 4096, 65_536, 10**7])
 def test_a_file_in_any_spelling_is_found_in_any_chunks(spelled: Callable[[str], str], step: int) -> None:
     body = '{"a": [1, {"image_url": {"url": "' + spelled(URL + BASE64) + '"}, "b": "\\"}"}]}'
@@ -80,6 +88,9 @@ def test_a_file_in_any_spelling_is_found_in_any_chunks(spelled: Callable[[str], 
     [
         ('"url": "DATA:Image/JPEG;name=a.jpg;base64,%s"', "image/jpeg"),
         ('"\\u0075rl": "data:image/png;base64,%s"', "image/png"),
+        ('"url": "data:;base64,%s"', "application/octet-stream"),
+        ('"url": "data:base64,%s"', "application/octet-stream"),
+        ('"url": "data:image/*;base64,%s"', "image/*"),
         ('"data": "%s"', "audio/unknown"),
         ('"data": "data:audio/wav;base64,%s"', "audio/wav"),
         ('"file_data": "data:application/pdf;base64,%s"', "application/pdf"),

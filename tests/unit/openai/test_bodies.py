@@ -24,7 +24,9 @@ def outcome(**output: Any) -> dict[str, Any]:
 
 
 def test_what_the_catalog_knows_is_handed_to_it() -> None:
-    given = dict.fromkeys(PASSED_ON, "judged by the catalog")
+    given: dict[str, Any] = dict.fromkeys(PASSED_ON, "judged by the catalog")
+    given["response_format"] = {"type": "judged by the catalog"}
+    given["tool_choice"] = {"type": "function", "function": {"name": "judged by the catalog"}}
     ask = read_chat({"model": "org/model", "messages": HELLO, **given})
     assert ask.create == {
         "model_type": "chat-completion",

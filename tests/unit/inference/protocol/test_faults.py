@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from server.inference.protocol import UpstreamError, read_refusal
+from server.inference.protocol.faults import is_error
 
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
@@ -154,3 +155,104 @@ def test_long_words_are_cut() -> None:
     message = refusal(400, {"error": "word " * 1000}).message
     assert message.endswith("…")
     assert len(message) < 600
+
+
+WORDS = "The words of the fault."
+CODED = {"error": {"message": WORDS, "type": "invalid_request_error", "code": "context_length_exceeded"}}
+SHAPES: dict[str, Any] = {
+    "FastAPI, an object": {"detail": CODED["error"]},
+    "FastAPI, the error in it": {"detail": CODED},
+    "FastAPI, a reason": {"detail": {"reason": WORDS}},
+    "JSON in error": {"error": json.dumps(CODED)},
+    "JSON in the message": {"error": {"message": json.dumps(CODED), "code": 400}},
+    "JSON in detail": {"detail": json.dumps(CODED)},
+    "JSON in JSON": {"message": json.dumps({"error": json.dumps(CODED)})},
+    "JSON as a text": json.dumps(CODED),
+    "OpenRouter": {
+        "error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(CODED)}}
+    },
+    "OpenRouter, a text": {"error": {"message": "Provider returned error", "metadata": {"raw": WORDS}}},
+    "Google, a list": [{"error": {"code": 400, "message": WORDS, "status": "INVALID_ARGUMENT"}}],
+    "Anthropic": {"type": "error", "error": {"type": "invalid_request_error", "message": WORDS}},
+    "a phrase beside it": {"statusCode": 400, "error": "Bad Request", "message": WORDS},
+    "a phrase, a list": {"error": "Bad Request", "message": [WORDS]},
+    "OAuth": {"error": "invalid_request", "error_description": WORDS},
+    "Apigee": {"fault": {"faultstring": WORDS, "detail": {"errorcode": "a.b"}}},
+    "AWS": {"Message": WORDS},
+    "SageMaker": {"ErrorCode": "CLIENT_ERROR", "ErrorMessage": WORDS},
+    "Tencent": {"Response": {"Error": {"Code": "InvalidParameter", "Message": WORDS}}},
+    "Baidu": {"error_code": 336003, "error_msg": WORDS},
+    "MiniMax": {"base_resp": {"status_code": 2013, "status_msg": WORDS}},
+    "by field": {"errors": {"prompt": [WORDS]}},
+    "messages": {"errors": {"messages": [WORDS]}},
+    "errors": {"error": {"errors": [{"message": WORDS}]}},
+    "msg": {"error": {"msg": WORDS}},
+    "problem": {"type": "about:blank", "title": WORDS, "status": 400},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a10_the_words_are_found_in_every_shape(shape: str) -> None:
+    error = refusal(400, SHAPES[shape])
+    assert error.message in {
+        f"The model provider refused the request (400): {where}{WORDS}" for where in ("", "prompt: ", "messages: ")
+    }
+    assert error.code == ("context_length_exceeded" if "context_length" in json.dumps(SHAPES[shape]) else None)
+
+
+@pytest.mark.parametrize("start", [b"", b"event: error\n", b": x\r\n\r\n", b"\xef\xbb\xbf"])
+def test_a10_the_error_of_a_stream_is_read(start: bytes) -> None:
+    error = refusal(400, start + b"data: " + json.dumps(CODED).encode() + b"\r\n\r\n")
+    assert (error.code, WORDS in error.message) == ("context_length_exceeded", True)
+
+
+def test_a10_bare_names_are_the_last_resort() -> None:
+    assert refusal(400, {"error": "Bad Request"}).message.endswith("Bad Request.")
+    assert refusal(400, {"error": {"error": {}, "message": {}}}).message.endswith("Bad Request.")
+    assert refusal(400, {"error": "invalid_request"}).message.endswith("invalid_request.")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "meant"),
+    [
+        (500, {"message": "This model's maximum context length is 8 tokens"}, 400),
+        (500, {"message": "the request exceeds the available context size"}, 400),
+        (502, CODED["error"], 400),
+        (424, CODED["error"], 400),
+        (500, {"message": "no luck", "type": "server_error"}, 500),
+        (503, CODED["error"], 503),
+        (429, {"message": "x", "code": "insufficient_quota"}, 402),
+        (429, {"message": "You exceeded your current quota, please check your plan"}, 429),  # Google's rate limit, too
+        (400, {"message": "Your credit balance is too low to access the API."}, 402),
+        (400, {"message": "x", "code": "billing_hard_limit_reached"}, 402),
+        (400, {"message": "API key not valid. Please pass a valid API key."}, 401),
+        (400, {"message": "x", "type": "authentication_error"}, 401),
+        (422, {"message": "x", "code": "model_not_found"}, 404),
+        (403, {"message": "x", "code": "model_not_found"}, 404),
+        (400, {"message": "The model `a/b` does not exist"}, 404),
+        (400, {"message": "The image of the message does not exist"}, 400),
+        (498, {"message": "x"}, 498),
+    ],
+)
+def test_a10_an_error_has_the_status_that_it_means(status: int, error: dict[str, Any], meant: int) -> None:
+    found = refusal(status, {"error": error})
+    assert (found.status, found.is_model_missing) == (meant, meant == 404)
+    assert found.is_transient is (meant in {429, 498, 500, 503})
+    assert found.is_refused is (meant in {400, 404})
+
+
+@pytest.mark.parametrize(
+    ("document", "is_one"),
+    [
+        ({"base_resp": {"status_code": 1001, "status_msg": "x"}, "choices": []}, True),
+        ({"base_resp": {"status_code": 0, "status_msg": ""}, "choices": []}, False),
+        ({"error_code": 1, "error_msg": "x"}, True),
+        ({"code": 500, "msg": "x"}, True),
+        ({"success": False, "errors": [{"message": "x"}]}, True),
+        ({"message": "ok", "choices": [{}]}, False),
+        ({"error": None, "errors": [], "msg": "", "message": ""}, False),
+        ({"object": "error"}, True),
+    ],
+)
+def test_an_error_under_200_is_one(document: dict[str, Any], *, is_one: bool) -> None:
+    assert is_error(document) is is_one

@@ -1,5 +1,7 @@
 """Tool calls in other forms than OpenAI's, as providers send them."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,3 +130,48 @@ def test_t9_extra_content_is_fit_to_be_stored() -> None:
     data = completed(choice("stop", tool_calls=[piece("f", "{}", extra_content={"a": "b\0"})]), DONE).output_data
     assert data["tool_calls"][0]["extra_content"] == {"a": "b\ufffd"}
     assert data["cleaned"] is True
+
+
+@pytest.mark.parametrize("number", [str, float])
+def test_t1_numbers_of_calls_may_be_texts_and_floats(number: Callable[[int], Any]) -> None:
+    heads = [piece("f", "", index=number(0), id="a1"), piece("g", "", index=number(1), id="a2")]
+    assert calls_of(*heads, piece(None, '{"x":1}', index=number(0)), piece(None, '{"y":2}', index=number(1))) == [
+        ("f", '{"x":1}'),
+        ("g", '{"y":2}'),
+    ]
+
+
+@pytest.mark.parametrize("pieces", [("null",), ("nu", "ll"), (" ", "\n"), ('"{}"',)])
+def test_t4_null_is_no_arguments(pieces: tuple[str, ...]) -> None:
+    first, *others = pieces
+    assert calls_of(piece("f", first, index=0), *(piece(None, other, index=0) for other in others)) == [("f", "{}")]
+
+
+@pytest.mark.parametrize("empty", ["{}", {}, " { } "])
+def test_t4_an_empty_object_in_front_of_the_arguments_is_none_of_them(empty: Any) -> None:
+    assert calls_of(piece("f", empty, index=0, id="a1"), piece(None, '{"x":', index=0), piece(None, "1}", index=0)) == [
+        ("f", '{"x":1}')
+    ]
+    [(name, arguments)] = calls_of(piece("f", empty, index=0, id="a1"))
+    assert (name, json.loads(arguments)) == ("f", {})
+    two = [piece("f", empty, index=0, id="a1"), piece("f", '{"x":1}', index=0, id="a2")]
+    assert [json.loads(arguments) for _, arguments in calls_of(*two)] == [{}, {"x": 1}]
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_t4_arguments_that_were_encoded_twice_are_the_object(size: int) -> None:
+    text = json.dumps('{"x":"a\\nb"}')
+    first, *others = [text[start : start + size] for start in range(0, len(text), size)]
+    assert calls_of(piece("f", first, index=0), *(piece(None, other, index=0) for other in others)) == [
+        ("f", '{"x":"a\\nb"}')
+    ]
+    for other in ('"a text"', '"[1]"', '"cut'):
+        assert calls_of(piece("f", other, index=0)) == [("f", other)]
+
+
+def test_t5_blanks_around_a_name_are_not_of_it() -> None:
+    assert calls_of(piece(" f\n", "{}", index=0)) == [("f", "{}")]
+
+
+def test_t7_name_and_arguments_may_be_next_to_the_id() -> None:
+    assert calls_of({"index": 0, "id": "a1", "name": "f", "arguments": '{"x":1}'}) == [("f", '{"x":1}')]
