@@ -196,6 +196,8 @@ def log_choices(settings: Settings) -> None:
         log.info("chosen", part=part, choice=choice)
     if settings.supabase_url is not None and settings.supabase_service_role_key is None:
         log.warning("accounts_cannot_be_deleted", fix=NO_SERVICE_KEY_FIX)
+    if "*" in settings.host_names:
+        log.info("any_host_answered", fix="Set ALLOWED_HOSTS to the names of this server, against DNS rebinding.")
     for name in settings.without_effect():
         log.warning("setting_without_effect", setting=name)
     for name, ours in find_unread(given_names()).items():

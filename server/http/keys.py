@@ -14,6 +14,7 @@ from server.catalog import Catalog
 from server.engine import Engine
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
+from server.http.hosts import AllowedHosts
 from server.http.origins import AllowedOrigins
 from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
@@ -46,6 +47,7 @@ BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
 CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
+ALLOWED_HOSTS = web.AppKey("allowed_hosts", AllowedHosts)
 ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
 

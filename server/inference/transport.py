@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs, http_exceptions
+from aiohttp.client_proto import ResponseHandler
 
 from server import __version__
 from server.inference.body import SLICE_BYTES, PartsBody
@@ -37,8 +38,8 @@ class PortNotAllowed(NotPublic):
 class Transport:
     """Sends requests: with credentials to the provider itself, without credentials to addresses that its answers name.
 
-    Those addresses must be public, or on the provider's host, because an own server may be in a private network. On that
-    host they must be at the provider's own port, 80 or 443: other services may listen there.
+    Those addresses must be public, or on the provider's host, because an own server may be in a private network. There
+    the port must be the provider's own, 80 or 443: at other ports are other services.
     """
 
     def __init__(self, base_url: str, *, credentials: Mapping[str, str], connections: int) -> None:
@@ -166,9 +167,8 @@ def _create_session(
         keepalive_timeout=_KEEP_ALIVE_S,
         socket_factory=socket_factory,
     )
-    connector._factory = functools.partial(  # noqa: SLF001 - aiohttp offers no way to name the protocol class
-        BoundedResponseHandler, loop=asyncio.get_running_loop()
-    )
+    handler: Callable[..., ResponseHandler] = BoundedResponseHandler
+    connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no public way
     return aiohttp.ClientSession(
         connector=connector,
         headers={hdrs.USER_AGENT: f"ai-sdk-server/{__version__}", hdrs.ACCEPT_ENCODING: "identity"},
@@ -198,10 +198,10 @@ def _abort_unread(response: aiohttp.ClientResponse) -> None:
 def explain(error: BaseException, *, timeout_s: float, awaited: str = "answer") -> UpstreamError:
     """Translate one of `TRANSPORT_ERRORS`. The text of a timeout contains `awaited`."""
     match error:
-        case PortNotAllowed():
-            return UpstreamError("The model provider left its answer at another port than its own, 80 or 443.")
         case NotPublic() | aiohttp.ClientConnectorError(os_error=NotPublic()) | aiohttp.InvalidURL():
-            return UpstreamError("The model provider left its answer at an address that is not public.")
+            is_port = isinstance(error, PortNotAllowed)
+            place = "another port than its own, 80 or 443" if is_port else "an address that is not public"
+            return UpstreamError(f"The model provider left its answer at {place}.")
         case aiohttp.ClientConnectorDNSError():
             words = "The model provider's address could not be found."
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():

@@ -81,8 +81,7 @@ async def test_p4_strangers_see_no_address_of_the_upstream(start: Start, is_ther
     async with own("llama3") as upstream:
         base_url = f"{upstream.url if is_there else 'http://127.0.0.1:9'}/hidden-path/v1"
         api = await start_online(start, upstream, text_models="", hf_base_url=base_url)
-        state = await until(lambda: api.app[keys.ENGINE].upstream_state)
-        assert state.is_ok == is_there
+        await until(lambda: api.app[keys.ENGINE].upstream_state is not None)
         reply = await api.get("/health")
         assert reply.json["upstream"]["ok"] == is_there
         assert not [word for word in (b"127.0.0.1", b"hidden-path", b"/v1") if word in reply.body]
