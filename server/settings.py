@@ -262,7 +262,7 @@ class Settings(BaseSettings):
     def host_names(self) -> tuple[str, ...]:
         """The names in `Host` that are answered: ALLOWED_HOSTS, this machine's, and that of PUBLIC_URL; `*` for any.
 
-        Without ALLOWED_HOSTS a server that others can reach, directly or through a proxy, does not know its names, so it
+        Without ALLOWED_HOSTS a server that others can reach, directly or through a proxy, does not know its names, and
         answers to any. One that only this machine can reach does not need to.
         """
         if not self.allowed_hosts and (self.trusted_proxies or not _is_loopback(self.host)):

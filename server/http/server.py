@@ -114,6 +114,8 @@ class JsonErrorHandler(RequestHandler):
         is_open = not body.is_eof()
         weight = weigh(body) if is_open else 0
         super().data_received(data)
+        if self._upgraded:
+            self.close()  # no route switches protocols, and aiohttp would parse what follows by another way than this
         if arrived := self._request_count - count:
             message, self._body = self._messages[-1]
             self._is_chunked = not isinstance(message, _ErrInfo) and message.chunked

@@ -116,6 +116,13 @@ async def test_h10_requests_behind_each_other_are_each_measured(api: Api) -> Non
     assert answers.count(b"HTTP/1.1 20") == 2 - answers.count(b"HTTP/1.1 400")
 
 
+async def test_h10_nothing_is_read_behind_a_request_to_switch_protocols(api: Api) -> None:
+    switch = keep_alive(head(api, "GET /health HTTP/1.1", "Upgrade: websocket", "Connection: Upgrade"))
+    bad = chunked_head(api) + chunk(BODY, b";x=" + b"a" * 20_000) + chunk(b"")
+    answer = await send(api, switch + bad, chunk(b""), pause_s=0.2)
+    assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
+
+
 @pytest.mark.parametrize("is_form", [True, False])
 async def test_h10_the_last_chunk_of_an_upload_is_measured_too(api: Api, is_form: bool) -> None:  # noqa: FBT001
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + PNG + b"\r\n--x--\r\n"
