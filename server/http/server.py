@@ -26,6 +26,8 @@ FIRST_REQUEST_S = 20.0
 """Time for the head of the first request."""
 PROBE_S = 0.25
 """Time until a client that sends no more is asked whether it still reads. The second probe shows it, after as long."""
+OLD_CLIENT_S = 2.0
+"""Time for the answer to a client of HTTP/1.0 that sends no more."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEALTH = frozenset({"/health", "/health/live", "/health/ready"})
 _HTTP_LIMITS: dict[str, Any] = {
@@ -170,20 +172,20 @@ class JsonErrorHandler(RequestHandler):
             self._probing = self._loop.call_later(PROBE_S, self._probe, PROBE_S)
         return True
 
-    def _probe(self, pause_s: float) -> None:
+    def _probe(self, elapsed_s: float) -> None:
         """Send an interim response: the system of a client that is gone answers with a reset, so the next one fails.
 
-        A client of HTTP/1.0 knows no interim responses, and counts as gone.
+        A client of HTTP/1.0 knows no interim responses, and counts as gone after `OLD_CLIENT_S`.
         """
         transport, request = self.transport, self._current_request
         if transport is None or (request is not None and request.writer.output_size > 0):
             return
-        if request is not None:
-            if request.version != HttpVersion11:
-                transport.close()
-                return
+        if request is not None and request.version == HttpVersion11:
             transport.write(_CONTINUE)
-        self._probing = self._loop.call_later(pause_s, self._probe, 2 * pause_s)
+        elif request is not None and elapsed_s >= OLD_CLIENT_S:
+            transport.close()
+            return
+        self._probing = self._loop.call_later(elapsed_s, self._probe, 2 * elapsed_s)
 
     async def _handle_request(
         self, request: BaseRequest, start_time: float | None, request_handler: _RequestHandler
