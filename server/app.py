@@ -16,6 +16,7 @@ from server.files.input_files import InputFiles
 from server.files.stored import FileFinder
 from server.files.uploads import MIB, Uploads
 from server.http import keys
+from server.http.hosts import AllowedHosts
 from server.http.middleware import serve
 from server.http.origins import AllowedOrigins, CorsRouter
 from server.http.response_headers import add_headers
@@ -29,6 +30,7 @@ from server.model_request import InstanceId
 from server.monitoring.catalog import Sources
 from server.monitoring.metrics import Metrics
 from server.monitoring.siblings import ALONE, Siblings
+from server.openai import PREFIX as OPENAI_PREFIX
 from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
@@ -68,7 +70,52 @@ UPLOAD_ROOM_BYTES = 160 * MIB
 HELD_FOR_FOLDER_BYTES = 3 * MIB
 """The memory of a file on its way to a folder. To a bucket it takes `HELD_BYTES`."""
 
-_CORS_METHODS = ("GET", "POST", "PUT", "DELETE")
+_CORS_ALLOWED = (
+    "Accept",
+    "Authorization",
+    "Baggage",
+    "Cache-Control",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+    "Sentry-Trace",
+    "Traceparent",
+    "Tracestate",
+    "User-Agent",
+    "X-Requested-With",
+    "X-Request-Id",
+)
+"""Scripts may send these to every path. Tracing adds some of them to all calls of a page."""
+_SUPABASE_ALLOWED = ("apikey", "X-Client-Info", "X-Supabase-Api-Version")
+_OPENAI_STAINLESS = (
+    "Arch",
+    "Async",
+    "Custom-Event-Handler",
+    "Custom-Poll-Interval",
+    "Helper-Method",
+    "Lang",
+    "OS",
+    "Package-Version",
+    "Poll-Helper",
+    "Raw-Response",
+    "Read-Timeout",
+    "Retry-Count",
+    "Runtime",
+    "Runtime-Version",
+    "Stream-Helper",
+    "Timeout",
+)
+_OPENAI_ALLOWED = (
+    "OpenAI-Beta",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    "X-HF-Bill-To",
+    *(f"X-Stainless-{name}" for name in _OPENAI_STAINLESS),
+)
 _CORS_EXPOSED = (
     "Location",
     "Link",
@@ -129,6 +176,7 @@ def create_app(
     app = web.Application(middlewares=(serve,))
     app.on_response_prepare.append(add_headers)
     app[keys.SETTINGS] = settings
+    app[keys.ALLOWED_HOSTS] = AllowedHosts(settings.host_names)
     app[keys.CATALOG] = catalog
     app[keys.UPSTREAM] = upstream
     app[keys.LIFECYCLE] = lifecycle
@@ -298,15 +346,18 @@ def _provide_limits(app: web.Application) -> None:
 
 def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
     """CORS without credentials: tokens travel in a header that scripts set themselves."""
-    options = aiohttp_cors.ResourceOptions(
-        allow_credentials=False,
-        expose_headers=_CORS_EXPOSED,
-        allow_headers="*",
-        allow_methods=_CORS_METHODS,
-        max_age=600,
-    )
-    app[keys.ALLOWED_ORIGINS] = AllowedOrigins(origins, options)
-    adapter = CorsRouter(app.router, app[keys.ALLOWED_ORIGINS])
-    cors = aiohttp_cors.CorsConfig(app, router_adapter=adapter)
+
+    def allow(*headers: str) -> AllowedOrigins[aiohttp_cors.ResourceOptions]:
+        options = aiohttp_cors.ResourceOptions(
+            allow_credentials=False,
+            expose_headers=_CORS_EXPOSED,
+            allow_headers=(*_CORS_ALLOWED, *headers),
+            max_age=600,
+        )
+        return AllowedOrigins(origins, options)
+
+    preflights = {OPENAI_PREFIX: allow(*_OPENAI_ALLOWED), "": allow(*_SUPABASE_ALLOWED)}
+    app[keys.ALLOWED_ORIGINS] = preflights[""]
+    cors = aiohttp_cors.CorsConfig(app, router_adapter=CorsRouter(app.router, preflights[""], preflights=preflights))
     for route in list(app.router.routes()):
         cors.add(route)

@@ -1,10 +1,11 @@
 """All settings: one frozen object, read once from the environment and `.env`, and checked before the start."""
 
 import contextlib
+import functools
 import re
 import ssl
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, urlsplit
@@ -40,6 +41,7 @@ _ORIGIN = re.compile(
     re.VERBOSE,
 )
 """`https`, `http` and the schemes of app shells (Capacitor, Ionic, Electron, Tauri)."""
+_HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
     storage_bucket: str | None = None
 
     public_url: str | None = None
+    allowed_hosts: CommaSeparated = ()
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
 
@@ -136,7 +139,9 @@ class Settings(BaseSettings):
         token = values.get("hf_api_token") or values.get("hf_token")
         return values | {"hf_api_token": token} if token else values
 
-    @field_validator("text_models", "allowed_models", "allowed_origins", "trusted_proxies", mode="before")
+    @field_validator(
+        "text_models", "allowed_models", "allowed_hosts", "allowed_origins", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
@@ -181,6 +186,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "must be a URL such as postgresql://user:password@host:5432/database; "
                 "write / ? # @ and : in the password as %2F %3F %23 %40 and %3A"
+            )
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HOST_NAME.fullmatch(item) for item in value):
+            raise ValueError(
+                "must be names such as api.example.com or *.example.com, without scheme and port, separated by commas"
             )
         return value
 
@@ -258,6 +272,18 @@ class Settings(BaseSettings):
         return self.model_timeout / 1000
 
     @property
+    def host_names(self) -> tuple[str, ...]:
+        """The names in `Host` that are answered: ALLOWED_HOSTS, this machine's, and that of PUBLIC_URL; `*` for any.
+
+        Without ALLOWED_HOSTS a server that others can reach, directly or through a proxy, does not know its names, and
+        answers to any. One that only this machine can reach does not need to.
+        """
+        if not self.allowed_hosts and (self.trusted_proxies or not _is_loopback(self.host)):
+            return ("*",)
+        public = urlsplit(self.public_url or "").hostname
+        return (*self.allowed_hosts, "localhost", "*.localhost", *([public] if public else []))
+
+    @functools.cached_property
     def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(item, strict=False) for item in self.trusted_proxies)
 
@@ -369,6 +395,13 @@ def _split_url(text: str) -> SplitResult | None:
         return None if parts.port == 0 else parts
     except ValueError:
         return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _holds_certificates(path: Path) -> bool:

@@ -26,6 +26,7 @@ _MOVES = {
 def run(arguments: list[str]) -> int:
     """Run one command. Returns the exit code: 0 success, 1 failure, 2 wrong configuration."""
     options = _parser().parse_args(arguments)
+    _forbid_core_dumps()
     try:
         settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
     except CannotStart as error:
@@ -102,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("number", type=int)
     worker.add_argument("ready", type=int)
     return parser
+
+
+def _forbid_core_dumps() -> None:
+    """A core dump would hold tokens, keys and prompts. Child processes inherit the limit, the embedded Postgres too."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -39,6 +39,9 @@ from server.storage.objects import location_of
 
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024
+DEAD_CLIENT_S = 45
+"""How long data may stay unacknowledged, and a silent connection without a sign of life."""
+_PROBE_AFTER_S, _PROBE_EVERY_S = 30, 10
 _CLOSE_TIMEOUT_S = 5.0
 _CONNECTIONS_PER_WORKER = 11
 """Six dedicated connections of actors, one of the listener, a pool of four. `resign` opens one when these are idle."""
@@ -151,11 +154,25 @@ def listen(settings: Settings, *, shared: bool = False) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _detect_dead_clients(listener)
             listener.bind((settings.host, settings.port))
         except (OSError, UnicodeError) as error:
             raise CannotStart(_explain_bind(error, settings)) from None
         undo.pop_all()
     return listener
+
+
+def _detect_dead_clients(listener: socket.socket) -> None:
+    """Let the kernel close connections whose client is gone without a FIN. Accepted sockets inherit the options.
+
+    The timeout bounds retransmissions, unanswered probes, and a client that has no room for data (tcp(7), Linux only).
+    Without it the kernel gives up after 15 minutes of retransmissions, and probes an idle connection after two hours.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_CLIENT_S * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY_S)
 
 
 def _explain_bind(error: OSError | UnicodeError, settings: Settings) -> str:
@@ -185,6 +202,8 @@ def log_choices(settings: Settings) -> None:
     chosen = {"database": database, "accounts": accounts, "model": model, "files": str(location_of(settings))}
     for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)
+    if "*" in settings.host_names:
+        log.info("any_host_answered", note="Set ALLOWED_HOSTS to the names of this server, against DNS rebinding.")
     for note in notes_of(settings):
         log.warning(note.event, note=note.text)
 

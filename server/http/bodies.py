@@ -18,6 +18,7 @@ from server.openai import PREFIX as OPENAI_PREFIX
 BODY_TIMEOUT_S = 15.0
 BYTES_PER_S = 64 * 1024
 """A body that is larger may take longer: a second more for each of these."""
+NOT_WHOLE = "The body ended early or is not framed as its headers say."
 MAX_DEPTH = 128
 """Half of what the encoder can write (254). A level of a JSON schema takes two."""
 MAX_MEMBERS = 50_000
@@ -86,6 +87,7 @@ async def read_chunks(request: web.Request, *, max_bytes: int, refusal: BodyTooL
                     chunk = await request.content.readany()
             waited_s += clock() - began
             if not chunk:
+                require_whole(request)
                 return
             size += len(chunk)
             if size > max_bytes:
@@ -94,7 +96,7 @@ async def read_chunks(request: web.Request, *, max_bytes: int, refusal: BodyTooL
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S + size / BYTES_PER_S:g} s.") from None
     except (web.RequestPayloadError, ConnectionError):
-        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
+        raise BadSyntax(NOT_WHOLE) from None
 
 
 def parse_json(body: bytes) -> Any:
@@ -163,6 +165,12 @@ def is_encoded(request: web.Request) -> bool:
     """Whether the body is compressed. `identity` is no encoding."""
     codings = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ["identity"])).lower().split(",")
     return any(coding.strip() != "identity" for coding in codings)
+
+
+def require_whole(request: web.Request) -> None:
+    """Raise `BadSyntax` for a body that was refused together with its last bytes: its reader sees only the end."""
+    if request.content.exception() is not None:
+        raise BadSyntax(NOT_WHOLE)
 
 
 async def say_continue(request: web.Request) -> None:

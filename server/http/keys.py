@@ -17,6 +17,7 @@ from server.engine import Engine
 from server.files.stored import FileFinder
 from server.files.uploads import Uploads
 from server.http.connections import Network
+from server.http.hosts import AllowedHosts
 from server.http.marks import Handler
 from server.http.origins import AllowedOrigins
 from server.inference.events import Upstream
@@ -57,6 +58,7 @@ READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 METRICS = web.AppKey("metrics", Metrics)
 PROXY_NETWORKS: web.AppKey[tuple[Network, ...]] = web.AppKey("proxy_networks")
+ALLOWED_HOSTS = web.AppKey("allowed_hosts", AllowedHosts)
 ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])
 REFRESH_LIMITER = web.AppKey("refresh_limiter", RateLimiter)
 GUESS_LIMITER = web.AppKey("guess_limiter", RateLimiter)

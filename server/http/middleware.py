@@ -164,15 +164,18 @@ def _limit_address(request: web.Request, marks: Marks) -> None:
 
 
 def _require_plain_http(request: web.Request) -> None:
-    """Refuse requests that aiohttp accepts: other versions of HTTP, odd framing, a URL as the Host."""
+    """Refuse requests that aiohttp accepts: other versions of HTTP, odd framing, a URL or another site as the Host."""
     headers = request.headers
     coding = headers.get(hdrs.TRANSFER_ENCODING)
     if request.version not in _VERSIONS:
         raise BadSyntax("This is not a valid HTTP/1.1 request: speak HTTP/1.1.")
     if coding is not None and (coding.lower() != "chunked" or request.version != HttpVersion11):
         raise BadSyntax("This is not a valid HTTP/1.1 request: Transfer-Encoding must be chunked.")
-    if _NOT_A_HOST.search(headers.get(hdrs.HOST, "")):
+    host = headers.get(hdrs.HOST, "")
+    if _NOT_A_HOST.search(host):
         raise BadSyntax("This is not a valid HTTP/1.1 request: Host must be a name or address, with or without a port.")
+    if not request.app[keys.ALLOWED_HOSTS].accepts(host):
+        raise BadSyntax("Host: the server does not answer to this name. Its operator can add it to ALLOWED_HOSTS.")
     expected = headers.get(hdrs.EXPECT)
     if expected is not None and expected.lower() != "100-continue":
         raise BadSyntax("Expect: only 100-continue is understood.")

@@ -1,8 +1,9 @@
-"""The origins that CORS allows: exact ones, and patterns for subdomains and ports."""
+"""The origins that CORS allows, exact ones and patterns for subdomains and ports, and what they may send to a path."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp_cors.urldispatcher_router_adapter import ResourcesUrlDispatcherRouterAdapter
@@ -39,10 +40,39 @@ class AllowedOrigins(Mapping[str, Options]):
 
 
 class CorsRouter(ResourcesUrlDispatcherRouterAdapter):
-    """Lets aiohttp-cors look only at requests that have an `Origin`: the other ones are most, and get no headers."""
+    """Lets aiohttp-cors look only at requests that have an `Origin`: the other ones are most, and get no headers.
+
+    `preflights` has the options of a preflight for each prefix of a path; the first that fits applies.
+    """
+
+    def __init__(
+        self,
+        router: web.UrlDispatcher,
+        origins: AllowedOrigins[Any],
+        *,
+        preflights: Mapping[str, AllowedOrigins[Any]],
+    ) -> None:
+        super().__init__(router, origins)
+        self._preflights = preflights
 
     def is_cors_enabled_on_request(self, request: web.Request) -> bool:
         return hdrs.ORIGIN in request.headers and bool(super().is_cors_enabled_on_request(request))
+
+    def add_preflight_handler(self, routing_entity: Any, handler: Any) -> None:  # type: ignore[override]
+        """Answer preflights with 204, as there is no content; aiohttp-cors answers 200."""
+
+        async def preflight(request: web.Request) -> web.Response:
+            response: web.Response = await handler(request)
+            response.set_status(HTTPStatus.NO_CONTENT)
+            return response
+
+        is_resource = isinstance(routing_entity, web.Resource)  # a route comes back as its resource
+        super().add_preflight_handler(routing_entity, preflight if is_resource else handler)
+
+    async def get_preflight_request_config(self, request: web.Request, origin: str, method: str) -> AllowedOrigins[Any]:
+        """Raises `KeyError` for a method that the path does not have."""
+        await super().get_preflight_request_config(request, origin, method)
+        return next(options for prefix, options in self._preflights.items() if request.path.startswith(prefix))
 
 
 def _pattern(origin: str) -> str:

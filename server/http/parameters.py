@@ -14,6 +14,7 @@ from server.schemas import invalid
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
+MAX_PARAMETERS: Final = 32
 _MAX_PAGE: Final = 1000
 _FILTER_FIELDS = {"model_type": "model_types"}
 _QUALITY = re.compile(r"q\s*=\s*(0?\.\d+|0\.?|1(?:\.0*)?)", re.ASCII)
@@ -74,6 +75,8 @@ def read_filters(request: web.Request) -> Filters:
         "created_after": _read_time,
         "created_before": _read_time,
     }
+    if len(request.query) > MAX_PARAMETERS:
+        raise invalid([FieldError("(query)", f"has too many parameters: it may have {MAX_PARAMETERS}")])
     values, errors = {}, []
     for name in dict.fromkeys(request.query):
         if name not in readers:

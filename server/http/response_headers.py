@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 
 from server.http import keys
-from server.limits.rates import RateLimitResult, rate_limit_headers
+from server.limits.rates import RateLimitResult, is_trusted, rate_limit_headers
 from server.openai import PREFIX as OPENAI_PREFIX
 from server.openai.refusals import limit_headers
 
@@ -12,6 +12,8 @@ SERVER_NAME = "ai-sdk-server"
 """Replaces aiohttp's own name, which contains versions."""
 SECURE_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
 """Defaults: a handler may set others."""
+STRICT_TRANSPORT = "max-age=31536000"
+"""A browser that has used TLS once does so for a year."""
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -25,6 +27,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers[hdrs.SERVER] = SERVER_NAME
     for name, value in SECURE_HEADERS.items():
         headers.setdefault(name, value)
+    proxies = request.app[keys.PROXY_NETWORKS]
+    if request.headers.get("X-Forwarded-Proto") == "https" and is_trusted(request.remote, proxies):
+        headers[hdrs.STRICT_TRANSPORT_SECURITY] = STRICT_TRANSPORT
     if (result := _tightest_limit(request)) is not None:
         headers.update(rate_limit_headers(result))
         if request.path.startswith(OPENAI_PREFIX):

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from server.errors import BadSyntax, BodyTimeout, UnsupportedMedia
 from server.files.uploads import too_large
-from server.http.bodies import is_encoded, say_continue
+from server.http.bodies import NOT_WHOLE, is_encoded, require_whole, say_continue
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -64,6 +64,7 @@ def _declared_type(headers: Mapping[str, str]) -> str:
 async def _read(request: web.Request) -> AsyncIterator[bytes]:
     while chunk := await _in_time(request.content.read(_CHUNK_BYTES)):
         yield chunk
+    require_whole(request)
 
 
 class _FormReader(MultipartReader):
@@ -91,6 +92,7 @@ class _Form:
                 "The Content-Type multipart/form-data has no boundary. Do not set this header: the HTTP client sets it "
                 "together with the boundary."
             )
+        self._request = request
         self._left = _FORM_BYTES
         with _naming_faults():
             self._reader = _FormReader(request.headers, request.content, max_headers=_MAX_PART_HEADERS)
@@ -110,6 +112,7 @@ class _Form:
                 yield chunk
             if await self._next() is not None:
                 raise _bad_form()
+        require_whole(self._request)
 
     async def _next(self) -> BodyPartReader | None:
         """The next part named `file`; None at the end of the form."""
@@ -144,7 +147,7 @@ async def _in_time(reading: Awaitable[Got]) -> Got:
     except TimeoutError:
         raise BodyTimeout(f"Nothing of the file came for {GAP_S:g} s.") from None
     except (web.RequestPayloadError, ConnectionError):
-        raise BadSyntax("The body ended early or is not framed as its headers say.") from None
+        raise BadSyntax(NOT_WHOLE) from None
 
 
 def _bad_form() -> BadSyntax:

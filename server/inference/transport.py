@@ -1,5 +1,7 @@
 """The connections to a model provider, and the meaning of aiohttp's exceptions."""
 
+import asyncio
+import functools
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -8,18 +10,21 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs, http_exceptions
+from aiohttp.client_proto import ResponseHandler
 
 from server import __version__
 from server.inference.body import SLICE_BYTES, PartsBody
 from server.inference.direct_exchange import Answer, DirectExchange, Heads
 from server.inference.protocol import UpstreamError, WireRequest
 from server.inference.public_addresses import AddressInfo, NotPublic, open_public_socket
+from server.inference.response_handler import BoundedResponseHandler
 from server.trace_context import HEADER, TRACEPARENT
 
 CONNECT_S = 5.0
 RESOLVE_AND_CONNECT_S = 10.0
 _KEEP_ALIVE_S = 30.0
 _DNS_CACHE_S = 60
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SPARE_CONNECTIONS = 8
 """In addition to generations: checks, lists of models, connections that are being closed."""
 
@@ -27,16 +32,22 @@ TRANSPORT_ERRORS = (aiohttp.ClientError, http_exceptions.HttpProcessingError, OS
 """All exceptions of upstream and network faults."""
 
 
+class PortNotAllowed(NotPublic):
+    """The URL names another service on the provider's host."""
+
+
 class Transport:
     """Sends requests: with credentials to the provider itself, without credentials to addresses that its answers name.
 
-    Those addresses must be public, or on the provider's host, because an own server may be in a private network.
+    Those addresses must be public, or on the provider's host, because an own server may be in a private network. There
+    the port must be the provider's own, 80 or 443: at other ports are other services.
     """
 
     def __init__(self, base_url: str, *, credentials: Mapping[str, str], connections: int) -> None:
         parts = urlsplit(base_url)
         self._home = f"{parts.scheme}://{parts.netloc}/"
         self._host = parts.hostname
+        self._ports = {parts.port, *_DEFAULT_PORTS.values()}
         self._credentials = dict(credentials)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
@@ -66,8 +77,8 @@ class Transport:
                 await session.close()
 
     def _session_for(self, wire: WireRequest, *, is_at_home: bool) -> aiohttp.ClientSession:
-        """The session for the request. Raises `NotPublic` for a URL that is not http(s)."""
-        if is_at_home or _host_of(wire.url) == self._host:
+        """The session for the request. Raises `NotPublic` for a URL that may not be called."""
+        if is_at_home or self._is_on_own_host(wire.url):
             if self._session is None:
                 self._session = _create_session(self._connections)
                 self._heads = Heads(self._session)
@@ -75,6 +86,21 @@ class Transport:
         if self._public_session is None:
             self._public_session = _create_session(self._connections, socket_factory=open_public_socket)
         return self._public_session
+
+    def _is_on_own_host(self, url: str) -> bool:
+        """Raises `NotPublic` for a URL that may not be called."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise NotPublic("the address is not a valid URL") from error
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise NotPublic("the address is not http or https")
+        if parts.hostname != self._host:
+            return False
+        if port is not None and port not in self._ports:
+            raise PortNotAllowed(f"port {port} of the provider's host is not called")
+        return True
 
 
 class _Exchange:
@@ -123,16 +149,6 @@ class _Exchange:
             raise self._body.fault from None
 
 
-def _host_of(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise NotPublic("the address is not a valid URL") from error
-    if parts.scheme not in {"http", "https"}:
-        raise NotPublic("the address is not http or https")
-    return parts.hostname
-
-
 def _body_of(wire: WireRequest) -> bytes | PartsBody | None:
     """A large body in memory is also sent in slices, so that it can be interrupted."""
     if isinstance(wire.body, tuple):
@@ -152,6 +168,8 @@ def _create_session(
         keepalive_timeout=_KEEP_ALIVE_S,
         socket_factory=socket_factory,
     )
+    handler: Callable[..., ResponseHandler] = BoundedResponseHandler
+    connector._factory = functools.partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no public way
     return aiohttp.ClientSession(
         connector=connector,
         headers={hdrs.USER_AGENT: f"ai-sdk-server/{__version__}", hdrs.ACCEPT_ENCODING: "identity"},
@@ -182,7 +200,9 @@ def explain(error: BaseException, *, timeout_s: float, awaited: str = "answer") 
     """Translate one of `TRANSPORT_ERRORS`. The text of a timeout contains `awaited`."""
     match error:
         case NotPublic() | aiohttp.ClientConnectorError(os_error=NotPublic()) | aiohttp.InvalidURL():
-            return UpstreamError("The model provider left its answer at an address that is not public.")
+            is_port = isinstance(error, PortNotAllowed)
+            place = "another port than its own, 80 or 443" if is_port else "an address that is not public"
+            return UpstreamError(f"The model provider left its answer at {place}.")
         case aiohttp.ClientConnectorDNSError():
             words = "The model provider's address could not be found."
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():

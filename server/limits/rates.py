@@ -161,10 +161,15 @@ def find_client_ip(
     """
     networks = tuple(trusted)
     hops = [hop for header in forwarded_for for hop in header.split(",")]
+    while hops and is_trusted(peer, networks):
+        peer = hops.pop()
+    return _read_address(peer or "")
+
+
+def is_trusted(peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Whether this is the address of a trusted proxy."""
     address = _read_address(peer or "")
-    while hops and address is not None and any(address in network for network in networks):
-        address = _read_address(hops.pop())
-    return address
+    return address is not None and any(address in network for network in trusted)
 
 
 def _read_address(text: str) -> IPv4Address | IPv6Address | None:

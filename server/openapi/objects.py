@@ -214,8 +214,8 @@ class HealthObject(Described):
     backend: Literal["huggingface", "edge", "offline"] = shown("offline")
     model: str | None = shown("offline/echo", "The model that answers by default; null where upstream chooses.")
     upstream: UpstreamObject | None = shown(
-        {"ok": True, "detail": "The offline test double is always there. It is not AI."},
-        "Whether the models can be used, as last checked; null before the first check.",
+        {"ok": True, "detail": "The models can be used."},
+        "Whether the models can be used, as last checked; null before the first check. The server's log has the cause.",
     )
     running: int = shown(0, "Generations running here.")
     capacity: int = shown(64, "Generations that can run here at once.")

@@ -9,10 +9,21 @@ from server import __version__
 from server.http import keys
 from server.http.marks import always_up
 from server.http.responses import json_response
+from server.inference.events import UpstreamFault
 from server.lifecycle import Phase
 from server.openapi import parts
 from server.openapi.objects import HealthObject, LivenessObject, ReadinessObject, example_of
 from server.openapi.operation import Operation, Route
+
+_UPSTREAM_STATES = {
+    None: "The models can be used.",
+    UpstreamFault.UNREACHABLE: "The model provider does not answer.",
+    UpstreamFault.TOKEN_REFUSED: "The model provider refuses the server's token.",
+    UpstreamFault.NO_PERMISSION: "The server's token may not use the models.",
+    UpstreamFault.NO_CREDITS: "The server's account at the model provider has no credits left.",
+    UpstreamFault.UNEXPECTED: "The model provider does not answer as expected.",
+}
+"""For strangers. The log and `doctor` tell the operator more: addresses, and what the provider said."""
 
 
 def routes() -> tuple[Route, ...]:
@@ -78,7 +89,7 @@ async def health(request: web.Request) -> web.Response:
         "files_shared": not engine.lease.other_stores,
     }
     if (state := engine.upstream_state) is not None:
-        body["upstream"] = {"ok": state.is_ok, "detail": state.detail}
+        body["upstream"] = {"ok": state.is_ok, "detail": _UPSTREAM_STATES[state.fault]}
     return json_response(body, status=200 if is_up else 503)
 
 

@@ -172,7 +172,8 @@ async def api(start: Start) -> Api:
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """What is done to connections themselves is seen on both loops: their transports have no class in common."""
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if item.path.stem == "test_large_answers" or item.name.startswith("test_one_connection_too_many"):
+    names = ("test_one_connection_too_many", "test_h10_", "test_h19_", "test_who_leaves_")
+    if item.path.stem == "test_large_answers" or item.name.startswith(names):
         factories["uvloop"] = uvloop.new_event_loop
     return factories
 

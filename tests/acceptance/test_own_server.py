@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from server.http import keys
 from tests.acceptance.conftest import Api, Start
 from tests.acceptance.openai_upstream import start_online
 from tests.fakes.huggingface import FakeHuggingFace, chat_answer, error_answer
+from tests.signals import until
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -72,3 +74,14 @@ async def test_around_without_a_list_the_own_server_decides(start: Start) -> Non
             assert (await api.create(model="some/model")).json["status"] == "completed"
             assert upstream.calls[-1].model == "some/model"
             assert (await api.create(model="no model")).status == 422
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_p4_strangers_see_no_address_of_the_upstream(start: Start, is_there: bool) -> None:  # noqa: FBT001
+    async with own("llama3") as upstream:
+        base_url = f"{upstream.url if is_there else 'http://127.0.0.1:9'}/hidden-path/v1"
+        api = await start_online(start, upstream, text_models="", hf_base_url=base_url)
+        await until(lambda: api.app[keys.ENGINE].upstream_state is not None)
+        reply = await api.get("/health")
+        assert reply.json["upstream"]["ok"] == is_there
+        assert not [word for word in (b"127.0.0.1", b"hidden-path", b"/v1") if word in reply.body]

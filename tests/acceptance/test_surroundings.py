@@ -116,7 +116,7 @@ async def test_a_preflight_needs_no_token(start: Start) -> None:
             "Access-Control-Request-Headers": "authorization,content-type,prefer,idempotency-key",
         },
     )
-    assert reply.status == 200
+    assert reply.status == 204
     assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "POST" in reply.headers["Access-Control-Allow-Methods"]
 

@@ -35,7 +35,7 @@ def query(url: str, statement: str, *args: Any) -> list[asyncpg.Record]:
 def begin(server: ServerProcess, size: int, sent: int) -> socket.socket:
     """An upload that has come so far, and stays there until its socket is closed."""
     connection = socket.create_connection(("127.0.0.1", server.port))
-    head = f"POST /api/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n"
+    head = f"POST /api/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.token}\r\n"
     head += f"Content-Type: image/png\r\nContent-Length: {size}\r\n\r\n"
     connection.sendall(head.encode() + PNG + bytes(sent - len(PNG)))
     return connection

@@ -90,7 +90,7 @@ def test_where_every_place_waits_for_an_answer_health_checks_have_a_reserve(tmp_
     with _server(tmp_path) as server, contextlib.ExitStack() as stack:
         _, created = server.create(model="offline/slow-20s")
         path = f"/api/requests/{created['id']}?wait=60"
-        waiting = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode()
+        waiting = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.token}\r\n\r\n".encode()
         waiters = [_connect(server, stack, waiting) for _ in range(PLACES)]
         until(lambda: _ask(server, "/api/requests", source="127.0.0.2") == 503)
         for _ in range(10):

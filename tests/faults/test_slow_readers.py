@@ -64,7 +64,8 @@ class Stalled:
     async def open(cls, server: ServerProcess, request_id: str) -> "Stalled":
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
         head = (
-            f"GET /api/requests/{request_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n\r\n"
+            f"GET /api/requests/{request_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {server.token}\r\n\r\n"
         )
         writer.write(head.encode())
         await reader.readuntil(b'"begin "')

@@ -17,6 +17,7 @@ OTHERS = {
     "MAX_ATTEMPTS": "server/actors/quarantine.py",
     "PYTEST_ARGS": "Makefile",
     "RLIMIT_DATA": "bench/overload.py",
+    "TCP_USER_TIMEOUT": "server/commands/serve.py",
 }
 """What is not a setting of the server, and the file that gives it its meaning."""
 

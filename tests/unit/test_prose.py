@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("server", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs")
+PLACES = ("server", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 """Files, and folders with all that is below them."""
 SUFFIXES = {".md", ".py", ".js", ".html", ".css"}
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import unused_port
 
+from server.inference.events import Call, GenerationFailed, Task
 from server.inference.huggingface import HuggingFace
+from server.inference.response_handler import MAX_INTERIM_RESPONSES
 from tests.fakes.huggingface import (
     Answer,
     End,
@@ -15,6 +17,7 @@ from tests.fakes.huggingface import (
     chat_answer,
     error_answer,
 )
+from tests.fakes.raw_upstream import Peer, RawUpstream
 from tests.integration.upstream.generations import Client, Connect, call
 
 
@@ -84,6 +87,46 @@ async def test_another_protocol_is_an_outage_and_not_a_crash(connect: Connect) -
         failed = await connect(base_url=f"http://127.0.0.1:{port}", max_retries=1).fail()
     assert failed.transient
     assert failed.message == "The model provider's answer was not valid HTTP."
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("prompt", ["short", "long " * 40_000])
+async def test_p1_endless_interim_responses_end_at_once(connect: Connect, prompt: str) -> None:
+    """On both ways of a request: through the session, which sends large bodies, and beside it."""
+
+    async def play(peer: Peer) -> None:
+        await peer.read_request()
+        while True:
+            await peer.send(CONTINUE * 10_000)
+
+    async with RawUpstream(play) as provider:
+        upstream = connect(base_url=provider.url, max_retries=0, timeout_s=30).upstream
+        asked = Call(Task.CHAT_COMPLETION, ("org/first",), {"prompt": prompt}, {})
+        async with asyncio.timeout(5):
+            events = [event async for event in upstream.generate(asked, timeout_s=30)]
+            await provider.left.wait()
+    assert isinstance(events[-1], GenerationFailed)
+    assert events[-1].message == "The model provider's answer was not valid HTTP."
+
+
+async def test_p1_some_interim_responses_precede_an_answer(connect: Connect) -> None:
+    answer = chat_answer("hello")
+
+    async def play(peer: Peer) -> None:
+        while True:
+            await peer.read_request()
+            body = b"".join(answer.pieces)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
+            hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+            await peer.send(CONTINUE * 8 + hints * (MAX_INTERIM_RESPONSES - 8) + head + body)
+
+    async with RawUpstream(play) as provider:
+        client = connect(base_url=provider.url)
+        for _ in range(2):
+            assert (await client.complete()).output_data["output"] == "hello"
+        assert len(provider.peers) == 1
 
 
 async def test_a_server_without_tls_is_not_spoken_to_in_the_clear(connect: Connect, fake: FakeHuggingFace) -> None:

@@ -95,8 +95,11 @@ async def test_an_address_that_upstream_named_gets_no_credentials(job: Fixture) 
     assert not {"Authorization", "Cookie", "apikey"} & set(followed.headers)
 
 
-async def test_another_address_gets_no_credentials_even_if_nobody_said_that_it_is_foreign(job: Fixture) -> None:
-    async with FakeHuggingFace(IMAGE) as other:
+async def test_another_address_gets_no_credentials_even_if_nobody_said_that_it_is_foreign(
+    job: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.inference.transport.open_public_socket", lambda info: socket.socket(*info[:3]))
+    async with FakeHuggingFace(IMAGE, host="127.0.0.2") as other:
         job.fake.answer(json_answer({}))
         wire = WireRequest("GET", f"{other.url}/x", {})
         await run(job.connect(follow_up_reader(lambda: wire, read=BytesReader)))
@@ -197,10 +200,21 @@ async def test_only_web_addresses_are_followed(url: str, job: Fixture) -> None:
     assert failed(await job.follow(url)).message == REFUSED
 
 
-async def test_the_host_of_a_server_of_one_s_own_may_be_asked_at_another_port(job: Fixture) -> None:
-    async with FakeHuggingFace(IMAGE) as files:
-        job.fake.answer(json_answer({}))
-        assert isinstance((await job.follow(f"{files.url}/1"))[-1], Completed)
+async def test_p3_another_port_of_the_provider_s_host_is_not_called(job: Fixture) -> None:
+    async with decoy("127.0.0.1") as (port, received):
+        for url in (f"http://127.0.0.1:{port}/1", f"https://127.0.0.1:{port}/1", "http://127.0.0.1:22/"):
+            job.fake.answer(json_answer({}))
+            failure = failed(await job.follow(url))
+            assert failure.message == "The model provider left its answer at another port than its own, 80 or 443."
+            assert not failure.transient
+        assert received == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/1", "http://127.0.0.1:80/1", "https://127.0.0.1:443/1"])
+async def test_p3_the_ports_of_the_web_are_called_at_the_provider_s_host(url: str, job: Fixture) -> None:
+    """Nothing listens there; that is the difference to a refusal."""
+    job.fake.answer(json_answer({}))
+    assert failed(await job.follow(url)).message == "The model provider could not be reached."
 
 
 # How often, and how long
