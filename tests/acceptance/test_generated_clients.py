@@ -163,7 +163,7 @@ async def test_the_types_for_typescript_take_the_body_of_the_readme_and_tell_out
     said = await deno(folder, "run", "--allow-net", "--allow-env", "requests.ts", url, str(api.token))
     assert [json.loads(line) for line in said.splitlines()] == [
         ["text", ["completed", 'Offline model, not AI: you said "Write a haiku about rain."']],
-        ["no files", None],
+        ["no vectors", None],
         ["image", ["image/png", True]],
         ["problem", [422, "VALIDATION_ERROR"]],
         ["page", [True]],

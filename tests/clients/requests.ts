@@ -18,8 +18,8 @@ const whole: components["schemas"]["ModelRequest"] = text;
 if (text.model_type !== "text2text") throw new Error(`not text: ${text.model_type}`);
 const output: string | undefined = text.output_data?.output;
 say("text", [whole.status, output]);
-// @ts-expect-error: an answer in text has no files
-say("no files", text.output_data?.files ?? null);
+// @ts-expect-error: an answer in text has no vectors
+say("no vectors", text.output_data?.embedding ?? null);
 
 const { data: image } = await client.POST("/api/requests", {
   body: { model_type: "text-to-image", input_data: { prompt: "A lighthouse" }, parameters: { width: 64, height: 64 } },
