@@ -22,6 +22,7 @@ from server.actors.subscriptions import Subscriptions
 from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.workload import LARGE_ROOM_BYTES, StopReason, Workload
+from server.auth.revocations import Revocations
 from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
@@ -68,6 +69,7 @@ class Engine:
         predecessors: Sequence[InstanceId] = (),
         instance_id: InstanceId | None = None,
         listening: Database | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
@@ -96,13 +98,16 @@ class Engine:
         self.feeds = Feeds(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
         self._listener = self._create_listener(database, listening)
+        revocations = revocations or Revocations()
         self._heartbeat = Heartbeat(
             self._connections["heartbeat"],
             lease=self.lease,
             workload=self.workload,
             identify_store=objects.identify,
             is_heard=lambda: self._listener.is_heard,
+            revocations=revocations,
         )
+        revocations.publish = self._publish_revocations
         self._sweeper = self._create_sweeper(settings, on_change)
         upstream.breaker.watch(self._sweeper.wake)
         actors: dict[str, Actor] = {
@@ -134,6 +139,7 @@ class Engine:
                 "changed": self._on_changes,
                 "cancel": self._on_cancel,
                 "backlog": self.backlog.hint,
+                "revoked": self._on_revoked,
                 "follow": self._relay.send_to,
                 "text": self._relay.take_text,
             },
@@ -188,6 +194,13 @@ class Engine:
         """For instances with free slots."""
         self._hints.notify_all("backlog")
 
+    async def _publish_revocations(self) -> None:
+        self._hints.notify_all("revoked")
+        await self._heartbeat.refresh()
+
+    def _on_revoked(self) -> None:
+        self._heartbeat.wake()
+
     def _on_changes(self, ids: list[str]) -> None:
         self.subscriptions.refresh(RequestId(UUID(text)) for text in ids)
         self.feeds.wake()
@@ -231,6 +244,7 @@ class Engine:
             self._sweeper.add_dead_instance(predecessor)
             self.collector.add_dead_instance(predecessor)
         await self._heartbeat.register()
+        await self._heartbeat.beat()
         await self._connections["sweeper"].open()
         await self._reader.check()
         await self.journal.check()

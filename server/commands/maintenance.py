@@ -6,9 +6,14 @@ from typing import Any
 
 import asyncpg
 
+from server.actors.peer_notifier import EVERYONE
 from server.commands.serve import open_shared_database
 from server.settings import Settings
 from server.storage.prepare import database_of, prepare_database
+from server.storage.queries import statements
+
+_REVOKED = '["command", ["revoked"]]'
+"""In the form of the peer notifier: the sender, then its messages."""
 
 
 @contextlib.asynccontextmanager
@@ -22,3 +27,8 @@ async def open_prepared(settings: Settings) -> AsyncIterator["asyncpg.Connection
             yield connection
         finally:
             connection.terminate()
+
+
+async def announce_revocation(connection: "asyncpg.Connection[Any]") -> None:
+    """Hint the running instances to read what was revoked. Without the hint they read it within 5 s."""
+    await connection.fetch(statements()["notify_instances"], [EVERYONE], [_REVOKED])

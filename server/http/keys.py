@@ -9,6 +9,8 @@ from server.actors.feeds import Feeds
 from server.auth.accounts import Accounts
 from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
 from server.auth.principal import Principal
+from server.auth.revocations import Revocations
+from server.auth.sign_up_limit import SignUpLimit
 from server.auth.tokens import TokenVerifier
 from server.catalog import Catalog
 from server.engine import Engine
@@ -35,6 +37,8 @@ CATALOG = web.AppKey("catalog", Catalog)
 UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
+REVOCATIONS = web.AppKey("revocations", Revocations)
+SIGN_UP_LIMIT = web.AppKey("sign_up_limit", SignUpLimit)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 OBJECTS = web.AppKey("objects", Objects)
 UPLOADS = web.AppKey("uploads", Uploads)

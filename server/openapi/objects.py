@@ -197,6 +197,9 @@ class HealthObject(Described):
         {"ok": True, "detail": "The offline test double is always there. It is not AI."},
         "Whether the models can be used, as last checked; null before the first check.",
     )
+    sign_ups: Literal["open", "invite", "closed"] | None = shown(
+        "open", "Who may create an account; null where Supabase decides."
+    )
     running: int = shown(0, "Generations running here.")
     capacity: int = shown(64, "Generations that can run here at once.")
     instances: int = shown(1, "Processes alive on this database, as last seen.")

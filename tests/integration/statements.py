@@ -209,7 +209,7 @@ class Statements(RuleBasedStateMachine):
         owner = self.ids[instance]
         claims = list(dict(self.believed[owner]).items())  # of two claims of one row a workload knows the later
         [news] = self.world.fetch(
-            "renew_lease", owner, FOREVER_S, [c[0] for c in claims], [c[1] for c in claims], "folder 1"
+            "renew_lease", owner, FOREVER_S, [c[0] for c in claims], [c[1] for c in claims], "folder 1", None
         )
         self.alive.add(owner)
         held = {c[0] for c in claims if self._holds(owner, c)}
