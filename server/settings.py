@@ -43,7 +43,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class SignUps(StrEnum):
-    """Who may create an account of the embedded accounts."""
+    """The policy for new accounts, if they are embedded."""
 
     OPEN = "open"
     INVITE = "invite"
@@ -249,7 +249,7 @@ class Settings(BaseSettings):
 
     @property
     def sign_up_policy(self) -> SignUps | None:
-        """Who may create an account. None with Supabase, whose own setting decides."""
+        """The policy for new accounts. None with Supabase, whose own setting decides."""
         if self.supabase_url is not None:
             return None
         return self.sign_ups or (SignUps.OPEN if self.database_url is None else SignUps.INVITE)

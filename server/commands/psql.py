@@ -1,4 +1,4 @@
-"""The command `psql`: opens the database of the settings in psql, beside a running server or without one."""
+"""The command `psql`: opens the database of the settings in psql, with or without a running server."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ async def run_psql(settings: Settings, arguments: Sequence[str]) -> int:
 
 
 def _find_psql() -> str | None:
-    """The psql beside the binaries of the embedded Postgres, else the one of this machine."""
+    """The psql next to the binaries of the embedded Postgres, else the one of this machine."""
     try:
         beside = shutil.which(Binaries.find().path("psql"))
     except EmbeddedPostgresError:

@@ -198,7 +198,7 @@ class HealthObject(Described):
         "Whether the models can be used, as last checked; null before the first check.",
     )
     sign_ups: Literal["open", "invite", "closed"] | None = shown(
-        "open", "Who may create an account; null where Supabase decides."
+        "open", "The policy for new accounts; null where Supabase decides."
     )
     running: int = shown(0, "Generations running here.")
     capacity: int = shown(64, "Generations that can run here at once.")

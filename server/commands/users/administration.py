@@ -1,4 +1,4 @@
-"""What operators do to accounts: in the server's own tables, or in Supabase Auth."""
+"""Changes of accounts by operators: in the server's own tables, or in Supabase Auth."""
 
 from typing import Any, Protocol
 from urllib.parse import urlencode

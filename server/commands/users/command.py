@@ -83,7 +83,7 @@ def _confirm(account: dict[str, Any], options: argparse.Namespace) -> None:
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise _NotDone("Nothing was deleted: add --yes where nobody can be asked.")
+        raise _NotDone("Nothing was deleted: there is no terminal to ask for confirmation, so add --yes.")
     print(f"Delete {account['email']} with all its requests and files? This cannot be undone. ", end="", flush=True)  # noqa: T201 - a question
     if input("Type the address: ").strip().lower() != account["email"]:
         raise _NotDone("Nothing was deleted.")
