@@ -118,13 +118,13 @@ class EmbeddedAccounts:
             REUSE_INTERVAL_S,
             self._minter.lifetime_s,
         )
+        if account is not None and account["is_fresh"]:
+            return self._session(account, account["session_id"], new_token)
         if account is not None and account["is_suspended"]:
             raise Forbidden(SUSPENDED)
-        if account is not None and not account["is_fresh"]:
+        if account is not None:
             await self._revocations.publish()  # the statement has ended the session
-        if account is None or not account["is_fresh"]:
-            raise Unauthenticated("The refresh token is not valid; sign in again.")
-        return self._session(account, account["session_id"], new_token)
+        raise Unauthenticated("The refresh token is not valid; sign in again.")
 
     async def sign_out(self, principal: Principal, _caller: Caller = ANONYMOUS, /) -> None:
         if principal.session_id is not None:

@@ -77,9 +77,9 @@ async def sign_up(request: web.Request) -> web.Response:
     """Create an account: 201 and signed in, or 200 and an e-mail to confirm the address first."""
     kind = SupabaseCredentials if request.app[keys.SETTINGS].supabase_url else Credentials
     form = parse(kind, await _read_form(request))
-    caller = _stranger(request)
     await request.app[keys.SIGN_UP_LIMIT].count(client_ip(request))
-    signed_up = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password, caller, invite=form.invite)
+    accounts = request.app[keys.ACCOUNTS]
+    signed_up = await accounts.sign_up(form.email, form.password, _stranger(request), invite=form.invite)
     return json_response(_signed_up_body(signed_up), status=_OK if signed_up.session is None else _CREATED)
 
 

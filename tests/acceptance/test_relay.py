@@ -209,7 +209,7 @@ async def test_anything_can_be_said_on_the_channels_without_harm(both: tuple[Api
     running = (await here.create_async(model="offline/slow-20s")).json["id"]
     strange: list[Any] = [None, True, 1.5, -1, 2**62, "", "x", [], {}, running, stranger, "output"]
     chance = random.Random(7)  # noqa: S311 - garbage, not keys
-    kinds = ["changed", "backlog", "follow", "text", "echo", "later", None, 3]
+    kinds = ["changed", "backlog", "revoked", "follow", "text", "echo", "later", None, 3]
     payloads = ["", "{", "null", '"', "[]", "[[]]", "\u0301", "x" * 7000]
     for _ in range(500):
         message = [chance.choice(kinds), *chance.choices(strange, k=chance.randrange(9))]

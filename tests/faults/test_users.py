@@ -111,15 +111,20 @@ def test_the_commands_work_on_another_database(tmp_path: Path, database: str) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "settings", "code", "words"),
     [
-        (["show", "nobody@example.com"], 1, "no account"),
-        (["suspend", "nobody"], 1, "no account"),
-        (["invite", "nobody"], 1, "e-mail address"),
-        (["delete", "nobody@example.com", "--yes"], 1, "no account"),
-        ([], 2, "action"),
+        (["show", "nobody@example.com"], {}, 1, "no account"),
+        (["suspend", "nobody"], {}, 1, "no account"),
+        (["invite", "nobody"], {}, 1, "e-mail address"),
+        (["delete", "nobody@example.com", "--yes"], {}, 1, "no account"),
+        ([], {}, 2, "action"),
+        (["list", "--jsn"], {}, 2, "--jsn"),
+        (["list"], {"DATABASE_URL": "postgresql://alice:canary@127.0.0.1:1/none"}, 2, "cannot be reached"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    refused = run(prepare_data(tmp_path / "data"), "users", *arguments)
+def test_what_cannot_be_done_is_said_in_a_line(
+    tmp_path: Path, arguments: list[str], settings: dict[str, str], code: int, words: str
+) -> None:
+    refused = run(prepare_data(tmp_path / "data"), "users", *arguments, **settings)
+    assert "canary" not in refused.stderr
     assert (refused.returncode, words in refused.stderr, refused.stdout) == (code, True, ""), refused.stderr

@@ -1,4 +1,4 @@
-"""Parses what `users` was asked for, does it, and prints the result."""
+"""The command `users`: does what it was asked for, and prints the result."""
 
 import argparse
 import contextlib
@@ -13,14 +13,12 @@ from server.auth.emails import normalise_email
 from server.auth.supabase import SupabaseAdmin
 from server.commands.maintenance import open_prepared
 from server.commands.tables import print_json, print_record, print_table
-from server.commands.users.administration import (
-    Administration,
-    EmbeddedAdministration,
-    SupabaseAdministration,
-)
+from server.commands.users.administration import Administration, EmbeddedAdministration, SupabaseAdministration
 from server.errors import CheckFailed, Invalid
 from server.settings import Settings
 from server.storage.queries import statements
+
+_MAX_LINE = 4096
 
 
 class _NotDone(Exception):
@@ -30,15 +28,13 @@ class _NotDone(Exception):
 async def run_users(settings: Settings, options: argparse.Namespace) -> int:
     """Exit code 0: done. 1: nothing was changed; stderr gives the reason."""
     try:
-        async with open_prepared(settings) as connection, _administration(settings, connection) as administration:
+        async with open_prepared(settings) as connection:
             if options.action == "list":
                 rows = [dict(row) for row in await connection.fetch(statements()["list_users"], options.limit)]
                 (print_json if options.json else print_table)(rows)
-            elif options.action == "invite":
-                _print(await administration.invite(normalise_email(options.email)), options)
             else:
-                account = await _find(connection, options.email)
-                await _act(options, connection, administration, account)
+                record = await _act(settings, options, connection)
+                (print_json if options.json else print_record)(record)
     except Invalid as problem:
         return _fail(problem.detail)
     except (_NotDone, CheckFailed) as error:
@@ -47,28 +43,34 @@ async def run_users(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _act(
-    options: argparse.Namespace,
-    connection: "asyncpg.Connection[Any]",
-    administration: Administration,
-    account: dict[str, Any],
-) -> None:
-    match options.action:
-        case "suspend":
-            await administration.suspend(account["id"])
-        case "restore":
-            await administration.restore(account["id"])
-        case "delete":
-            _confirm(account, options)
-            await administration.delete(account["id"])
-            return _print({"id": account["id"], "email": account["email"], "status": "deleted"}, options)
-    account = await _find(connection, str(account["id"]))
-    belongings = await connection.fetchrow(statements()["count_belongings"], account["id"])
-    _print(account | dict(belongings or {}), options)
-    return None
+    settings: Settings, options: argparse.Namespace, connection: "asyncpg.Connection[Any]"
+) -> dict[str, Any]:
+    """The account afterwards, or the invite."""
+    if options.action == "show":
+        return await _describe(connection, await _find(connection, options.email))
+    async with _administration(settings, connection) as administration:
+        if options.action == "invite":
+            return await administration.invite(normalise_email(options.email))
+        account = await _find(connection, options.email)
+        match options.action:
+            case "suspend":
+                await administration.suspend(account["id"])
+            case "restore":
+                await administration.restore(account["id"])
+            case "delete":
+                _confirm(account, options)
+                await administration.delete(account["id"])
+                return {"id": account["id"], "email": account["email"], "status": "deleted"}
+    return await _describe(connection, await _find(connection, str(account["id"])))
+
+
+async def _describe(connection: "asyncpg.Connection[Any]", account: dict[str, Any]) -> dict[str, Any]:
+    [belongings] = await connection.fetch(statements()["count_belongings"], account["id"])
+    return account | dict(belongings)
 
 
 async def _find(connection: "asyncpg.Connection[Any]", text: str) -> dict[str, Any]:
-    emails, user_id = [text.strip().lower()], None
+    emails, user_id = [text.strip().lower()] if text.isprintable() else [], None
     with contextlib.suppress(Invalid):
         emails.append(normalise_email(text))
     with contextlib.suppress(ValueError):
@@ -84,8 +86,9 @@ def _confirm(account: dict[str, Any], options: argparse.Namespace) -> None:
         return
     if not sys.stdin.isatty():
         raise _NotDone("Nothing was deleted: there is no terminal to ask for confirmation, so add --yes.")
-    print(f"Delete {account['email']} with all its requests and files? This cannot be undone. ", end="", flush=True)  # noqa: T201 - a question
-    if input("Type the address: ").strip().lower() != account["email"]:
+    question = f"Delete {account['email']} with all its requests and files? It cannot be undone. Type the address: "
+    print(question, end="", file=sys.stderr, flush=True)  # noqa: T201 - for a person
+    if sys.stdin.readline(_MAX_LINE).strip().lower() != account["email"]:
         raise _NotDone("Nothing was deleted.")
 
 
@@ -96,10 +99,6 @@ async def _administration(settings: Settings, connection: "asyncpg.Connection[An
         return
     async with SupabaseAdmin.connect(settings) as admin:
         yield SupabaseAdministration(connection, admin)
-
-
-def _print(record: dict[str, Any], options: argparse.Namespace) -> None:
-    (print_json if options.json else print_record)(record)
 
 
 def _fail(reason: str) -> int:
