@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from server import app
 from server.actors import heartbeat, subscriptions
 from server.actors import stream_relay as relay
 from server.actors.peer_notifier import EVERYONE, channel_of
@@ -155,11 +156,10 @@ async def test_nothing_is_kept_of_readers_that_left(both: tuple[Api, Api], monke
 
 
 @pytest.fixture
-async def deaf(start: Start) -> tuple[Api, Api]:
+async def deaf(start: Start, monkeypatch: pytest.MonkeyPatch) -> tuple[Api, Api]:
     """The same user at two instances that cannot LISTEN: behind a transaction pooler, say."""
+    monkeypatch.setattr(app, "listening_database", lambda *_: None)
     here, there = await start(), await start()
-    for api in (here, there):
-        api.app[keys.ENGINE]._listener._connect = None
     user = await here.sign_up()
     for api in (here, there):
         engine = api.app[keys.ENGINE]

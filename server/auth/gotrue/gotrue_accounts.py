@@ -51,8 +51,8 @@ class GoTrueAccounts:
         email, password = _credentials(form)
         if not password:
             raise GoTrueError(400, "validation_failed", "Signup requires a valid password")
+        _require_strong(password, email.strip().lower())
         address = _require_address(email)
-        _require_strong(password, address)
         metadata = _metadata(form.get("data"))
         invite = metadata.pop("invite", None)
         try:
