@@ -244,7 +244,6 @@ class Engine:
             self._sweeper.add_dead_instance(predecessor)
             self.collector.add_dead_instance(predecessor)
         await self._heartbeat.register()
-        await self._heartbeat.beat()
         await self._connections["sweeper"].open()
         await self._reader.check()
         await self.journal.check()

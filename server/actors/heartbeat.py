@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import structlog
 
 from server.actors.workload import StopReason, Workload
@@ -109,17 +110,19 @@ class Heartbeat:
         """Set at an orderly stop: the lease is not renewed any more."""
 
     async def register(self) -> None:
-        """Take the first lease under the current id."""
+        """Take the first lease under the current id, and read what was revoked before."""
         self._store = await self._identify_store()
         sent_at = time.monotonic()
-        await self._connection.fetch(
+        [news] = await self._connection.fetch(
             "register_instance",
             self._lease.instance_id,
             LEASE_TTL_S,
             socket.gethostname(),
             os.getpid(),
             self._store,
+            self._revocations.unread_since,
         )
+        self._revoke(news)
         self._lease.renewed(sent_at)
 
     def wake(self) -> None:
@@ -166,7 +169,7 @@ class Heartbeat:
             self._store,
             self._revocations.unread_since,
         )
-        self._revocations.update((Revocation(*row) for row in news["revocations"]), read_at=news["read_at"])
+        self._revoke(news)
         for refreshed in refreshes:
             self._refreshes.remove(refreshed)
             refreshed.set_result(None)
@@ -180,6 +183,9 @@ class Heartbeat:
         self._compare_stores(news["other_stores"])
         self._stop(news["cancelled"], StopReason.CANCELLED)
         self._stop(news["lost"], StopReason.LOST)
+
+    def _revoke(self, news: asyncpg.Record) -> None:
+        self._revocations.update((Revocation(*row) for row in news["revocations"]), read_at=news["read_at"])
 
     def _compare_stores(self, others: int) -> None:
         """Log when instances with other file stores appear, and when the last of them is gone."""

@@ -102,7 +102,7 @@ class Statements(RuleBasedStateMachine):
         self.accepts: list[Sequence[Any]] = []
         self.outcomes: list[tuple[UUID, list[Claim]]] = []
         for instance in self.ids:
-            self.world.fetch("register_instance", instance, FOREVER_S, "test", 1, "folder 1")
+            self.world.fetch("register_instance", instance, FOREVER_S, "test", 1, "folder 1", None)
         for owner in (None, 0, 1):
             self._accept([None, None], owner, is_reply_lost=False)
 

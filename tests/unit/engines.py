@@ -62,6 +62,7 @@ class Desk:
 
     def __init__(self, folder: Path, *steps: Step, predecessors: Sequence[InstanceId] = (), **settings: Any) -> None:
         self.statements = FakeStatements(
+            register_instance=[renewal()],
             renew_lease=[renewal()],
             survey_backlog=[{"has_suspects": False, "has_due": False}],
             record_outcomes=lambda *columns: self._written(NOW, *columns),

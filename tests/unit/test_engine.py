@@ -42,14 +42,7 @@ async def test_it_prepares_forgets_the_dead_and_registers_before_it_is_ready(tmp
 
     desk.lifecycle.ready = note  # type: ignore[method-assign]
     async with desk.started() as engine:
-        assert at_ready == [
-            "prepare",
-            "delete_instance",
-            "register_instance",
-            "renew_lease",
-            "check_reads",
-            "check_writes",
-        ]
+        assert at_ready == ["prepare", "delete_instance", "register_instance", "check_reads", "check_writes"]
         assert desk.statements.args_of("delete_instance") == [(DEAD,)]
         assert desk.statements.args_of("register_instance")[0][0] == engine.lease.instance_id
         assert desk.lifecycle.accepts_work
