@@ -9,6 +9,8 @@ from aiohttp import web
 from server.auth.api_keys.api_keys import ApiKeys
 from server.auth.embedded_accounts import get_or_create_signing_secret
 from server.auth.identity import Identity, create_identity
+from server.auth.revocations import Revocations
+from server.auth.sign_up_limit import SignUpLimit
 from server.auth.tokens import SigningKey
 from server.catalog import Catalog
 from server.engine import Engine
@@ -153,7 +155,8 @@ def create_app(
     objects = create_objects(settings)
     secret = settings.supabase_jwt_secret
     signing_key = SigningKey(None if secret is None else secret.get_secret_value())
-    identity = create_identity(settings, reader, signing_key)
+    revocations = Revocations()
+    identity = create_identity(settings, reader, signing_key, revocations)
 
     async def prepare() -> None:
         await prepare_database(settings, database)
@@ -172,6 +175,7 @@ def create_app(
         predecessors=predecessors,
         instance_id=instance_id,
         listening=listening_database(settings, database),
+        revocations=revocations,
     )
     app = web.Application(middlewares=(serve,))
     app.on_response_prepare.append(add_headers)
@@ -181,6 +185,8 @@ def create_app(
     app[keys.UPSTREAM] = upstream
     app[keys.LIFECYCLE] = lifecycle
     app[keys.VERIFIER] = identity.verifier
+    app[keys.REVOCATIONS] = revocations
+    app[keys.SIGN_UP_LIMIT] = SignUpLimit(reader, settings.sign_ups_per_day)
     app[keys.ACCOUNTS] = identity.accounts
     app[keys.OBJECTS] = objects
     app[keys.METRICS] = Metrics(Sources(engine, upstream, lifecycle), reader, siblings)

@@ -24,6 +24,7 @@ from server.actors.supervisor import Actor, Supervisor
 from server.actors.sweeper import Sweeper
 from server.actors.workload import LARGE_ROOM_BYTES, StopReason, Workload
 from server.auth.api_keys.key_cache import KeyCache
+from server.auth.revocations import Revocations
 from server.catalog import Catalog
 from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
@@ -70,6 +71,7 @@ class Engine:
         predecessors: Sequence[InstanceId] = (),
         instance_id: InstanceId | None = None,
         listening: Database | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._reader = reader
@@ -100,13 +102,16 @@ class Engine:
         self.key_cache = KeyCache(self._connections["subscriptions"])
         self._relay = StreamRelay(self._hints, lease=self.lease, find_run=self.workload.find_transcript)
         self._listener = self._create_listener(database, listening)
+        revocations = revocations or Revocations()
         self._heartbeat = Heartbeat(
             self._connections["heartbeat"],
             lease=self.lease,
             workload=self.workload,
             identify_store=objects.identify,
             is_heard=lambda: self._listener.is_heard,
+            revocations=revocations,
         )
+        revocations.publish = self._publish_revocations
         self._sweeper = self._create_sweeper(settings, on_change)
         upstream.breaker.watch(self._sweeper.wake)
         actors: dict[str, Actor] = {
@@ -140,6 +145,7 @@ class Engine:
                 "cancel": self._on_cancel,
                 "backlog": self.backlog.hint,
                 "key": self._on_key,
+                "revoked": self._on_revoked,
                 "follow": self._relay.send_to,
                 "text": self._relay.take_text,
             },
@@ -202,6 +208,13 @@ class Engine:
 
     def _on_key(self, subject: str) -> None:
         self.key_cache.recheck(UUID(subject))
+
+    async def _publish_revocations(self) -> None:
+        self._hints.notify_all("revoked")
+        await self._heartbeat.refresh()
+
+    def _on_revoked(self) -> None:
+        self._heartbeat.wake()
 
     def _on_changes(self, ids: list[str]) -> None:
         self.subscriptions.refresh(RequestId(UUID(text)) for text in ids)

@@ -20,7 +20,7 @@
     └── Unavailable          503 SERVER_ERROR       with Retry-After; the caller can try again
 
     CannotStart              the server cannot start; the text is for its operator
-    CheckFailed              `doctor` found a fault; the text is for the operator
+    CheckFailed              `doctor` found a fault, or a command failed; the text is for the operator
 
 `error` (the title) is fixed for each class. `detail` is written for the caller. Only `http/error_responses.py` turns a
 `Problem` into a response.
@@ -139,9 +139,14 @@ class Unauthenticated(Problem):
     title = "Authentication failed"
 
     def __init__(
-        self, detail: str = "Send a valid access token or API key as 'Authorization: Bearer <token>'."
+        self,
+        detail: str = "Send a valid access token or API key as 'Authorization: Bearer <token>'.",
+        *,
+        is_revoked: bool = False,
     ) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+        self.is_revoked = is_revoked
+        """Whether the credential was valid and was revoked. Only clients of Supabase Auth get another code for it."""
 
     def blame_token(self) -> None:
         """Add `error="invalid_token"` to the header. Only for requests that sent a token (RFC 6750, 3.1)."""
@@ -221,4 +226,4 @@ class CannotStart(Exception):
 
 
 class CheckFailed(Exception):
-    """A check of `doctor` found a fault. The text is one sentence with the fix."""
+    """A check of `doctor` found a fault, or an operator's command failed. The text is one sentence with the fix."""

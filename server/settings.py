@@ -45,6 +45,14 @@ _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.A
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
+class SignUps(StrEnum):
+    """The policy for new accounts, if they are embedded."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    CLOSED = "closed"
+
+
 class Backend(StrEnum):
     HUGGINGFACE = "huggingface"
     EDGE = "edge"
@@ -108,6 +116,9 @@ class Settings(BaseSettings):
     max_backlog_per_user: int = Field(1000, ge=0, le=MAX_COUNT)
     workers: int = Field(1, ge=1, le=64)
     rate_limit_per_minute: int = Field(60, ge=0, le=MAX_COUNT)
+    access_token_ttl_s: int = Field(3600, ge=60, le=86_400)
+    sign_ups: SignUps | None = None
+    sign_ups_per_day: int = Field(20, ge=0, le=MAX_COUNT)
     auth_rate_limit_per_minute: int = Field(10, ge=0, le=MAX_COUNT)
 
     max_body_mb: int = Field(20, ge=1, le=100)
@@ -264,6 +275,13 @@ class Settings(BaseSettings):
         return Backend.EDGE if self.supabase_url else Backend.OFFLINE
 
     @property
+    def sign_up_policy(self) -> SignUps | None:
+        """The policy for new accounts. None with Supabase, whose own setting decides."""
+        if self.supabase_url is not None:
+            return None
+        return self.sign_ups or (SignUps.OPEN if self.database_url is None else SignUps.INVITE)
+
+    @property
     def has_own_base_url(self) -> bool:
         return self.hf_base_url != HUGGING_FACE_ROUTER
 
@@ -292,6 +310,8 @@ class Settings(BaseSettings):
         names = []
         if self.hf_token is not None and self.hf_token != self.hf_api_token:
             names.append("hf_token")
+        if self.supabase_url:
+            names.append("sign_ups")
         if not self.database_url:
             names += ["listen_database_url", "database_pooler", "database_ssl_root_cert"]
         if not self.supabase_url:

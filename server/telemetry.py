@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-import sys
 from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
@@ -55,12 +54,12 @@ def _dumps(event: MutableMapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
-    """Send all logs, those of libraries included, to stdout in one format. The command line calls it once.
+def logging_to(stream: TextIO, settings: Settings) -> Iterator[LogWriter]:
+    """Send all logs, those of libraries included, to a stream in one format. The command line calls it once.
 
-    No log call waits for stdout. The end of the block writes the remaining lines, within `CLOSE_TIMEOUT_S`.
+    No log call waits for the stream. The end of the block writes the remaining lines, within `CLOSE_TIMEOUT_S`.
     """
-    log_format = settings.log_format or (LogFormat.CONSOLE if sys.stdout.isatty() else LogFormat.JSON)
+    log_format = settings.log_format or (LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON)
     shared: list[Any]
     renderer: Any
     if log_format is LogFormat.JSON:
@@ -73,7 +72,7 @@ def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
             structlog.processors.format_exc_info,
             _redact_event,
         ]
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
 
     def describe_drop(count: int) -> str:
         event: Any = {"event": "log_lines_dropped", "count": count}
@@ -82,7 +81,7 @@ def logging_to_stdout(settings: Settings) -> Iterator[LogWriter]:
         return f"{event}\n"
 
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    with contextlib.closing(LogWriter(sys.stdout.fileno(), describe_drop=describe_drop)) as output:
+    with contextlib.closing(LogWriter(stream.fileno(), describe_drop=describe_drop)) as output:
         _configure(output, [*shared, renderer], level)
         yield output
 

@@ -23,8 +23,6 @@ MAX_ENDED = 2_000
 """Number of final requests that one feed remembers, so that it reports each end once."""
 REFRESH_INTERVAL_S = 1.0
 MIN_PAUSE_S = 0.1
-SESSION_INTERVAL_S = 2.0
-"""A feed ends at most this long, and one `REFRESH_INTERVAL_S`, after its session ended at any instance."""
 _LOOK_BACK = timedelta(seconds=15)
 """A request that began and ended between two queries is found by the time in its id. Clocks of instances differ."""
 
@@ -42,12 +40,11 @@ class Change(NamedTuple):
 class Feed:
     """The changes of one user's requests, for one reader. Enter it, then read the snapshot, then call `wait`."""
 
-    def __init__(self, feeds: "Feeds", user_id: UserId, session_id: UUID | None = None) -> None:
+    def __init__(self, feeds: "Feeds", user_id: UserId) -> None:
         self._feeds = feeds
         self.user_id = user_id
-        self.session_id = session_id
         self.has_ended = False
-        """Whether the session or the API key of the reader ended."""
+        """Whether the API key of the reader ended."""
         self._live: dict[RequestId, Change] = {}
         self._ended: dict[RequestId, None] = {}
         self._changes: dict[RequestId, Change] = {}
@@ -62,7 +59,7 @@ class Feed:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server stops, or the session or the API key of the reader ended."""
+        """Whether the server stops, or the API key of the reader ended."""
         return self.has_ended or self._feeds.is_closed
 
     @property
@@ -104,7 +101,7 @@ class Feed:
         self._wake_up.set()
 
     def end(self) -> None:
-        """End this feed, because the session or the API key of its reader ended."""
+        """End this feed, because the API key of its reader ended."""
         self.has_ended = True
         self._wake_up.set()
 
@@ -128,15 +125,13 @@ class Feeds:
         self._by_user: dict[UserId, set[Feed]] = {}
         self._count = 0
         self._wake_up = asyncio.Event()
-        self._sessions_checked_at = 0.0
         self.is_closed = False
 
     def __len__(self) -> int:
         return self._count
 
-    def open(self, user_id: UserId, session_id: UUID | None = None) -> Feed:
-        """With a `session_id`, the feed ends with that session of the embedded accounts."""
-        return Feed(self, user_id, session_id)
+    def open(self, user_id: UserId) -> Feed:
+        return Feed(self, user_id)
 
     def add(self, feed: Feed) -> None:
         if self._count >= MAX_FEEDS:
@@ -180,26 +175,8 @@ class Feeds:
             self._wake_up.clear()
             try:
                 await self.refresh()
-                await self._check_sessions()
             except DatabaseAway as error:
                 log.debug("feeds_skipped", reason=str(error))
-
-    async def _check_sessions(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._sessions_checked_at >= SESSION_INTERVAL_S:
-            self._sessions_checked_at = now
-            await self.end_closed_sessions()
-
-    async def end_closed_sessions(self) -> None:
-        """End the feeds whose sessions were closed, by this process or another: one query for all of them."""
-        feeds = [feed for feeds in self._by_user.values() for feed in feeds if feed.session_id is not None]
-        if not feeds:
-            return
-        rows = await self._connection.fetch("ended_sessions", list({feed.session_id for feed in feeds}))
-        ended = {row["id"] for row in rows}
-        for feed in feeds:
-            if feed.session_id in ended:
-                feed.end()
 
     async def refresh(self) -> None:
         """Report the changes made by other processes. A request whose row is gone was deleted: it has ended."""

@@ -1,6 +1,7 @@
-"""Renews the lease of this instance, which covers all its rows, and learns which of them were cancelled or lost."""
+"""Renews the lease of this instance, which covers all its rows, and learns of cancellations and revocations."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -8,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import structlog
 
 from server.actors.workload import StopReason, Workload
+from server.auth.revocations import Revocation, Revocations
 from server.model_request import InstanceId, RequestId
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
@@ -94,6 +97,7 @@ class Heartbeat:
         lease: Lease,
         workload: Workload,
         identify_store: Callable[[], Awaitable[str]],
+        revocations: Revocations,
         is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connection = connection
@@ -101,27 +105,44 @@ class Heartbeat:
         self._workload = workload
         self._identify_store = identify_store
         self._store = ""
+        self._revocations = revocations
+        self._wake_up = asyncio.Event()
+        self._refreshes: list[asyncio.Future[None]] = []
         self._is_heard = is_heard
         self.has_resigned = False
         """Set at an orderly stop: the lease is not renewed any more."""
 
     async def register(self) -> None:
-        """Take the first lease under the current id."""
+        """Take the first lease under the current id, and read what was revoked before."""
         self._store = await self._identify_store()
         sent_at = time.monotonic()
-        await self._connection.fetch(
+        [news] = await self._connection.fetch(
             "register_instance",
             self._lease.instance_id,
             LEASE_TTL_S,
             socket.gethostname(),
             os.getpid(),
             self._store,
+            self._revocations.unread_since,
         )
+        self._revoke(news)
         self._lease.renewed(sent_at)
+
+    def wake(self) -> None:
+        """Renew at once, because another instance revoked something."""
+        self._wake_up.set()
+
+    async def refresh(self) -> None:
+        """Return after a renewal that begins now, or after `RENEW_TIMEOUT_S` without one."""
+        refreshed = asyncio.get_running_loop().create_future()
+        self._refreshes.append(refreshed)
+        self.wake()
+        await asyncio.wait({refreshed}, timeout=RENEW_TIMEOUT_S)
 
     async def run(self) -> None:
         is_failing = False
         while not self.has_resigned:
+            self._wake_up.clear()
             try:
                 await self.beat()
             except DatabaseAway as error:
@@ -132,12 +153,15 @@ class Heartbeat:
             else:
                 is_failing = False
                 is_deaf = not self._lease.is_alone and not self._is_heard()
-                await asyncio.sleep(DEAF_INTERVAL_S if is_deaf else RENEW_INTERVAL_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(DEAF_INTERVAL_S if is_deaf else RENEW_INTERVAL_S):
+                        await self._wake_up.wait()
         await asyncio.Event().wait()  # until cancelled
 
     async def beat(self) -> None:
-        """Renew once, and stop generations that were cancelled or lost."""
+        """Renew once, stop generations that were cancelled or lost, and apply revocations."""
         sent_at = time.monotonic()
+        refreshes = list(self._refreshes)
         claims = self._workload.claims()
         [news] = await self._connection.fetch(
             "renew_lease",
@@ -146,7 +170,12 @@ class Heartbeat:
             [request_id for request_id, _ in claims],
             [epoch for _, epoch in claims],
             self._store,
+            self._revocations.unread_since,
         )
+        self._revoke(news)
+        for refreshed in refreshes:
+            self._refreshes.remove(refreshed)
+            refreshed.set_result(None)
         if not news["is_renewed"] and not self.has_resigned:
             log.warning("lease_lost", instance=str(self._lease.instance_id))
             self._lease.replace()
@@ -157,6 +186,9 @@ class Heartbeat:
         self._compare_stores(news["other_stores"])
         self._stop(news["cancelled"], StopReason.CANCELLED)
         self._stop(news["lost"], StopReason.LOST)
+
+    def _revoke(self, news: asyncpg.Record) -> None:
+        self._revocations.update((Revocation(*row) for row in news["revocations"]), read_at=news["read_at"])
 
     def _compare_stores(self, others: int) -> None:
         """Log when instances with other file stores appear, and when the last of them is gone."""

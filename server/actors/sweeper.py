@@ -212,6 +212,7 @@ class Sweeper:
         """Delete old keys, dead instances and, with a retention time, old final rows; a small batch at a time."""
         await self._connection.fetch("purge_instances", _DEAD_LEASE_KEPT_S)
         await self._connection.fetch("purge_transcripts")
+        await self._connection.fetch("purge_revocations")
         purged = await self._connection.fetch("purge_idempotency_keys", _SWEEP_BATCH)
         has_more = len(purged) == _SWEEP_BATCH
         if self._retention_days:

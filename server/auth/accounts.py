@@ -27,6 +27,7 @@ class Session:
     expires_at: int
 
 
+SUSPENDED = "This account is suspended: ask the server's operator."
 CHECK_YOUR_EMAIL = "Please check your email for a link to confirm the address, then sign in."
 
 
@@ -56,20 +57,31 @@ ANONYMOUS = Caller()
 class Accounts(Protocol):
     """Every method raises a `Problem` for a fault of the caller. Database errors pass through."""
 
-    async def sign_up(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> SignedUp:
-        """Create an account, and sign it in unless its address must be confirmed. Raises `Invalid` and `Conflict`."""
+    async def sign_up(
+        self, email: str, password: str, caller: Caller = ANONYMOUS, /, *, invite: str | None = None
+    ) -> SignedUp:
+        """Create an account, and sign it in unless its address must be confirmed.
+
+        Raises `Invalid`, `Conflict`, and `Forbidden` where sign-ups are closed or need another `invite`.
+        """
         ...
 
     async def sign_in(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> Session:
-        """Raises `Unauthenticated`, with the same text and timing for an unknown user and a wrong password."""
+        """Raises `Unauthenticated`, with the same text and timing for an unknown user and a wrong password.
+
+        Raises `Forbidden` for the right password of a suspended account.
+        """
         ...
 
     async def refresh(self, refresh_token: str, caller: Caller = ANONYMOUS, /) -> Session:
-        """Exchange a refresh token for new tokens. Each works once. Raises `Unauthenticated`."""
+        """Exchange a refresh token for new tokens. Each works once.
+
+        Raises `Unauthenticated`, and `Forbidden` for a suspended account.
+        """
         ...
 
     async def sign_out(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> None:
-        """End the session: its refresh tokens become invalid at once, its access token when it expires."""
+        """End the session with all its tokens: here at once, at other instances within 5 s."""
         ...
 
     async def get_user(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> User:

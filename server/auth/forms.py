@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from server.auth.emails import MAX_EMAIL_LENGTH, normalise_email
+from server.auth.invites import MAX_CODE_LENGTH
 from server.auth.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 from server.errors import Invalid
 from server.schemas import Body
@@ -38,7 +39,13 @@ class Credentials(Body):
         min_length=MIN_PASSWORD_LENGTH,
         max_length=MAX_PASSWORD_LENGTH,
         examples=["correct horse battery"],
-        description=f"{MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, whichever they are.",
+        description=f"{MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, and not a common password.",
+    )
+    invite: str | None = Field(
+        None,
+        max_length=MAX_CODE_LENGTH,
+        examples=["K7QM-2XGD-9RTB-HW4C"],
+        description="The code of an invite for this address, where sign-ups need one.",
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from server.auth.accounts import Accounts
 from server.auth.embedded_accounts import EmbeddedAccounts
@@ -11,9 +12,10 @@ from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
 from server.auth.issuers import project_issuers
 from server.auth.key_set import KeySet
 from server.auth.passwords import Passwords
+from server.auth.revocations import Revocations
 from server.auth.supabase import connect_accounts
-from server.auth.tokens import MAX_PROJECT_LIFETIME_S, SigningKey, TokenMinter, TokenVerifier
-from server.settings import Settings
+from server.auth.tokens import LEEWAY_S, MAX_PROJECT_LIFETIME_S, SigningKey, TokenMinter, TokenVerifier
+from server.settings import Settings, SignUps
 from server.storage.reader import PooledQueries
 
 Opening = Callable[[], Any]
@@ -30,14 +32,16 @@ class Identity:
     """The embedded accounts for client libraries of Supabase Auth; None if the accounts are in Supabase."""
 
 
-def create_identity(settings: Settings, reader: PooledQueries, signing_key: SigningKey) -> Identity:
+def create_identity(
+    settings: Settings, reader: PooledQueries, signing_key: SigningKey, revocations: Revocations
+) -> Identity:
     """Chosen by the settings. Opens no connection yet."""
     if settings.supabase_url is None:
-        return _embedded(reader, signing_key)
-    return _supabase(settings, f"{settings.supabase_url}/auth/v1", signing_key)
+        return _embedded(settings, reader, signing_key, revocations)
+    return _supabase(settings, reader, signing_key, revocations)
 
 
-def _embedded(reader: PooledQueries, signing_key: SigningKey) -> Identity:
+def _embedded(settings: Settings, reader: PooledQueries, signing_key: SigningKey, revocations: Revocations) -> Identity:
     passwords = Passwords()
 
     @asynccontextmanager
@@ -47,12 +51,26 @@ def _embedded(reader: PooledQueries, signing_key: SigningKey) -> Identity:
         finally:
             passwords.close()
 
-    accounts = EmbeddedAccounts(reader, passwords=passwords, minter=TokenMinter(signing_key))
-    return Identity(accounts, TokenVerifier(signing_key), opened, GoTrueAccounts(accounts, reader, passwords))
+    minter = TokenMinter(signing_key, lifetime_s=settings.access_token_ttl_s)
+    accounts = EmbeddedAccounts(
+        reader,
+        passwords=passwords,
+        minter=minter,
+        revocations=revocations,
+        sign_ups=settings.sign_up_policy or SignUps.OPEN,
+    )
+    gotrue = GoTrueAccounts(accounts, reader, passwords=passwords, revocations=revocations)
+    return Identity(accounts, TokenVerifier(signing_key, revocations=revocations), opened, gotrue)
 
 
-def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Identity:
-    accounts = connect_accounts(settings)
+def _supabase(settings: Settings, reader: PooledQueries, signing_key: SigningKey, revocations: Revocations) -> Identity:
+    base_url = f"{settings.supabase_url}/auth/v1"
+
+    async def revoke(subject: UUID) -> None:
+        await reader.fetch("block_subject", subject, MAX_PROJECT_LIFETIME_S + LEEWAY_S)
+        await revocations.publish()
+
+    accounts = connect_accounts(settings, revoke)
     public_keys = KeySet(f"{base_url}/.well-known/jwks.json")
 
     @asynccontextmanager
@@ -72,5 +90,6 @@ def _supabase(settings: Settings, base_url: str, signing_key: SigningKey) -> Ide
         ),
         max_lifetime_s=MAX_PROJECT_LIFETIME_S,
         public_keys=public_keys,
+        revocations=revocations,
     )
     return Identity(accounts, verifier, opened)

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from argon2 import PasswordHasher, Type, extract_parameters
@@ -55,19 +57,41 @@ def normalise_password(password: str) -> str:
     return unicodedata.normalize("NFC", _BLANKS.sub(" ", password))
 
 
-def require_acceptable(password: str) -> None:
-    """Raises `Invalid` unless the password has 8 to 128 characters, without NUL and without half a surrogate pair.
+def require_acceptable(password: str, email: str) -> None:
+    """Raises `Invalid` for a new password that cannot be used or is easy to guess. `email` is normalised.
 
-    The characters are counted in NFC.
+    It must have 8 to 128 characters, counted in NFC, without NUL and without half a surrogate pair.
     """
     password = normalise_password(password)
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         message = f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters"
     elif "\0" in password or any("\ud800" <= character <= "\udfff" for character in password):
         message = "must not contain the NUL character or half of a surrogate pair"
-    else:
+    elif (reason := why_guessable(password, email)) is None:
         return
+    else:
+        message = reason
     raise Invalid(f"password: {message}.", errors=[FieldError("password", message)])
+
+
+def why_guessable(password: str, email: str) -> str | None:
+    """Why a password is easy to guess, as the end of a sentence: it is a common one, or contains the address.
+
+    The part of the address before the @ is allowed if the rest of the password is long enough without it.
+    """
+    folded, name = password.casefold(), email.partition("@")[0]
+    if folded in _common_passwords():
+        return "is one of the most common passwords: choose another"
+    if email in folded or (len(name) > 1 and len(folded.replace(name, "")) < MIN_PASSWORD_LENGTH and name in folded):
+        return "must not be made of the e-mail address: choose another"
+    return None
+
+
+@cache
+def _common_passwords() -> frozenset[str]:
+    """About 10,000 passwords, in lower case; 1 MB. Read at the first new password."""
+    lines = (Path(__file__).parent / "common_passwords.txt").read_text("utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 class Passwords:

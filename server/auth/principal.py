@@ -1,7 +1,7 @@
 """The authenticated caller."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -42,9 +42,11 @@ class ApiKey:
 class Principal:
     """A user, from the claims of a verified token or by an API key.
 
-    `session_id` is None for tokens without that claim, and for keys.
+    `session_id` is None for tokens without that claim, and for keys. `issued_at` is the age of a token: one without a
+    session ends with the next new password, or the end of all sessions.
     """
 
     user_id: UserId
     session_id: UUID | None = None
     key: ApiKey | None = None
+    issued_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), compare=False)

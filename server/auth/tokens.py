@@ -5,6 +5,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +17,14 @@ from server.auth.issuers import OWN_ISSUER, Issuers, OwnIssuer
 from server.auth.key_set import KeySet
 from server.auth.principal import Principal
 from server.auth.public_keys import MAX_KID_LENGTH
+from server.auth.revocations import Revocations
 from server.errors import Unauthenticated, Unavailable
 from server.model_request import UserId
 
 AUDIENCE = "authenticated"
-ACCESS_TOKEN_S = 3600
 MAX_TOKEN_BYTES = 8192
 MAX_LIFETIME_S = 86_400
+"""The longest `ACCESS_TOKEN_TTL_S`. The statements in accounts.sql keep revocations an hour longer."""
 MAX_PROJECT_LIFETIME_S = 604_800
 """One week, the longest setting of a Supabase project."""
 LEEWAY_S = 30
@@ -70,16 +72,19 @@ class SigningKey:
 
 
 class TokenMinter:
-    def __init__(self, key: SigningKey, *, clock: Callable[[], float] = time.time) -> None:
+    """Mints tokens that are valid for `lifetime_s`."""
+
+    def __init__(self, key: SigningKey, *, lifetime_s: int = 3600, clock: Callable[[], float] = time.time) -> None:
         self._key = key
+        self.lifetime_s = lifetime_s
         self._clock = clock
 
     def mint(
         self, user_id: UserId, email: str, session_id: UUID, user_metadata: Mapping[str, Any] | None = None
     ) -> tuple[str, int]:
-        """A token that is valid for `ACCESS_TOKEN_S`, and its expiry in seconds since the epoch."""
+        """A token, and its expiry in seconds since the epoch."""
         now = int(self._clock())
-        expires_at = now + ACCESS_TOKEN_S
+        expires_at = now + self.lifetime_s
         claims = {
             "iss": OWN_ISSUER,
             "sub": str(user_id),
@@ -116,36 +121,44 @@ class TokenVerifier:
         issuers: Issuers | None = None,
         max_lifetime_s: int = MAX_LIFETIME_S,
         public_keys: KeySet | None = None,
+        revocations: Revocations | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._key = key
         self._issuers = issuers or OwnIssuer()
         self._max_lifetime_s = max_lifetime_s
         self._public_keys = public_keys
+        self._revocations = revocations or Revocations()
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[Principal, int]] = OrderedDict()
         self._generation = 0
         self._logged_at = float("-inf")
 
     async def identify(self, token: str) -> Principal:
+        """The user of a token that is valid and not revoked. Raises `Unauthenticated`, and as `_verify_with`."""
+        keys = self._public_keys
+        principal = self.verify(token) if keys is None else await self._verify_with(keys, token)
+        if self._revocations.is_revoked(principal):
+            raise Unauthenticated(is_revoked=True)
+        return principal
+
+    async def _verify_with(self, public_keys: KeySet, token: str) -> Principal:
         """As `verify`, after a download of the public keys if the token's key is unknown.
 
         Raises `Unavailable` if the key is unknown and may be in a list that was not downloaded yet: the project may
         have a new key, and a 401 would sign its users out.
         """
-        if self._public_keys is None:
-            return self.verify(token)
-        self._public_keys.refresh_if_due()
+        public_keys.refresh_if_due()
         if (principal := self._find_cached(token)) is not None:
             return principal
         kid = _key_id(token)
-        if kid is None or self._public_keys.get(kid) is not None:
+        if kid is None or public_keys.get(kid) is not None:
             return self.verify(token)
-        retry_after_s = await self._public_keys.wait_for_key(kid)
+        retry_after_s = await public_keys.wait_for_key(kid)
         try:
             return self.verify(token)
         except Unauthenticated:
-            is_certain = self._public_keys.is_loaded and not self._may_become_valid(token)
+            is_certain = public_keys.is_loaded and not self._may_become_valid(token)
             if retry_after_s is None or is_certain:
                 raise
             raise Unavailable(
@@ -239,6 +252,7 @@ class TokenVerifier:
         return Principal(
             user_id=UserId(_uuid(claims["sub"])),
             session_id=None if session_id is None else _uuid(session_id),
+            issued_at=datetime.fromtimestamp(issued_at, UTC),
         )
 
 

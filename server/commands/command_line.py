@@ -9,12 +9,15 @@ from pathlib import Path
 from server import __version__
 from server.commands.serve import EXIT_CANNOT_WORK, serve
 from server.commands.setting_names import find_unread, given_names
+from server.commands.users.parser import add_users_parser
 from server.errors import CannotStart
 from server.log_writer import LogWriter
 from server.settings import Settings
-from server.telemetry import logging_to_stdout
+from server.telemetry import logging_to
 
 EXIT_FAILED = 1
+_PRINTING = frozenset({"users", "psql"})
+"""Their output is for people and scripts, so the log goes to stderr."""
 _MOVES = {
     "export": "write accounts, requests and files to an archive",
     "import": "load an archive of `export` into another database",
@@ -25,17 +28,18 @@ _MOVES = {
 
 def run(arguments: list[str]) -> int:
     """Run one command. Returns the exit code: 0 success, 1 failure, 2 wrong configuration."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     _forbid_core_dumps()
     try:
-        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
+        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_PRINTING, *_MOVES})
     except CannotStart as error:
         unread = find_unread(given_names())
         return _refuse(
             *error.faults, *(f"{name} is set, which is not read: set {ours}." for name, ours in unread.items())
         )
+    stream = sys.stderr if options.command in _PRINTING else sys.stdout
     try:
-        with logging_to_stdout(settings) as output, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with logging_to(stream, settings) as output, asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_command(options, settings, output))
     except CannotStart as error:
         return _refuse(*error.faults)
@@ -43,7 +47,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_FAILED
 
 
-async def _command(  # noqa: PLR0911 - a table
+async def _command(  # noqa: C901, PLR0911 - a table
     options: argparse.Namespace, settings: Settings, output: LogWriter
 ) -> int:
     match options.command:
@@ -59,6 +63,14 @@ async def _command(  # noqa: PLR0911 - a table
             from server.commands.set_password import run_set_password  # noqa: PLC0415 - as above
 
             return await run_set_password(settings, options.email)
+        case "users":
+            from server.commands.users.command import run_users  # noqa: PLC0415 - as above
+
+            return await run_users(settings, options)
+        case "psql":
+            from server.commands.psql import run_psql  # noqa: PLC0415 - as above
+
+            return await run_psql(settings, options.rest)
         case "export":
             from server.commands.moving.exporter import run_export  # noqa: PLC0415 - as above
 
@@ -87,6 +99,16 @@ async def _command(  # noqa: PLR0911 - a table
             return await serve(settings, output)
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The options. Only `psql` takes arguments that are not declared here, as `rest`."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "psql":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ai-sdk-server", description="The server behind an AI SDK client library.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -97,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="check settings, database and upstream, and say what to do")
     password = commands.add_parser("set-password", help="give an account a new password, and end its sessions")
     password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
+    add_users_parser(commands)
+    commands.add_parser("psql", help="open the database in psql, which gets all further arguments", add_help=False)
     for name, purpose in _MOVES.items():
         commands.add_parser(name, help=purpose).add_argument("file", type=Path)
     worker = commands.add_parser("worker")  # internal: `serve` starts it if WORKERS is greater than 1

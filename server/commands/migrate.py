@@ -1,10 +1,10 @@
 """The command `migrate`: applies the migrations, or shows their status."""
 
+from server.commands.maintenance import explaining
 from server.commands.serve import open_database
 from server.errors import CannotStart
 from server.settings import Settings
-from server.storage.database import Database, explain_refusal
-from server.storage.faults import Fault, classify
+from server.storage.database import Database
 from server.storage.migrations import Entry, MigrationError, Standing, load_migrations, status
 from server.storage.prepare import database_of, prepare_database, require_usable
 
@@ -14,15 +14,10 @@ async def run_migrate(settings: Settings, *, status_only: bool) -> int:
     async with open_database(settings) as url:
         database = database_of(settings, url)
         try:
-            entries = await _migrate(settings, database, status_only=status_only)
+            with explaining(database):
+                entries = await _migrate(settings, database, status_only=status_only)
         except MigrationError as error:
             raise CannotStart(error.message) from error
-        except Exception as error:
-            if (refusal := explain_refusal(error)) is not None:
-                raise CannotStart(refusal) from error
-            if classify(error) is not Fault.AWAY:
-                raise
-            raise CannotStart(f"The database at {database.place} cannot be reached.") from error
     for entry in entries:
         when = "" if entry.applied_at is None else f"{entry.applied_at:%Y-%m-%d %H:%M:%S} UTC"
         print(f"{entry.name:<40} {entry.standing:<9} {when}".rstrip())  # noqa: T201 - the command's output

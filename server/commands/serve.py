@@ -198,7 +198,8 @@ def log_choices(settings: Settings) -> None:
     url, backend = settings.database_url, settings.backend
     database = f"embedded in {settings.data_dir}" if url is None else Database(url.get_secret_value()).place
     model = f"{backend.value} at {settings.hf_base_url}" if backend is Backend.HUGGINGFACE else backend.value
-    accounts = "embedded" if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
+    embedded = f"embedded, sign-ups: {settings.sign_up_policy}"
+    accounts = embedded if settings.supabase_url is None else f"Supabase Auth at {auth_host(settings)}"
     chosen = {"database": database, "accounts": accounts, "model": model, "files": str(location_of(settings))}
     for part, choice in chosen.items():
         log.info("chosen", part=part, choice=choice)

@@ -5,7 +5,7 @@ import sys
 
 from server.auth.emails import normalise_email
 from server.auth.passwords import Passwords, require_acceptable
-from server.commands.maintenance import open_prepared
+from server.commands.maintenance import announce_revocation, open_prepared
 from server.errors import CannotStart, Invalid
 from server.settings import Settings
 from server.storage.queries import statements
@@ -23,7 +23,7 @@ async def run_set_password(settings: Settings, email: str) -> int:
     try:
         address = normalise_email(email)
         password = _read_password()
-        require_acceptable(password)
+        require_acceptable(password, address)
     except Invalid as problem:
         return _fail(problem.detail)
     passwords = Passwords()
@@ -39,7 +39,9 @@ async def run_set_password(settings: Settings, email: str) -> int:
 
 async def _store(settings: Settings, address: str, hashed: str) -> bool:
     async with open_prepared(settings) as connection:
-        return await connection.fetchrow(statements()["set_password"], address, hashed) is not None
+        is_known = await connection.fetchrow(statements()["set_password"], address, hashed) is not None
+        await announce_revocation(connection)
+    return is_known
 
 
 def _read_password() -> str:

@@ -45,6 +45,8 @@ function leave() {
 async function enter(kind) {
   const path = kind === "signup" ? "/api/auth/signup" : "/auth/signin";
   const credentials = { email: element("email").value.trim(), password: element("password").value };
+  const invite = element("invite").value.trim();
+  if (kind === "signup" && invite) credentials.invite = invite;
   const answer = await call("POST", path, credentials);
   element("password").value = "";
   if (!answer.token) {
@@ -62,6 +64,8 @@ async function showHealth() {
   const isOffline = health.backend === "offline";
   element("badge").textContent = isOffline ? "Offline test double, not AI" : [health.backend, health.model].filter(Boolean).join(" · ") || "not reachable";
   element("badge").classList.toggle("offline", isOffline);
+  element("invited").hidden = health.sign_ups !== "invite";
+  element("sign-up").hidden = health.sign_ups === "closed";
   const upstream = health.upstream;
   say("upstream", upstream && !upstream.ok ? `The models cannot be used: ${upstream.detail}` : "");
 }
@@ -103,5 +107,11 @@ element("sign-out").addEventListener("click", () => {
   leave();
 });
 
+// A link of `users invite`.
+const link = new URLSearchParams(location.hash.slice(1));
+if (link.has("invite")) {
+  element("invite").value = link.get("invite");
+  element("email").value = link.get("email") || "";
+}
 showView();
 showHealth();

@@ -11,7 +11,7 @@ from server.auth.principal import ApiKey, Principal
 from server.auth.tokens import bearer_token
 from server.errors import Forbidden, RateLimited, Unauthenticated
 from server.http import keys
-from server.limits.rates import client_address
+from server.http.addresses import rate_key
 
 API_KEY = "X-Api-Key"
 
@@ -28,7 +28,10 @@ async def identify(request: web.Request) -> Principal:
     token = given[0] if given else bearer_token(request.headers.getall(hdrs.AUTHORIZATION, []))
     if not token.startswith(PREFIX):
         return await request.app[keys.VERIFIER].identify(token)
-    return request.app[keys.KEY_CACHE].find(token) or await _look_up(request, token)
+    principal = request.app[keys.KEY_CACHE].find(token) or await _look_up(request, token)
+    if request.app[keys.REVOCATIONS].is_revoked(principal):
+        raise Unauthenticated(is_revoked=True)
+    return principal
 
 
 def _keys_in_header(request: web.Request) -> list[str]:
@@ -44,7 +47,7 @@ def has_credentials(request: web.Request) -> bool:
 
 async def _look_up(request: web.Request, key: str) -> Principal:
     """Only keys that do not exist count, so that many clients at one address can begin at once."""
-    limiter, address = request.app[keys.GUESS_LIMITER], address_of(request)
+    limiter, address = request.app[keys.GUESS_LIMITER], rate_key(request)
     result = limiter.peek(address)
     if result is not None and not result.allowed:
         raise RateLimited("Too many API keys that do not exist; slow down.", retry_after_s=result.retry_after_s)
@@ -53,12 +56,6 @@ async def _look_up(request: web.Request, key: str) -> Principal:
     except Unauthenticated:
         limiter.check(address)
         raise
-
-
-def address_of(request: web.Request) -> str:
-    """The key of the client's address in limits of rates."""
-    trusted = request.app[keys.PROXY_NETWORKS]
-    return client_address(request.headers.getall("X-Forwarded-For", []), request.remote, trusted)
 
 
 def require_scope(request: web.Request, key: ApiKey) -> None:

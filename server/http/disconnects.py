@@ -9,6 +9,7 @@ from typing import cast
 from aiohttp import web
 
 from server.actors.subscription import View, Waiter
+from server.http.interruptible import Interruptible
 from server.http.server import JsonErrorHandler
 
 LEFT = 499
@@ -59,22 +60,19 @@ async def while_connected(request: web.Request) -> AsyncIterator[None]:
     `asyncio.timeout`, at whatever it waits for.
     """
     lost = _lost(request)
-    stay = asyncio.timeout(None)
+    block = Interruptible()
 
     def leave(_: "asyncio.Future[None]") -> None:
-        with contextlib.suppress(RuntimeError):  # the block has ended in the meantime
-            stay.reschedule(asyncio.get_running_loop().time())
+        block.stop()
 
     try:
-        async with stay:
+        async with block:
             lost.add_done_callback(leave)
             yield
-    except TimeoutError:
-        if stay.expired():
-            raise ClientLeft from None
-        raise
     finally:
         lost.remove_done_callback(leave)
+    if block.is_stopped:
+        raise ClientLeft
 
 
 def _lost(request: web.Request) -> "asyncio.Future[None]":

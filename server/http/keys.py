@@ -11,6 +11,8 @@ from server.auth.api_keys.api_keys import ApiKeys
 from server.auth.api_keys.key_cache import KeyCache
 from server.auth.gotrue.gotrue_accounts import GoTrueAccounts
 from server.auth.principal import Principal, Scope
+from server.auth.revocations import Revocations
+from server.auth.sign_up_limit import SignUpLimit
 from server.auth.tokens import TokenVerifier
 from server.catalog import Catalog
 from server.engine import Engine
@@ -41,6 +43,8 @@ CATALOG = web.AppKey("catalog", Catalog)
 UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 ACCOUNTS: web.AppKey[Accounts] = web.AppKey("accounts")
 GOTRUE = web.AppKey("gotrue", GoTrueAccounts)
+REVOCATIONS = web.AppKey("revocations", Revocations)
+SIGN_UP_LIMIT = web.AppKey("sign_up_limit", SignUpLimit)
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 API_KEYS = web.AppKey("api_keys", ApiKeys)
 KEY_CACHE = web.AppKey("key_cache", KeyCache)

@@ -3,7 +3,6 @@
 One function calls the steps, because each middleware of aiohttp costs every request another coroutine.
 """
 
-import functools
 import re
 import time
 from secrets import token_hex
@@ -15,15 +14,15 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 from server.errors import BadSyntax, Problem, RateLimited, ServerFault, Unauthenticated, Unavailable
 from server.http import keys
+from server.http.addresses import client_ip, rate_key
 from server.http.compression import compress
-from server.http.connections import Network
-from server.http.credentials import address_of, has_credentials, identify, require_scope
+from server.http.credentials import has_credentials, identify, require_scope
 from server.http.error_responses import database_problem, http_response, problem_response
 from server.http.large_responses import send_large
 from server.http.marks import Handler, Marks, marks_of
 from server.http.response_headers import REQUEST_ID
 from server.lifecycle import Phase
-from server.limits.rates import RateLimitResult, find_client_ip
+from server.limits.rates import RateLimitResult
 from server.storage.database import DatabaseAway
 from server.trace_context import HEADER, TRACEPARENT, read_traceparent, trace_id_of
 
@@ -69,24 +68,10 @@ async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
             user=principal.user_id if principal is not None else None,
             id=request.get(keys.MODEL_REQUEST_ID),
             **({} if key is None else {"key_id": key.id}),
-            client=_client_of(request),
+            client=None if (address := client_ip(request)) is None else str(address),
             code=request.get(keys.ERROR_CODE),
             trace_id=trace_id_of(traceparent),
         )
-
-
-def _client_of(request: web.Request) -> str | None:
-    """The client's address: the peer's, or the one that trusted proxies name."""
-    networks = request.app[keys.PROXY_NETWORKS]
-    if not networks:
-        return request.remote
-    return _find_client(tuple(request.headers.getall("X-Forwarded-For", [])), request.remote, networks)
-
-
-@functools.lru_cache(maxsize=4096)
-def _find_client(forwarded_for: tuple[str, ...], peer: str | None, trusted: tuple[Network, ...]) -> str | None:
-    address = find_client_ip(forwarded_for, peer, trusted)
-    return None if address is None else str(address)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -155,7 +140,7 @@ def _require_allowed(result: RateLimitResult) -> None:
 def _limit_address(request: web.Request, marks: Marks) -> None:
     """Limit each client address where credentials are tried."""
     is_refresh = marks.is_refresh is not None and marks.is_refresh(request)
-    result = request.app[keys.REFRESH_LIMITER if is_refresh else keys.AUTH_LIMITER].check(address_of(request))
+    result = request.app[keys.REFRESH_LIMITER if is_refresh else keys.AUTH_LIMITER].check(rate_key(request))
     if result is not None:
         request[keys.RATE_LIMIT] = result
         if not result.allowed:

@@ -9,6 +9,8 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from server.encoding import escape_separators
+from server.http import keys
+from server.http.interruptible import Interruptible
 
 STALL_S = 150.0
 """A client that takes longer for one write counts as gone."""
@@ -57,15 +59,19 @@ class EventStream:
         )
 
     async def send(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
-        """Write all chunks; nothing for HEAD. A disconnected client ends the stream without an error."""
+        """Write all chunks; nothing for HEAD. A disconnected client ends the stream without an error.
+
+        The stream also ends when the credential of the client is revoked.
+        """
         if self._request.version < HttpVersion11:
             self._response.force_close()  # only the end of the connection ends it
         self._check_stall()
         try:
             await self._response.prepare(self._request)
-            async with contextlib.aclosing(chunks):
-                if self._request.method != hdrs.METH_HEAD:
-                    await self._write_all(chunks)
+            async with contextlib.aclosing(chunks), Interruptible() as block:
+                with self._request.app[keys.REVOCATIONS].watch(self._request[keys.PRINCIPAL], block.stop):
+                    if self._request.method != hdrs.METH_HEAD:
+                        await self._write_all(chunks)
             self._writing_since = self._loop.time()
             await self._response.write_eof()
         except ConnectionError:

@@ -142,14 +142,14 @@ def rate_limit_headers(result: RateLimitResult) -> dict[str, str]:
 
 
 def client_address(forwarded_for: Iterable[str], peer: str | None, trusted: Iterable[IPv4Network | IPv6Network]) -> str:
-    """The rate limit key of a client's address.
-
-    An IPv6 client owns a network, so its key is the /64. All invalid addresses share one key.
-    """
+    """The rate limit key of a client's address. All invalid addresses share one key."""
     address = find_client_ip(forwarded_for, peer, trusted)
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address or "unknown")
+    return "unknown" if address is None else network_of(address)
+
+
+def network_of(address: IPv4Address | IPv6Address) -> str:
+    """The network that a client owns: the address, or the /64 of an IPv6 address."""
+    return str(address if isinstance(address, IPv4Address) else IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def find_client_ip(

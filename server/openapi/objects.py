@@ -217,6 +217,9 @@ class HealthObject(Described):
         {"ok": True, "detail": "The models can be used."},
         "Whether the models can be used, as last checked; null before the first check. The server's log has the cause.",
     )
+    sign_ups: Literal["open", "invite", "closed"] | None = shown(
+        "open", "The policy for new accounts; null where Supabase decides."
+    )
     running: int = shown(0, "Generations running here.")
     capacity: int = shown(64, "Generations that can run here at once.")
     instances: int = shown(1, "Processes alive on this database, as last seen.")

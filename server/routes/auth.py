@@ -11,10 +11,10 @@ from server.auth.forms import Credentials, Recovery, Refresh, SignIn, SupabaseCr
 from server.auth.tokens import bearer_token
 from server.errors import Conflict, Forbidden, Unauthenticated
 from server.http import keys
+from server.http.addresses import client_ip
 from server.http.bodies import read_json
 from server.http.marks import limited_as_refresh, limited_by_address
 from server.http.responses import json_response
-from server.limits.rates import find_client_ip
 from server.model_request import RequestId, UserId
 from server.openapi import parts
 from server.openapi.objects import NoticeObject, SessionObject, UnconfirmedObject, UserObject
@@ -37,23 +37,25 @@ def routes() -> tuple[Route, ...]:
         ),
         "201": parts.json_answer("The account, signed in.", SessionObject),
     }
-    signed_out = parts.empty_answer("Refresh tokens are void at once; the access token lives until it expires.")
+    signed_out = parts.empty_answer("Its tokens are void: here at once, at other instances within 5 s.")
     return (
         route("POST", "/api/auth/signup", sign_up, Operation(
             "sign_up", "Create an account", taken,
-            "Accounts in Supabase may ask more of a password, and for the address to be confirmed by e-mail.",
+            "Accounts in Supabase may ask more of a password, and for the address to be confirmed by e-mail. "
+            "403 where sign-ups are closed or need an `invite`.",
             body=Credentials, problems=(Forbidden, Conflict),
         )),
         route("POST", "/api/auth/signin", sign_in, Operation(
             "sign_in", "Sign in", {"200": signed_in},
-            "An unknown address and a wrong password are answered alike, after the same time.",
+            "An unknown address and a wrong password are answered alike, after the same time. "
+            "The right password of a suspended account is answered with 403.",
             body=SignIn, problems=(Unauthenticated, Forbidden),
         )),
         route("POST", "/api/auth/refresh", refresh, Operation(
             "refresh", "Trade a refresh token for new tokens", {"200": signed_in},
             "Each refresh token works once. One that is used a second time ends its session. Beyond the rate of "
             "refreshes of an address the answer is 503 with `Retry-After`: retry, and keep the user signed in.",
-            body=Refresh, problems=(Unauthenticated,),
+            body=Refresh, problems=(Unauthenticated, Forbidden),
         )),
         route("POST", "/api/auth/signout", sign_out, Operation("sign_out", "End the session", {"204": signed_out})),
         route("POST", "/api/auth/recover", recover, Operation(
@@ -75,7 +77,9 @@ async def sign_up(request: web.Request) -> web.Response:
     """Create an account: 201 and signed in, or 200 and an e-mail to confirm the address first."""
     kind = SupabaseCredentials if request.app[keys.SETTINGS].supabase_url else Credentials
     form = parse(kind, await _read_form(request))
-    signed_up = await request.app[keys.ACCOUNTS].sign_up(form.email, form.password, _stranger(request))
+    await request.app[keys.SIGN_UP_LIMIT].count(client_ip(request))
+    accounts = request.app[keys.ACCOUNTS]
+    signed_up = await accounts.sign_up(form.email, form.password, _stranger(request), invite=form.invite)
     return json_response(_signed_up_body(signed_up), status=_OK if signed_up.session is None else _CREATED)
 
 
@@ -106,8 +110,7 @@ async def _read_form(request: web.Request) -> Any:
 
 def _stranger(request: web.Request) -> Caller:
     """The client address. An `Authorization` header is not read here."""
-    proxies = request.app[keys.SETTINGS].proxy_networks
-    address = find_client_ip(request.headers.getall("X-Forwarded-For", []), request.remote, proxies)
+    address = client_ip(request)
     return Caller(address=None if address is None else str(address))
 
 
@@ -116,7 +119,7 @@ def _user(request: web.Request) -> Caller:
 
 
 async def sign_out(request: web.Request) -> web.Response:
-    """End the session: no refresh any more; the access token lives out its hour."""
+    """End the session with its refresh tokens and access tokens."""
     await request.app[keys.ACCOUNTS].sign_out(request[keys.PRINCIPAL], _user(request))
     return web.Response(status=_NO_CONTENT)
 

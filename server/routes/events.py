@@ -3,7 +3,6 @@
 import functools
 from collections.abc import AsyncGenerator
 from typing import Any
-from uuid import UUID
 
 from aiohttp import hdrs, web
 
@@ -89,23 +88,15 @@ async def stream_request(request: web.Request) -> web.StreamResponse:
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """The changes of the user's requests: a snapshot of those not final, then each change, until the client leaves.
 
-    The stream ends when the session, the token or the API key of the client does. Raises `Unauthenticated` if the
-    session has ended.
+    The stream ends when the session, the token or the API key of the client does.
     """
-    user_id, session_id = request[keys.PRINCIPAL].user_id, _embedded_session(request)
-    if session_id is not None and await request.app[keys.READER].fetch("ended_sessions", [session_id]):
-        raise Unauthenticated
-    with request.app[keys.FEEDS].open(user_id, session_id) as feed, until_key_ends(request, feed.end):
+    user_id = request[keys.PRINCIPAL].user_id
+    with request.app[keys.FEEDS].open(user_id) as feed, until_key_ends(request, feed.end):
         rows = await request.app[keys.READER].fetch("feed_requests", [user_id], recent_id(), [])
         changes = [change_of(row) for row in rows]
         feed.begin(changes)
         snapshot = {"requests": [_public(change) for change in changes if not change.status.is_final]}
         return await send_events(request, _changes(request, feed, snapshot))
-
-
-def _embedded_session(request: web.Request) -> UUID | None:
-    """The session of the client, if this server keeps the sessions. Those of Supabase are not ours to read."""
-    return request[keys.PRINCIPAL].session_id if request.app[keys.SETTINGS].supabase_url is None else None
 
 
 async def _has_valid_token(request: web.Request) -> bool:
@@ -127,7 +118,7 @@ async def _changes(
     yield encode("snapshot", dumps(snapshot))
     while not feed.is_closed:
         changes = await feed.wait(HEARTBEAT_S)
-        if feed.has_ended or not await _has_valid_token(request):
+        if not await _has_valid_token(request):
             break
         yield b"".join(encode("status", dumps(_public(change))) for change in changes) or HEARTBEAT
     yield FAREWELL

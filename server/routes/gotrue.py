@@ -12,12 +12,14 @@ from pydantic import BaseModel
 from server import __version__
 from server.auth.gotrue.error_form import GoTrueError
 from server.http import keys
+from server.http.addresses import client_ip
 from server.http.bodies import read_json
 from server.http.marks import Handler, limited_as_refresh, limited_by_address, public
 from server.http.responses import json_response
 from server.openapi import parts
 from server.openapi.compatible_objects import GoTrueForm, GoTrueSession, GoTrueUser
 from server.openapi.operation import Operation, Route
+from server.settings import SignUps
 
 MAX_BODY_BYTES = 16 * 1024
 _NO_CONTENT = 204
@@ -73,7 +75,9 @@ def _route(
 
 @limited_by_address
 async def sign_up(request: web.Request) -> web.Response:
-    return json_response(await request.app[keys.GOTRUE].sign_up(await _read_form(request)))
+    form = await _read_form(request)
+    await request.app[keys.SIGN_UP_LIMIT].count(client_ip(request))
+    return json_response(await request.app[keys.GOTRUE].sign_up(form))
 
 
 def _grant_type(request: web.Request) -> str | None:
@@ -120,12 +124,12 @@ async def update_user(request: web.Request) -> web.Response:
 
 
 @public
-async def settings(_request: web.Request) -> web.Response:
+async def settings(request: web.Request) -> web.Response:
     """Sign-up with e-mail and password, without confirmation, is the only way in."""
     return json_response(
         {
             "external": {"anonymous_users": False, "email": True, "phone": False},
-            "disable_signup": False,
+            "disable_signup": request.app[keys.SETTINGS].sign_up_policy is SignUps.CLOSED,
             "mailer_autoconfirm": True,
             "phone_autoconfirm": False,
             "sms_provider": "",

@@ -83,6 +83,7 @@ async def health(request: web.Request) -> web.Response:
         "backend": app[keys.SETTINGS].backend,
         "model": next(iter(app[keys.CATALOG].chain("text2text", None)), None),
         "upstream": None,
+        "sign_ups": app[keys.SETTINGS].sign_up_policy,
         "running": len(engine.workload),
         "capacity": engine.slots.capacity,
         "instances": engine.lease.live_instances,

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-_HEADER = re.compile(r"--\s*(?P<kind>name|columns):\s*(?P<name>.*?)\s*")
+_HEADER = re.compile(r"--\s*(?P<kind>name|columns|clauses):\s*(?P<name>.*?)\s*")
 _COLUMNS = re.compile(r"@(\w+)")
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+")
 
@@ -31,13 +31,14 @@ def load_queries(directory: Path) -> Mapping[str, str]:
     """Every statement of every `*.sql` file of a folder by name, without its header and comment.
 
     A statement begins with `-- name: verb_object`, then at least one comment line with its purpose, then one statement.
-    A list of columns that several statements share begins with `-- columns: noun_plural`; `@noun_plural` inserts it.
+    A list of columns that several statements share begins with `-- columns: noun_plural`, any other part of a statement
+    with `-- clauses: noun_plural`; `@noun_plural` inserts it.
     Raises `BadQueryFile` for a statement without a name or purpose, an empty one, two of one name, a list that does not
     exist, or an empty folder.
     """
     texts: dict[str, str] = {}
     blocks = [block for path in sorted(directory.glob("*.sql")) for block in _parse(path)]
-    columns = {block.name: block.statement() for block in blocks if block.kind == "columns"}
+    columns = {block.name: block.statement() for block in blocks if block.kind != "name"}
     for block in blocks:
         if block.kind == "name":
             if block.name in texts:
@@ -53,7 +54,7 @@ def _insert_columns(block: "_Block", columns: Mapping[str, str]) -> str:
         return _COLUMNS.sub(lambda use: columns[use[1]], block.statement())
     except KeyError as error:
         raise BadQueryFile(
-            f"{block.place}: {block.name!r} uses @{error.args[0]}, which is no list of columns."
+            f"{block.place}: {block.name!r} uses @{error.args[0]}, which is no shared part of a statement."
         ) from None
 
 

@@ -1,12 +1,23 @@
+-- columns: changed_revocations
+-- The revocations that have changed since $6, all of them if it is NULL, and the time of the reading.
+ARRAY(
+        SELECT (subject, is_blocked, issued_before, expires_at)
+        FROM public.revocations
+        WHERE changed_at >= coalesce($6::timestamptz, '-infinity') AND expires_at > now()
+    ) AS revocations,
+    now() AS read_at
+
 -- name: register_instance
 -- Register this process with its first lease, and its file store.
 INSERT INTO public.instances (id, lease_until, host, pid, file_store)
 VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4, $5)
-ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until;
+ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
+RETURNING
+    @changed_revocations;
 
 -- name: renew_lease
--- Renew the lease. The same round trip returns how many instances live, how many of those have another file store than $5, and which
--- running rows are cancelled or no longer owned.
+-- Renew the lease. The same round trip returns how many instances live, how many of those have another file store than $5, which
+-- running rows are cancelled or no longer owned, and which revocations have changed since $6.
 WITH renewed AS (
     UPDATE public.instances
     SET lease_until = clock_timestamp() + make_interval(secs => $2)
@@ -27,7 +38,8 @@ SELECT
         SELECT count(*) FROM public.instances WHERE lease_until > clock_timestamp() AND file_store <> $5
     ) AS other_stores,
     ARRAY(SELECT id FROM held WHERE cancel_requested) AS cancelled,
-    ARRAY(SELECT id FROM held WHERE cancel_requested IS NULL) AS lost;
+    ARRAY(SELECT id FROM held WHERE cancel_requested IS NULL) AS lost,
+    @changed_revocations;
 
 -- name: delete_instance
 -- Give up a lease: at an orderly stop, or for a predecessor on this host that is known to be dead.

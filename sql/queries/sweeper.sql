@@ -270,3 +270,12 @@ DELETE FROM public.idempotency_keys AS taken
 USING old
 WHERE taken.user_id = old.user_id AND taken.key = old.key
 RETURNING taken.key;
+
+-- name: purge_revocations
+-- Delete revocations of tokens that have all expired, and the counts of sign-ups of past days.
+WITH counts AS (
+    DELETE FROM public.sign_ups
+    WHERE day < current_date - 1
+)
+DELETE FROM public.revocations
+WHERE expires_at < now();

@@ -102,6 +102,7 @@ def settings_for(database: str, **overrides: Any) -> Settings:
         "inference_backend": "offline",
         "rate_limit_per_minute": 0,
         "auth_rate_limit_per_minute": 0,
+        "sign_ups": None if "supabase_url" in overrides else "open",
     }
     return Settings.load(_env_file=None, **(values | overrides))
 

@@ -13,6 +13,7 @@ from tests import tools
 from tests.fakes.browser import Tab, browser_tab
 from tests.fakes.huggingface import Answer, FakeHuggingFace, chat_answer, event
 from tests.faults.processes import PASSWORD, server_process, serving
+from tests.faults.test_users import users
 
 pytestmark = tools.needs(tools.CHROMIUM)
 
@@ -90,6 +91,20 @@ async def test_sign_up_ask_read_the_answer_and_find_it_in_the_history(tab: Tab, 
     await tab.until("document.getElementById('answer').textContent")
     assert await text_of(tab, "#answer") == [ANSWER]
     assert tab.complaints == []
+
+
+async def test_the_link_of_an_invite_fills_the_form_and_signs_up(tab: Tab, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with server_process(data_dir, SIGN_UPS="invite") as server:
+        origin = f"http://localhost:{server.port}"
+        link = users(data_dir, "invite", "alice@example.com", PUBLIC_URL=origin)["link"]
+        await tab.open(link)
+        await tab.until("!document.getElementById('invited').hidden")
+        assert await tab.evaluate("document.getElementById('email').value") == "alice@example.com"
+        await tab.type("password", PASSWORD)
+        await tab.click("button[value=signup]")
+        await tab.until(f"document.querySelectorAll('#model-type option').length > 20 && {IDLE}")
+        assert tab.complaints == []
 
 
 async def ask(tab: Tab, prompt: str, *, model: str) -> None:

@@ -152,12 +152,7 @@ async def _delete_account(api: Api) -> None:
     assert (await api.send("DELETE", "/api/auth/user")).status == 204
 
 
-async def _close_elsewhere(api: Api) -> None:
-    """As a new password does, set at another instance or on the command line."""
-    await api.app[keys.READER].fetch("close_sessions", api.user_id, None, "global")
-
-
-@pytest.mark.parametrize("end_session", [_sign_out, _delete_account, _close_elsewhere])
+@pytest.mark.parametrize("end_session", [_sign_out, _delete_account])
 async def test_s6_a_feed_ends_with_its_session(api: Api, end_session: Callable[[Api], Awaitable[None]]) -> None:
     other = await api.sign_up()
     async with events_of(api, "/api/requests/events") as source, events_of(other, "/api/requests/events") as stays:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from server import app
 from server.actors import heartbeat, subscriptions
 from server.actors import stream_relay as relay
 from server.actors.peer_notifier import EVERYONE, channel_of
@@ -155,11 +156,10 @@ async def test_nothing_is_kept_of_readers_that_left(both: tuple[Api, Api], monke
 
 
 @pytest.fixture
-async def deaf(start: Start) -> tuple[Api, Api]:
+async def deaf(start: Start, monkeypatch: pytest.MonkeyPatch) -> tuple[Api, Api]:
     """The same user at two instances that cannot LISTEN: behind a transaction pooler, say."""
+    monkeypatch.setattr(app, "listening_database", lambda *_: None)
     here, there = await start(), await start()
-    for api in (here, there):
-        api.app[keys.ENGINE]._listener._connect = None
     user = await here.sign_up()
     for api in (here, there):
         engine = api.app[keys.ENGINE]
@@ -209,7 +209,7 @@ async def test_anything_can_be_said_on_the_channels_without_harm(both: tuple[Api
     running = (await here.create_async(model="offline/slow-20s")).json["id"]
     strange: list[Any] = [None, True, 1.5, -1, 2**62, "", "x", [], {}, running, stranger, "output"]
     chance = random.Random(7)  # noqa: S311 - garbage, not keys
-    kinds = ["changed", "backlog", "follow", "text", "echo", "later", None, 3]
+    kinds = ["changed", "backlog", "revoked", "follow", "text", "echo", "later", None, 3]
     payloads = ["", "{", "null", '"', "[]", "[[]]", "\u0301", "x" * 7000]
     for _ in range(500):
         message = [chance.choice(kinds), *chance.choices(strange, k=chance.randrange(9))]

@@ -1,6 +1,7 @@
 """The whole server with accounts in a Supabase project: every answer of Supabase Auth, and what callers get."""
 
 import asyncio
+import json
 import os
 import sys
 import unicodedata
@@ -13,6 +14,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from server.auth.supabase import check_accounts
+from server.http import keys
 from server.settings import Settings
 from tests.acceptance.conftest import PASSWORD, Api, Reply, Start
 from tests.acceptance.test_auth import assert_problem, assert_unauthenticated
@@ -89,7 +91,7 @@ async def test_an_account_from_its_beginning_to_its_end(api: Api, gotrue: GoTrue
     again = signed_in(api, refreshed)
     assert (await again.post("/auth/signout")).status == 204
     assert_unauthenticated(await again.get("/auth/user"), blames_token=True)
-    assert (await again.post("/auth/signout")).status == 204, "signed out is signed out"
+    assert_unauthenticated(await again.post("/auth/signout"), blames_token=True)
     last = signed_in(api, await api.post("/auth/signin", CREDENTIALS))
     assert (await last.send("DELETE", "/auth/user")).status == 204
     assert gotrue.accounts == {}
@@ -317,3 +319,77 @@ async def test_c8_doctor_names_a_key_that_cannot_be_used(project: Project, gotru
     assert "Tokens of these public keys are refused: ed (OKP Ed25519)." in text
     gotrue.published = gotrue.published[:1]
     assert "refused" not in await check_accounts(Settings(**settings_of(project, gotrue)))
+
+
+@pytest.fixture
+def users(project: Project, gotrue: GoTrueFake, tmp_path: Path) -> Callable[..., Any]:
+    """`python -m server users`: the exit code, and what was printed where it says so."""
+
+    async def run(*arguments: str, **overrides: Any) -> tuple[int, str]:
+        settings = settings_of(project, gotrue, data_dir=str(tmp_path), **overrides)
+        environment = {name.upper(): value for name, value in settings.items() if value is not None}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "server", "users", *arguments),
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"]} | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode or 0, (out if process.returncode == 0 else err).decode()
+
+    return run
+
+
+async def test_a_suspension_is_ours_at_once_and_a_ban_there(
+    api: Api, gotrue: GoTrueFake, users: Callable[..., Any]
+) -> None:
+    await api.post("/api/auth/signup", CREDENTIALS)
+    entered = await api.post("/auth/signin", CREDENTIALS)
+    alice = signed_in(api, entered)
+    assert (await alice.get("/auth/user")).status == 200
+    assert (await users("suspend", EMAIL))[0] == 0
+    assert gotrue.accounts[EMAIL].is_banned
+    await api.app[keys.REVOCATIONS].publish()
+    assert_unauthenticated(await alice.create("hello"), blames_token=True)
+    assert_problem(await api.post("/auth/signin", CREDENTIALS), 403, "AUTH_ERROR")
+    refused = await api.post("/auth/refresh", {"refresh_token": entered.json["refresh_token"]})
+    assert_problem(refused, 403, "AUTH_ERROR")
+    assert "suspended" in refused.json["detail"]
+
+    assert (await users("restore", EMAIL))[0] == 0
+    await api.app[keys.REVOCATIONS].publish()
+    assert (await alice.create("hello")).status == 200
+    assert (await api.post("/auth/signin", CREDENTIALS)).status == 200
+
+    code, listed = await users("list", "--json", supabase_service_role_key=None)
+    assert (code, [row["email"] for row in json.loads(listed)]) == (0, [EMAIL])
+    assert (await users("delete", EMAIL, "--yes"))[0] == 0
+    await api.app[keys.REVOCATIONS].publish()
+    assert gotrue.accounts == {}
+    assert_unauthenticated(await alice.get("/auth/user"), blames_token=True)
+
+
+async def test_supabase_sends_the_invites(gotrue: GoTrueFake, users: Callable[..., Any]) -> None:
+    assert (await users("invite", EMAIL))[0] == 0
+    assert gotrue.mails == [("invite", EMAIL)]
+    code, said = await users("invite", EMAIL)
+    assert (code, "already been registered" in said) == (1, True), said
+
+
+async def test_the_commands_name_what_is_wrong_with_the_service_key(
+    gotrue: GoTrueFake, users: Callable[..., Any]
+) -> None:
+    code, said = await users("invite", EMAIL, supabase_service_role_key=None)
+    assert (code, "SUPABASE_SERVICE_ROLE_KEY is not set" in said) == (2, True), said
+    gotrue.service_keys = ()
+    code, said = await users("invite", EMAIL)
+    assert (code, "rejects SUPABASE_SERVICE_ROLE_KEY" in said) == (1, True), said
+
+
+async def test_the_sign_out_of_a_session_ends_its_access_token(api: Api) -> None:
+    await api.post("/api/auth/signup", CREDENTIALS)
+    first, second = [signed_in(api, await api.post("/auth/signin", CREDENTIALS)) for _ in range(2)]
+    assert (await first.post("/auth/signout")).status == 204
+    assert_unauthenticated(await first.get("/api/requests"), blames_token=True)
+    assert (await second.get("/api/requests")).status == 200

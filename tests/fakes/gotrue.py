@@ -176,6 +176,8 @@ class GoTrueFake:
         account = None if session_id is None else self.sessions.get(session_id)
         if session_id is None or account is None:
             raise Refusal(400, "refresh_token_not_found", "Invalid Refresh Token: Refresh Token Not Found")
+        if account.is_banned:
+            raise Refusal(400, "user_banned", "User is banned")
         if is_used:
             del self.sessions[session_id]
             raise Refusal(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
@@ -216,14 +218,30 @@ class GoTrueFake:
         account = Account(UUID(body["id"]), body["email"], hashed, body.get("email_confirm", False), is_banned)
         return self.user(await self._insert(account))
 
-    async def delete_user(self, request: web.Request) -> Json:
+    async def invite(self, request: web.Request) -> Json:
+        email = (await request.json())["email"]
+        if email in self.accounts:
+            raise Refusal(422, "email_exists", "A user with this email address has already been registered")
+        self.mails.append(("invite", email))
+        return self.user(await self._insert(Account(uuid4(), email, "", is_confirmed=False)))
+
+    async def update_user(self, request: web.Request) -> Json:
+        account = self._named(request)
+        account.is_banned = (await request.json())["ban_duration"] != "none"
+        return self.user(account)
+
+    def _named(self, request: web.Request) -> Account:
         user_id = UUID(request.match_info["id"])
         account = next((account for account in self.accounts.values() if account.id == user_id), None)
         if account is None:
             raise Refusal(404, "user_not_found", "User not found")
+        return account
+
+    async def delete_user(self, request: web.Request) -> Json:
+        account = self._named(request)
         del self.accounts[account.email]
         self.sessions = {session_id: owner for session_id, owner in self.sessions.items() if owner is not account}
-        await self.pool.execute("DELETE FROM auth.users WHERE id = $1", user_id)
+        await self.pool.execute("DELETE FROM auth.users WHERE id = $1", account.id)
         return {}
 
     async def list_users(self, _request: web.Request) -> Json:
@@ -273,7 +291,7 @@ class GoTrueFake:
         try:
             if isinstance(self.fault, Refusal):
                 raise self.fault
-            if "/admin/" in request.path and not self._is_admin(request):
+            if ("/admin/" in request.path or request.path.endswith("/invite")) and not self._is_admin(request):
                 raise Refusal(403, "not_admin", "User not allowed")
             body = await handler(request)
         except Refusal as refusal:
@@ -330,7 +348,9 @@ async def serve_gotrue(
             ("GET", "/.well-known/jwks.json", fake.keys),
             ("GET", "/admin/users", fake.list_users),
             ("POST", "/admin/users", fake.create_user),
+            ("PUT", "/admin/users/{id}", fake.update_user),
             ("DELETE", "/admin/users/{id}", fake.delete_user),
+            ("POST", "/invite", fake.invite),
         ]
         for method, path, handler in routes:
             app.router.add_route(method, f"/auth/v1{path}", handler)

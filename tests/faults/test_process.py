@@ -173,7 +173,7 @@ def test_what_was_chosen_is_logged_before_the_banner(tmp_path: Path) -> None:
         events = [json.loads(line) for line in before.splitlines()]
         assert {event["part"]: event["choice"] for event in events if event["event"] == "chosen"} == {
             "database": f"embedded in {server.data_dir}",
-            "accounts": "embedded",
+            "accounts": "embedded, sign-ups: open",
             "model": "offline",
             "files": str(server.data_dir / "files"),
         }

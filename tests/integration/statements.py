@@ -102,7 +102,7 @@ class Statements(RuleBasedStateMachine):
         self.accepts: list[Sequence[Any]] = []
         self.outcomes: list[tuple[UUID, list[Claim]]] = []
         for instance in self.ids:
-            self.world.fetch("register_instance", instance, FOREVER_S, "test", 1, "folder 1")
+            self.world.fetch("register_instance", instance, FOREVER_S, "test", 1, "folder 1", None)
         for owner in (None, 0, 1):
             self._accept([None, None], owner, is_reply_lost=False)
 
@@ -209,7 +209,7 @@ class Statements(RuleBasedStateMachine):
         owner = self.ids[instance]
         claims = list(dict(self.believed[owner]).items())  # of two claims of one row a workload knows the later
         [news] = self.world.fetch(
-            "renew_lease", owner, FOREVER_S, [c[0] for c in claims], [c[1] for c in claims], "folder 1"
+            "renew_lease", owner, FOREVER_S, [c[0] for c in claims], [c[1] for c in claims], "folder 1", None
         )
         self.alive.add(owner)
         held = {c[0] for c in claims if self._holds(owner, c)}

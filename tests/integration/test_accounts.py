@@ -16,8 +16,10 @@ from server.auth.accounts import Accounts, Session, SignedUp
 from server.auth.embedded_accounts import REUSE_INTERVAL_S, EmbeddedAccounts, get_or_create_signing_secret
 from server.auth.passwords import Passwords
 from server.auth.principal import Principal
-from server.auth.tokens import ACCESS_TOKEN_S, SigningKey, TokenMinter, TokenVerifier
-from server.errors import Conflict, Invalid, Problem, Unauthenticated
+from server.auth.revocations import Revocations
+from server.auth.tokens import SigningKey, TokenMinter, TokenVerifier
+from server.errors import Conflict, Forbidden, Invalid, Problem, Unauthenticated
+from server.settings import SignUps
 from server.storage.database import Database
 from server.storage.queries import sql_directory
 from server.storage.reader import PooledQueries
@@ -25,6 +27,7 @@ from server.storage.reader import PooledQueries
 SECRET = "0123456789abcdef0123456789abcdef"
 EMAIL = "alice@example.com"
 PASSWORD = "correct horse battery"
+LIFETIME_S = 7200
 
 
 class CheapPasswords(Passwords):
@@ -67,9 +70,12 @@ async def build(url: str, passwords: Passwords) -> AsyncIterator[World]:
     async with database.create_pool() as pool:
         reader = PooledQueries(database)
         await reader.open()
-        minter = TokenMinter(SigningKey(SECRET))
+        minter = TokenMinter(SigningKey(SECRET), lifetime_s=LIFETIME_S)
         try:
-            yield World(EmbeddedAccounts(reader, passwords=passwords, minter=minter), reader, pool)
+            accounts = EmbeddedAccounts(
+                reader, passwords=passwords, minter=minter, revocations=Revocations(), sign_ups=SignUps.OPEN
+            )
+            yield World(accounts, reader, pool)
         finally:
             passwords.close()
             await reader.close()
@@ -103,8 +109,8 @@ async def test_sign_up_gives_a_session_that_works(world: World) -> None:
     assert session.user.email == EMAIL
     assert session.user.id == principal.user_id
     assert session.user.created_at == session.user.last_sign_in_at
-    assert session.expires_in == ACCESS_TOKEN_S
-    assert session.expires_at == pytest.approx(time.time() + ACCESS_TOKEN_S, abs=5)
+    assert session.expires_in == LIFETIME_S
+    assert session.expires_at == pytest.approx(time.time() + LIFETIME_S, abs=5)
     assert await world.accounts.get_user(principal) == session.user
     assert (await world.accounts.sign_in(EMAIL, PASSWORD)).user.id == session.user.id
 
@@ -181,13 +187,37 @@ async def test_whatever_is_wrong_with_a_sign_in_the_answer_is_the_same(real_worl
     assert await real_world.count("auth.sessions") == 1
 
 
-@pytest.mark.parametrize("change", ["banned_until = now() + interval '1 day'", "deleted_at = now()"])
-async def test_a_banned_or_deleted_account_is_an_unknown_one(world: World, change: str) -> None:
+async def test_a_deleted_account_is_an_unknown_one(world: World) -> None:
     session, _ = await world.sign_up()
-    await world.pool.execute(f"UPDATE auth.users SET {change}")  # noqa: S608 - from the list above
+    await world.pool.execute("UPDATE auth.users SET deleted_at = now()")
     problem = await refused(world.accounts.sign_in(EMAIL, PASSWORD))
     assert problem.detail == "Invalid e-mail or password."
     assert isinstance(await refused(world.accounts.refresh(session.refresh_token)), Unauthenticated)
+
+
+async def test_a_suspended_account_is_told_so_if_its_password_is_right(world: World) -> None:
+    session, _ = await world.sign_up()
+    await world.pool.execute("UPDATE auth.users SET banned_until = now() + interval '1 day'")
+    assert isinstance(await refused(world.accounts.sign_in(EMAIL, "wrong horse battery")), Unauthenticated)
+    assert isinstance(await refused(world.accounts.sign_in(EMAIL, PASSWORD)), Forbidden)
+    assert isinstance(await refused(world.accounts.refresh(session.refresh_token)), Forbidden)
+    await world.pool.execute("UPDATE auth.users SET banned_until = now()")
+    assert (await world.accounts.refresh(session.refresh_token)).user == session.user
+
+
+async def test_a_session_leaves_a_revocation_until_its_last_token_expires(world: World) -> None:
+    """In whichever way it ends. A session whose tokens have expired leaves none."""
+    _, principal = await world.sign_up()
+    old = uuid4()
+    await world.pool.execute(
+        "INSERT INTO auth.sessions (id, user_id, updated_at) VALUES ($1, $2, now() - interval '2 hours')",
+        old,
+        principal.user_id,
+    )
+    await world.pool.execute("DELETE FROM auth.sessions")
+    [row] = await world.pool.fetch("SELECT *, expires_at - now() AS life FROM revocations")
+    assert (row["subject"], row["is_blocked"]) == (principal.session_id, True)
+    assert LIFETIME_S < row["life"].total_seconds() < LIFETIME_S + 120
 
 
 async def test_an_unknown_user_takes_as_long_as_a_wrong_password(real_world: World) -> None:

@@ -113,7 +113,7 @@ async def test_a_server_cannot_be_impersonated(any_database: str, user: UUID) ->
     async with connected(any_database) as connection:
         request_id = await add(connection, user)
         server = uuid4()
-        await connection.execute(statements()["register_instance"], server, 15.0, "host", 1, "folder 1")
+        await connection.execute(statements()["register_instance"], server, 15.0, "host", 1, "folder 1", None)
         [claimed] = await connection.fetch(statements()["claim_pending"], server, 10, UUID(int=0), 2, 0, [])
         assert not await connection.fetchval(RECORD, request_id, claimed["epoch"], "completed", b"{}")
         assert await connection.fetch(CLAIM, request_id) == []

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,8 @@ from tests.unit.actors.test_workload import model_request
 
 def renewal(**changes: Any) -> dict[str, Any]:
     """The row that renews the lease."""
-    return {"is_renewed": True, "live_instances": 1, "other_stores": 0, "cancelled": [], "lost": []} | changes
+    news = {"cancelled": [], "lost": [], "revocations": [], "read_at": datetime.now(UTC)}
+    return {"is_renewed": True, "live_instances": 1, "other_stores": 0, **news} | changes
 
 
 class FakePool:
@@ -60,6 +62,7 @@ class Desk:
 
     def __init__(self, folder: Path, *steps: Step, predecessors: Sequence[InstanceId] = (), **settings: Any) -> None:
         self.statements = FakeStatements(
+            register_instance=[renewal()],
             renew_lease=[renewal()],
             survey_backlog=[{"has_suspects": False, "has_due": False}],
             record_outcomes=lambda *columns: self._written(NOW, *columns),

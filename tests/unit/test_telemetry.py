@@ -21,10 +21,10 @@ SECRETS = (
 PROGRAM = """
 import logging, structlog, sys, uuid
 from types import SimpleNamespace
-from server.telemetry import logging_to_stdout
+from server.telemetry import logging_to
 
 log = structlog.get_logger("test")
-with logging_to_stdout(SimpleNamespace(log_format=None, log_level="info")):
+with logging_to(sys.stdout, SimpleNamespace(log_format=None, log_level="info")):
     log.debug("quiet")
     log.info("http", status=200, ms=0.1, user=uuid.UUID(int=7), id=None)
     for secret in sys.argv[1:]:

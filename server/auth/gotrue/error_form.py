@@ -58,10 +58,14 @@ def error_response(problem: Problem, headers: Mapping[str, str]) -> ErrorRespons
 
 def _error_of(problem: Problem, headers: Mapping[str, str]) -> GoTrueError:
     if isinstance(problem, Unauthenticated):
-        return _unauthenticated(headers)
+        return _session_ended() if problem.is_revoked else _unauthenticated(headers)
     is_ours = problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     code = _CODES.get(problem.status, "unexpected_failure" if is_ours else "validation_failed")
     return GoTrueError(problem.status, code, problem.detail, headers=problem.headers)
+
+
+def _session_ended() -> GoTrueError:
+    return GoTrueError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
 
 
 def _unauthenticated(headers: Mapping[str, str]) -> GoTrueError:

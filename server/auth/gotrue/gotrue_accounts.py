@@ -18,10 +18,12 @@ from server.auth.passwords import (
     Passwords,
     normalise_password,
     require_acceptable,
+    why_guessable,
 )
 from server.auth.principal import Principal
+from server.auth.revocations import Revocations
 from server.encoding import dumps
-from server.errors import Conflict, Invalid, Unauthenticated
+from server.errors import Conflict, Forbidden, Invalid, Unauthenticated
 from server.storage.reader import PooledQueries
 
 MAX_METADATA_BYTES = 2048
@@ -33,23 +35,34 @@ Json = dict[str, Any]
 class GoTrueAccounts:
     """Every method raises `GoTrueError` for a fault of the client, and a `Problem` for any other."""
 
-    def __init__(self, accounts: EmbeddedAccounts, reader: PooledQueries, passwords: Passwords) -> None:
+    def __init__(
+        self, accounts: EmbeddedAccounts, reader: PooledQueries, *, passwords: Passwords, revocations: Revocations
+    ) -> None:
         self._accounts = accounts
         self._reader = reader
         self._passwords = passwords
+        self._revocations = revocations
 
     async def sign_up(self, form: Mapping[str, Any]) -> Json:
-        """Returns a session at once: this server sends no e-mail, so there is no confirmation."""
+        """Returns a session at once: this server sends no e-mail, so there is no confirmation.
+
+        The code of an invite is `data.invite`, the only place where clients of Supabase Auth can put it.
+        """
         email, password = _credentials(form)
         if not password:
             raise GoTrueError(400, "validation_failed", "Signup requires a valid password")
-        _require_strong(password)
+        _require_strong(password, email.strip().lower())
         address = _require_address(email)
         metadata = _metadata(form.get("data"))
+        invite = metadata.pop("invite", None)
         try:
-            signed_up = await self._accounts.sign_up(address, password, metadata=metadata)
+            signed_up = await self._accounts.sign_up(
+                address, password, invite=invite if isinstance(invite, str) else None, metadata=metadata
+            )
         except Conflict:
             raise GoTrueError(422, "user_already_exists", "User already registered") from None
+        except Forbidden as problem:
+            raise GoTrueError(422, "signup_disabled", problem.detail) from None
         if signed_up.session is None:
             raise RuntimeError("a sign-up without a session")
         return await self._session(signed_up.session)
@@ -60,6 +73,8 @@ class GoTrueAccounts:
             return await self._session(await self._accounts.sign_in(email, password))
         except Unauthenticated:
             raise GoTrueError(400, "invalid_credentials", "Invalid login credentials") from None
+        except Forbidden:
+            raise _banned() from None
 
     async def refresh(self, form: Mapping[str, Any]) -> Json:
         """Each token works once. A second use after `REUSE_INTERVAL_S` ends the session."""
@@ -69,6 +84,8 @@ class GoTrueAccounts:
         known = await self._reader.fetch_row("find_refresh_token", fingerprint(token))
         try:
             return await self._session(await self._accounts.refresh(token))
+        except Forbidden:
+            raise _banned() from None
         except Unauthenticated:
             if known is not None and known["revoked"]:
                 words = "Invalid Refresh Token: Already Used"
@@ -87,13 +104,15 @@ class GoTrueAccounts:
         if form.get("phone"):
             raise _no_phone()
         email = _require_address(form["email"]) if form.get("email") else None
-        hashed = await self._new_password(form, account["encrypted_password"])
+        hashed = await self._new_password(form, account["encrypted_password"], email or account["email"])
         metadata = None if form.get("data") is None else dumps(_merged(account["raw_user_meta_data"], form["data"]))
         try:
             await self._reader.fetch("update_account", principal.user_id, email, hashed, metadata, principal.session_id)
         except asyncpg.UniqueViolationError:
             words = "A user with this email address has already been registered"
             raise GoTrueError(422, "email_exists", words) from None
+        if hashed is not None:
+            await self._revocations.publish()
         return await self.get_user(principal)
 
     async def sign_out(self, principal: Principal, scope: str) -> None:
@@ -101,6 +120,7 @@ class GoTrueAccounts:
         if scope not in SCOPES:
             raise GoTrueError(400, "validation_failed", f'Unsupported logout scope "{scope[:32]}"')
         await self._reader.fetch("close_sessions", principal.user_id, principal.session_id, scope)
+        await self._revocations.publish()
 
     async def _account(self, principal: Principal) -> asyncpg.Record:
         account = await self._reader.fetch_row("get_account", principal.user_id, principal.session_id)
@@ -111,11 +131,11 @@ class GoTrueAccounts:
             raise GoTrueError(403, "session_not_found", words)
         return account
 
-    async def _new_password(self, form: Mapping[str, Any], stored: str) -> str | None:
+    async def _new_password(self, form: Mapping[str, Any], stored: str, email: str) -> str | None:
         password, current = form.get("password"), form.get("current_password")
         if not isinstance(password, str) or not password:
             return None
-        _require_strong(password)
+        _require_strong(password, email)
         if isinstance(current, str) and not await self._passwords.matches(stored, current):
             raise GoTrueError(400, "current_password_invalid", "Current password is invalid")
         if await self._passwords.matches(stored, password):
@@ -149,6 +169,10 @@ def _credentials(form: Mapping[str, Any]) -> tuple[str, str]:
     return str(email), password if isinstance(password, str) else ""
 
 
+def _banned() -> GoTrueError:
+    return GoTrueError(400, "user_banned", "User is banned")
+
+
 def _no_phone() -> GoTrueError:
     return GoTrueError(400, "phone_provider_disabled", "Phone signups are disabled")
 
@@ -159,12 +183,16 @@ def _require_address(email: object) -> str:
     raise GoTrueError(400, "validation_failed", "Unable to validate email address: invalid format")
 
 
-def _require_strong(password: str) -> None:
-    if len(normalise_password(password)) < MIN_PASSWORD_LENGTH:
+def _require_strong(password: str, email: str) -> None:
+    normal = normalise_password(password)
+    if len(normal) < MIN_PASSWORD_LENGTH:
         words = f"Password should be at least {MIN_PASSWORD_LENGTH} characters."
         raise GoTrueError(422, "weak_password", words, reasons=("length",))
+    if why_guessable(normal, email) is not None:
+        words = "Password is known to be weak and easy to guess, please choose a different one."
+        raise GoTrueError(422, "weak_password", words, reasons=("pwned",))
     try:
-        require_acceptable(password)
+        require_acceptable(password, email)
     except Invalid:
         words = f"Password cannot be longer than {MAX_PASSWORD_LENGTH} characters, nor contain invalid characters"
         raise GoTrueError(400, "validation_failed", words) from None

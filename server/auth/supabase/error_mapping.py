@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 
+from server.auth.accounts import SUSPENDED
 from server.auth.supabase.error_response import ErrorResponse
 from server.auth.supabase.project_keys import ANON_KEY, SERVICE_KEY
 from server.errors import Conflict, FieldError, Forbidden, Invalid, Problem, RateLimited, Unauthenticated, Unavailable
@@ -40,7 +41,7 @@ _FIXES = {
 }
 """Faults that only the operator can fix."""
 _ENDED = frozenset({
-    "bad_jwt", "no_authorization", "user_not_found", "session_not_found", "session_expired", "user_banned",
+    "bad_jwt", "no_authorization", "user_not_found", "session_not_found", "session_expired",
 })  # fmt: skip
 _NO_REFRESH = _ENDED | {"refresh_token_not_found", "refresh_token_already_used", "validation_failed"}
 _WRONG = frozenset({"invalid_credentials", "validation_failed", "user_not_found", "email_address_invalid"})
@@ -134,12 +135,12 @@ def _for_caller(response: ErrorResponse, operation: Operation) -> MappedError:  
         case Operation.USER | Operation.DELETE, "bad_jwt" if "expired" not in response.text:
             fix = "Supabase Auth rejects a token that is valid here: set SUPABASE_JWT_SECRET to the project's secret."
             return MappedError(Unauthenticated(), MISCONFIGURED, fix)
-        case Operation.USER | Operation.DELETE, code if code in _ENDED:
+        case Operation.USER | Operation.DELETE, code if code in _ENDED or code == "user_banned":
             return MappedError(Unauthenticated())
         case _, "email_not_confirmed":
             return MappedError(Forbidden("Confirm your e-mail address first: follow the link that was sent to it."))
         case _, "user_banned":
-            return MappedError(Forbidden("This account is suspended: ask the server's operator."))
+            return MappedError(Forbidden(SUSPENDED))
         case Operation.SIGN_IN, code if code in _WRONG:
             return MappedError(Unauthenticated(_WRONG_CREDENTIALS))
         case _, "signup_disabled":

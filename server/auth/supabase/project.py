@@ -4,15 +4,15 @@ from urllib.parse import urlsplit
 
 from server.auth.supabase.client import GoTrue
 from server.auth.supabase.project_keys import ProjectKeys
-from server.auth.supabase.supabase_accounts import SupabaseAccounts
+from server.auth.supabase.supabase_accounts import Revoke, SupabaseAccounts
 from server.settings import Settings
 
 NO_SERVICE_KEY_FIX = "Users cannot delete their accounts (403) until SUPABASE_SERVICE_ROLE_KEY is set."
 
 
-def connect_accounts(settings: Settings) -> SupabaseAccounts:
+def connect_accounts(settings: Settings, revoke: Revoke) -> SupabaseAccounts:
     """The accounts of the configured project. SUPABASE_URL and SUPABASE_ANON_KEY must be set."""
-    return SupabaseAccounts(connect(settings), project_keys(settings))
+    return SupabaseAccounts(connect(settings), project_keys(settings), revoke=revoke)
 
 
 def connect(settings: Settings) -> GoTrue:

@@ -1,8 +1,9 @@
 """Accounts in a Supabase project: forwards every call to Supabase Auth, and translates its answers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -24,6 +25,9 @@ _IS_DONE = frozenset({"session_not_found", "session_expired", "user_not_found"})
 
 log = structlog.get_logger(__name__)
 
+Revoke = Callable[[UUID], Awaitable[None]]
+"""Voids the access tokens of a user or of a session, which Supabase Auth lets expire."""
+
 
 class _CallRejected(Exception):
     """Supabase Auth answered with an error, to a call with the key of the setting `key_name`."""
@@ -43,11 +47,13 @@ class SupabaseAccounts:
         gotrue: GoTrue,
         keys: ProjectKeys,
         *,
+        revoke: Revoke,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gotrue = gotrue
         self._keys = keys
+        self._revoke = revoke
         self._wall_clock = wall_clock
         self._clock = clock
         self._logged: dict[tuple[object, ...], float] = {}
@@ -55,7 +61,15 @@ class SupabaseAccounts:
     async def close(self) -> None:
         await self._gotrue.close()
 
-    async def sign_up(self, email: str, password: str, caller: Caller = ANONYMOUS, /) -> SignedUp:
+    async def sign_up(
+        self,
+        email: str,
+        password: str,
+        caller: Caller = ANONYMOUS,
+        /,
+        *,
+        invite: str | None = None,  # noqa: ARG002 - the project's own setting and mails decide
+    ) -> SignedUp:
         """Without a session, the returned user is not used: Supabase invents one for an address that has an account."""
         body = {"email": normalise_email(email), "password": normalise_password(password)}
         data = await self._ask(Operation.SIGN_UP, "/signup", self._keys.for_stranger(caller.address), body=body)
@@ -77,13 +91,15 @@ class SupabaseAccounts:
     async def refresh(self, refresh_token: str, caller: Caller = ANONYMOUS, /) -> Session:
         return await self._request_session(Operation.REFRESH, "refresh_token", {"refresh_token": refresh_token}, caller)
 
-    async def sign_out(self, _principal: Principal, caller: Caller = ANONYMOUS, /) -> None:
+    async def sign_out(self, principal: Principal, caller: Caller = ANONYMOUS, /) -> None:
         """End this session. A session that has ended already is no error."""
         try:
             await self._send(Operation.USER, "POST", "/logout?scope=local", self._keys.for_user(caller.token))
         except _CallRejected as error:
             if error.response.code not in _IS_DONE:
                 raise self._problem(error, Operation.USER) from error
+        if principal.session_id is not None:
+            await self._revoke(principal.session_id)
 
     async def get_user(self, _principal: Principal, caller: Caller = ANONYMOUS, /) -> User:
         data = await self._ask(Operation.USER, "/user", self._keys.for_user(caller.token), method="GET")
@@ -105,6 +121,7 @@ class SupabaseAccounts:
             await self._send(Operation.DELETE, "DELETE", f"/admin/users/{principal.user_id}", credentials)
         except _CallRejected as error:
             raise self._problem(error, Operation.DELETE) from error
+        await self._revoke(principal.user_id)
 
     async def request_recovery(self, email: str, caller: Caller = ANONYMOUS, /) -> str:
         credentials = self._keys.for_stranger(caller.address)

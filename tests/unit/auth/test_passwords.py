@@ -13,9 +13,17 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2 import Type as ArgonType
 
 from server.auth import passwords as module
-from server.auth.passwords import MAX_CONCURRENT, MAX_WAITING, Passwords, is_outdated, require_acceptable
+from server.auth.passwords import (
+    MAX_CONCURRENT,
+    MAX_WAITING,
+    MIN_PASSWORD_LENGTH,
+    Passwords,
+    is_outdated,
+    require_acceptable,
+)
 from server.errors import Invalid, Unavailable
 
+EMAIL = "alice@example.com"
 BCRYPT = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
 
 
@@ -176,15 +184,15 @@ async def test_hashes_of_fewer_rounds_still_match(passwords: Passwords) -> None:
     assert not await passwords.matches(stored, "wrong horse")
 
 
-@pytest.mark.parametrize("password", ["12345678", "x" * 128, "ünïcödé!", "😀" * 8, "        "])
+@pytest.mark.parametrize("password", ["aX9kq27t", "x" * 128, "ünïcödé!", "😀" * 8, "        "])
 def test_eight_to_128_characters_of_any_kind_can_be_chosen(password: str) -> None:
-    require_acceptable(password)
+    require_acceptable(password, EMAIL)
 
 
 @pytest.mark.parametrize("password", ["", "1234567", "x" * 129, "1234567\0", "1234567\ud800", "\udfff1234567"])
 def test_other_passwords_cannot_be_chosen_and_are_not_repeated_in_the_error(password: str) -> None:
     with pytest.raises(Invalid) as caught:
-        require_acceptable(password)
+        require_acceptable(password, EMAIL)
     assert [error.field for error in caught.value.errors] == ["password"]
     assert not password or password not in caught.value.detail
 
@@ -218,6 +226,32 @@ async def test_c4_a_hash_of_the_raw_form_still_matches_that_form(passwords: Pass
 
 
 def test_c4_the_length_of_a_password_is_that_of_its_nfc_form() -> None:
-    require_acceptable(unicodedata.normalize("NFD", "é" * 100))
+    require_acceptable(unicodedata.normalize("NFD", "é" * 100), EMAIL)
     with pytest.raises(Invalid):
-        require_acceptable(unicodedata.normalize("NFD", "é" * 7))
+        require_acceptable(unicodedata.normalize("NFD", "é" * 7), EMAIL)
+
+
+@pytest.mark.parametrize("password", ["password", "12345678", "PassWord1", "iloveyou1"])
+def test_common_passwords_are_refused_in_any_case(password: str) -> None:
+    with pytest.raises(Invalid, match="most common passwords"):
+        require_acceptable(password, EMAIL)
+
+
+@pytest.mark.parametrize("password", ["alice@example.com", "Alice@Example.com!", "alice1987", "my alice"])
+def test_a_password_made_of_the_address_is_refused(password: str) -> None:
+    with pytest.raises(Invalid, match="e-mail address"):
+        require_acceptable(password, EMAIL)
+
+
+@pytest.mark.parametrize(
+    ("password", "email"),
+    [("alice in wonderland", EMAIL), ("example.com", EMAIL), ("aX9kq27t", "a@example.com"), ("malice 1", "bob@b.co")],
+)
+def test_a_password_may_hold_a_part_of_the_address_beside_enough_else(password: str, email: str) -> None:
+    require_acceptable(password, email)
+
+
+def test_the_list_holds_what_can_be_chosen_at_all() -> None:
+    common = module._common_passwords()
+    assert 9_000 < len(common) < 11_000
+    assert all(len(password) >= MIN_PASSWORD_LENGTH and password == password.casefold() for password in common)

@@ -1,0 +1,1 @@
+"""The command `users`: what an operator sees of accounts and does to them, with or without a running server."""
