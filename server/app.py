@@ -29,7 +29,8 @@ from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
 from server.requests.service import ModelRequests
-from server.routes import auth, console, docs, events, files, gotrue, health, models, openai, requests
+from server.requests.usage import UsageHistory
+from server.routes import auth, console, docs, events, files, gotrue, health, models, openai, requests, usage
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
 from server.storage.prepare import database_of, listening_database, prepare_database
@@ -118,7 +119,7 @@ def create_app(
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for resource in (requests, events, files, models, auth, openai, health, docs, console):
+    for resource in (requests, events, files, models, usage, auth, openai, health, docs, console):
         add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -195,6 +196,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
     app[keys.FEEDS] = engine.feeds
+    app[keys.USAGE] = UsageHistory(reader)
     admission = Admission(
         journal=engine.journal,
         reader=reader,

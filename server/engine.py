@@ -27,9 +27,11 @@ from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
 from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream, UpstreamFault
+from server.inference.pricing import Pricing
 from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
+from server.prices import read_prices
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, DedicatedConnection, explain_refusal
 from server.storage.faults import Fault, classify
@@ -74,6 +76,7 @@ class Engine:
         self._prepare = prepare
         self._predecessors = predecessors
         self._upstream = upstream
+        self._pricing = Pricing({} if settings.prices is None else read_prices(settings.prices), upstream.known_listing)
         self._checks_upstream = settings.backend is not Backend.OFFLINE
         self._upstream_check: Check | None = None
         self._upstream_checked_at = 0.0
@@ -173,6 +176,7 @@ class Engine:
             slots=self.slots,
             lease=self.lease,
             files=self.request_files,
+            pricing=self._pricing,
         )
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:

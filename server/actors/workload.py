@@ -28,6 +28,8 @@ class Running:
     transcript: Transcript = field(default_factory=Transcript)
     usage: Usage = field(default_factory=Usage)
     """The counts so far, for an outcome that is not upstream's."""
+    provider: str | None = None
+    """The provider that answers, for the price."""
 
 
 LARGE_BYTES = 64 * 1024

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 from server import __version__
@@ -27,7 +28,7 @@ def run(arguments: list[str]) -> int:
     """Run one command. Returns the exit code: 0 success, 1 failure, 2 wrong configuration."""
     options = _parser().parse_args(arguments)
     try:
-        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", *_MOVES})
+        settings = Settings.load(needs_model=options.command not in {"migrate", "set-password", "usage", *_MOVES})
     except CannotStart as error:
         unread = find_unread(given_names())
         return _refuse(
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_FAILED
 
 
-async def _command(  # noqa: PLR0911 - a table
+async def _command(  # noqa: C901, PLR0911 - a table
     options: argparse.Namespace, settings: Settings, output: LogWriter
 ) -> int:
     match options.command:
@@ -58,6 +59,10 @@ async def _command(  # noqa: PLR0911 - a table
             from server.commands.set_password import run_set_password  # noqa: PLC0415 - as above
 
             return await run_set_password(settings, options.email)
+        case "usage":
+            from server.commands.usage import run_usage  # noqa: PLC0415 - as above
+
+            return await run_usage(settings, options)
         case "export":
             from server.commands.moving.exporter import run_export  # noqa: PLC0415 - as above
 
@@ -96,12 +101,27 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="check settings, database and upstream, and say what to do")
     password = commands.add_parser("set-password", help="give an account a new password, and end its sessions")
     password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
+    usage = commands.add_parser("usage", help="show what users have used, and what it cost")
+    usage.add_argument("--user", metavar="EMAIL", help="only this account")
+    usage.add_argument("--by", type=_read_groups, default=("user", "model"), help="of user,day,model: a row for each")
+    usage.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="such as 2026-11-01")
+    usage.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DAY", help="included; by default today")
+    form = usage.add_mutually_exclusive_group()
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="CSV instead of a table")
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="JSON, with exact numbers")
     for name, purpose in _MOVES.items():
         commands.add_parser(name, help=purpose).add_argument("file", type=Path)
     worker = commands.add_parser("worker")  # internal: `serve` starts it if WORKERS is greater than 1
     worker.add_argument("number", type=int)
     worker.add_argument("ready", type=int)
     return parser
+
+
+def _read_groups(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not {*names} <= {"user", "day", "model"}:
+        raise argparse.ArgumentTypeError("must be of user, day and model, with commas between them")
+    return names
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -21,6 +21,7 @@ from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter, RateLimitResult
 from server.model_request import RequestId
 from server.requests.service import ModelRequests
+from server.requests.usage import UsageHistory
 from server.settings import Settings
 from server.storage.objects import Objects
 from server.storage.reader import PooledQueries
@@ -30,6 +31,7 @@ LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 READER = web.AppKey("reader", PooledQueries)
 ENGINE = web.AppKey("engine", Engine)
 REQUESTS = web.AppKey("requests", ModelRequests)
+USAGE = web.AppKey("usage", UsageHistory)
 FEEDS = web.AppKey("feeds", Feeds)
 CATALOG = web.AppKey("catalog", Catalog)
 UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")

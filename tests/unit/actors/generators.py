@@ -14,6 +14,7 @@ from server.actors.heartbeat import Lease
 from server.actors.journal import Journal
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Workload
+from server.inference.pricing import Pricing
 from server.model_request import ModelRequest
 from server.storage.database import DedicatedConnection
 from tests.fakes.journal import FakeJournal
@@ -50,6 +51,7 @@ class Desk:
             slots=self.slots,
             lease=self.lease,
             files=self.files,
+            pricing=Pricing({}, self.upstream.known_listing),
             jitter=lambda _low, high: high,
         )
 
