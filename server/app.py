@@ -195,6 +195,7 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
     settings = app[keys.SETTINGS]
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
+    app[keys.CREATE_LIMITER] = engine.rates
     app[keys.FEEDS] = engine.feeds
     app[keys.USAGE] = UsageHistory(reader)
     admission = Admission(
@@ -251,7 +252,6 @@ def _provide_limits(app: web.Application) -> None:
     share = max(body_room // 2, settings.max_body_mb * MIB)
     app[keys.BODY_TURNS] = asyncio.Lock()
     app[keys.BODY_MEMORY] = MemoryBudget("bodies", body_room, share=share)
-    app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
     is_limited = settings.auth_rate_limit_per_minute > 0

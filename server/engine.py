@@ -29,6 +29,7 @@ from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream, UpstreamFault
 from server.inference.pricing import Pricing
 from server.lifecycle import Lifecycle
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
 from server.prices import read_prices
@@ -92,6 +93,9 @@ class Engine:
         self.journal = Journal(self._connections["journal"], lease=self.lease)
         self.collector = FileCollector(self._connections["files"], objects=objects, lease=self.lease)
         self.request_files = StoredFiles(self._connections["files"], objects, wake=self.collector.wake)
+        self.rates = SharedRateLimiter(
+            "create", settings.rate_limit_per_minute, reader=reader, instances=lambda: self.lease.live_instances
+        )
         self._hints = PeerNotifier(self._connections["hints"], lease=self.lease)
         broadcaster = RealtimeBroadcaster(self._connections["broadcaster"]) if settings.supabase_url else None
         on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.notify)
@@ -120,6 +124,7 @@ class Engine:
             "sweeper": self._sweeper,
             "collector": self.collector,
             "reader": reader,
+            "rates": self.rates,
             **({} if broadcaster is None else {"broadcaster": broadcaster}),
         }
         for number in range(settings.concurrency):

@@ -19,6 +19,7 @@ from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter, RateLimitResult
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import RequestId
 from server.requests.service import ModelRequests
 from server.requests.usage import UsageHistory
@@ -45,7 +46,7 @@ FILES = web.AppKey("files", FileFinder)
 RESPONSE_MEMORY = web.AppKey("response_memory", MemoryBudget)
 BODY_TURNS = web.AppKey("body_turns", asyncio.Lock)
 BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
-CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
+CREATE_LIMITER = web.AppKey("create_limiter", SharedRateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 ALLOWED_ORIGINS = web.AppKey("allowed_origins", AllowedOrigins[Any])

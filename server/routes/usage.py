@@ -42,16 +42,16 @@ async def get_usage(request: web.Request) -> web.Response:
     """Totals by day and model, their sum, and the limits of the user."""
     filters = read_usage_filters(request)
     rows = await request.app[keys.USAGE].read(request[keys.PRINCIPAL].user_id, filters)
-    body = dumps({"data": rows, "total": add_up(rows), "limits": _limits(request)})
+    body = dumps({"data": rows, "total": add_up(rows), "limits": await _limits(request)})
     headers: dict[str, str] = {hdrs.ETAG: weak_tag(hashlib.sha256(body).hexdigest()[:16])}
     if has_tag(request, headers[hdrs.ETAG]):
         return web.Response(status=304, headers=headers)
     return raw_json_response(body, headers=headers)
 
 
-def _limits(request: web.Request) -> list[dict[str, Any]]:
+async def _limits(request: web.Request) -> list[dict[str, Any]]:
     """Limits that are off are not shown."""
-    result = request.app[keys.CREATE_LIMITER].peek(request[keys.PRINCIPAL].user_id)
+    result = await request.app[keys.CREATE_LIMITER].look(request[keys.PRINCIPAL].user_id)
     if result is None:
         return []
     resets_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=result.reset_s)

@@ -73,3 +73,26 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- Rate limits that hold over all instances: one bucket for each user (GCRA). It is full again at `full_at`; a row in the past is worth
+-- as much as none. `granted` is how many calls the last loan gave to an instance. Unlogged: a crash of Postgres fills the buckets.
+CREATE UNLOGGED TABLE IF NOT EXISTS public.rate_buckets (
+    user_id uuid PRIMARY KEY,
+    full_at timestamptz NOT NULL,
+    granted integer NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+ALTER TABLE public.rate_buckets ENABLE ROW LEVEL SECURITY;
+
+DO $$
+DECLARE
+    role_name name;
+BEGIN
+    REVOKE ALL ON public.rate_buckets FROM PUBLIC;
+    FOREACH role_name IN ARRAY ARRAY['anon', 'authenticated', 'service_role'] LOOP
+        IF to_regrole(role_name) IS NOT NULL THEN
+            EXECUTE format('REVOKE ALL ON public.rate_buckets FROM %I', role_name);
+        END IF;
+    END LOOP;
+END
+$$;
