@@ -200,7 +200,8 @@ class ModelRequests:
         if may_be_put_off:
             return await self._rates.reserve(user_id)
         raise RateLimited(
-            "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
+            f"Too many requests: {result.limit} a minute are allowed (requests_per_minute). Wait, or send "
+            "'Prefer: respond-async' to have it queued.",
             retry_after_s=result.retry_after_s,
         )
 
