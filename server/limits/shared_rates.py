@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class _Account:
 
     credit: int = 0
     expires_at: float = 0.0
-    """By then the bucket has regained the loan: a credit that was used later would count for nothing."""
+    """By then the bucket has regained all of the credit, one call in each interval: see `_usable`."""
     debt: int = 0
     """Calls that were allowed before they were borrowed."""
     missing: float = 0.0
@@ -86,7 +87,7 @@ class SharedRateLimiter:
         account = self._accounts.get(user_id)
         if account is None:
             return self._whole.allowed(0)
-        wait_s = 0.0 if self._has_credit(account) else account.refused_until - self._clock()
+        wait_s = 0.0 if self._usable(account) else account.refused_until - self._clock()
         return self._whole.rejected(wait_s) if wait_s > 0 else self._whole.allowed(self._used(account))
 
     async def look(self, user_id: UserId) -> RateLimitResult | None:
@@ -136,7 +137,7 @@ class SharedRateLimiter:
             account, granted = batch[row["user_id"]], row["granted"]
             paid = min(account.debt, granted)
             account.debt -= paid
-            account.credit += granted - paid
+            account.credit = self._usable(account) + granted - paid
             account.expires_at = now + account.credit * self._whole.interval_s
             self._note(account, row["missing"])
             _settle(account, is_paid=True)
@@ -150,15 +151,17 @@ class SharedRateLimiter:
         self._accounts.move_to_end(user_id)
         return account
 
-    def _has_credit(self, account: _Account) -> bool:
-        return account.credit > 0 and self._clock() < account.expires_at
+    def _usable(self, account: _Account) -> int:
+        """The credit, without the calls that the bucket has regained since: they would come on top of the limit."""
+        left = math.ceil((account.expires_at - self._clock()) / self._whole.interval_s)
+        return max(0, min(account.credit, left))
 
     def _take(self, account: _Account) -> bool:
         """Use a credit, or the advance of a user of whose bucket nothing is known any more."""
-        if self._has_credit(account):
+        account.credit = self._usable(account)
+        if account.credit:
             account.credit -= 1
             return True
-        account.credit = 0
         is_small = self._limit >= BLOCKS * self._instances()
         is_known = account.loan is not None or self._clock() < account.read_at + self._block * self._whole.interval_s
         if account.debt or is_known or not is_small:
@@ -196,7 +199,7 @@ class SharedRateLimiter:
     def _used(self, account: _Account) -> float:
         """Calls that are missing in the bucket now, without those that are borrowed and not used."""
         regained = (self._clock() - account.read_at) / self._whole.interval_s
-        return max(0.0, max(0.0, account.missing - regained) - account.credit + account.debt)
+        return max(0.0, max(0.0, account.missing - regained) - self._usable(account) + account.debt)
 
     def _share_of_this_instance(self) -> RateLimiter:
         instances = self._instances()

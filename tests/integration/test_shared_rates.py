@@ -131,7 +131,9 @@ async def test_a_credit_ends_when_the_bucket_has_regained_it(start: Start) -> No
     await settled(instance)
     account = instance.limiter._accounts[ALICE]
     assert account.credit == 6
-    clock.now += 7
+    clock.now += 4.5
+    assert instance.limiter._usable(account) == 2
+    clock.now += 2.5
     sent = instance.reader.sent.total()
     assert (await instance.check()).allowed  # in advance: nothing is known after that time
     assert (account.credit, account.debt) == (0, 1)
