@@ -37,6 +37,7 @@ from server.openapi.operation import add_routes
 from server.requests.admission import Admission
 from server.requests.history import History
 from server.requests.service import ModelRequests
+from server.requests.usage import UsageHistory
 from server.routes import (
     api_keys,
     auth,
@@ -50,6 +51,7 @@ from server.routes import (
     models,
     openai,
     requests,
+    usage,
 )
 from server.settings import Settings
 from server.storage.objects import Objects, create_objects
@@ -194,7 +196,7 @@ def create_app(
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for resource in (requests, events, files, models, auth, api_keys, openai, health, metrics, docs, console):
+    for resource in (requests, events, files, models, usage, auth, api_keys, openai, health, metrics, docs, console):
         add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue
@@ -285,9 +287,11 @@ def _provide_engine(app: web.Application, engine: Engine, reader: PooledQueries)
     settings = app[keys.SETTINGS]
     app[keys.ENGINE] = engine
     app[keys.READER] = reader
+    app[keys.CREATE_LIMITER] = engine.rates
     app[keys.FEEDS] = engine.feeds
     app[keys.KEY_CACHE] = engine.key_cache
     app[keys.API_KEYS] = ApiKeys(reader, on_revoked=engine.recheck_keys)
+    app[keys.USAGE] = UsageHistory(reader)
     admission = Admission(
         journal=engine.journal,
         reader=reader,
@@ -342,7 +346,6 @@ def _provide_limits(app: web.Application) -> None:
     share = max(body_room // 2, settings.max_body_mb * MIB)
     app[keys.BODY_TURNS] = asyncio.Lock()
     app[keys.BODY_MEMORY] = MemoryBudget("bodies", body_room, share=share)
-    app[keys.CREATE_LIMITER] = RateLimiter("create", settings.rate_limit_per_minute)
     app[keys.READ_LIMITER] = RateLimiter("read", settings.rate_limit_per_minute * READS_PER_CREATE)
     app[keys.AUTH_LIMITER] = RateLimiter("auth", settings.auth_rate_limit_per_minute)
     is_limited = settings.auth_rate_limit_per_minute > 0

@@ -30,9 +30,12 @@ from server.errors import CannotStart, Unavailable
 from server.files.collector import FileCollector
 from server.files.request_files import StoredFiles
 from server.inference.events import Check, Upstream, UpstreamFault
+from server.inference.pricing import Pricing
 from server.lifecycle import Lifecycle
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import InstanceId, ModelRequest, RequestId
 from server.pooling import Pooling, remedy_for
+from server.prices import read_prices
 from server.settings import Backend, Settings
 from server.storage.database import Database, DatabaseAway, DedicatedConnection, explain_refusal
 from server.storage.faults import Fault, classify
@@ -78,6 +81,7 @@ class Engine:
         self._prepare = prepare
         self._predecessors = predecessors
         self._upstream = upstream
+        self._pricing = Pricing({} if settings.prices is None else read_prices(settings.prices), upstream.known_listing)
         self._checks_upstream = settings.backend is not Backend.OFFLINE
         self._upstream_check: Check | None = None
         self._upstream_checked_at = 0.0
@@ -94,6 +98,9 @@ class Engine:
         self.journal = Journal(self._connections["journal"], lease=self.lease)
         self.collector = FileCollector(self._connections["files"], objects=objects, lease=self.lease)
         self.request_files = StoredFiles(self._connections["files"], objects, wake=self.collector.wake)
+        self.rates = SharedRateLimiter(
+            "create", settings.rate_limit_per_minute, reader=reader, instances=lambda: self.lease.live_instances
+        )
         self._hints = PeerNotifier(self._connections["hints"], lease=self.lease)
         broadcaster = RealtimeBroadcaster(self._connections["broadcaster"]) if settings.supabase_url else None
         on_change = self._hints.changed if broadcaster is None else _both(self._hints.changed, broadcaster.notify)
@@ -127,6 +134,7 @@ class Engine:
             "sweeper": self._sweeper,
             "collector": self.collector,
             "reader": reader,
+            "rates": self.rates,
             **({} if broadcaster is None else {"broadcaster": broadcaster}),
         }
         for number in range(settings.concurrency):
@@ -186,6 +194,7 @@ class Engine:
             lease=self.lease,
             files=self.request_files,
             metrics=self.run_metrics,
+            pricing=self._pricing,
         )
 
     def find_transcript(self, request_id: RequestId, epoch: int) -> Transcript | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar, NewType
 from uuid import UUID
@@ -50,11 +51,19 @@ class Usage:
     prompt: int | None = field(default=None, compare=False)
     details: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """The total without the generated tokens, where both are known."""
+        used, generated = self.token_used, self.token_count
+        return self.prompt if used is None or generated is None else max(0, used - generated)
+
     def as_fields(self) -> dict[str, Any] | None:
         """The known counts under OpenAI's names; None where there are none."""
-        used, generated = self.token_used, self.token_count
-        prompt = self.prompt if used is None or generated is None else max(0, used - generated)
-        counts = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": used}
+        counts = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.token_count,
+            "total_tokens": self.token_used,
+        }
         known = {name: count for name, count in counts.items() if count is not None}
         return {**known, **self.details} if known else None
 
@@ -177,6 +186,7 @@ class FinalRow:
     segments: bytes | None = None
     usage: bytes | None = None
     upstream_error: bytes | None = None
+    cost_usd: Decimal | None = None
 
     @property
     def size(self) -> int:

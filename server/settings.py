@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import CannotStart
 from server.pooling import Pooling
+from server.prices import BadPrices, read_prices
 
 HUGGING_FACE_ROUTER = "https://router.huggingface.co"
 MIN_SECRET_BYTES = 32
@@ -94,6 +95,7 @@ class Settings(BaseSettings):
     inference_backend: Backend | None = None
     text_models: CommaSeparated = ()
     allowed_models: CommaSeparated = ()
+    prices: Path | None = None
 
     storage_url: str | None = None
     storage_region: str | None = None
@@ -345,6 +347,11 @@ class Settings(BaseSettings):
                 "DATABASE_SSL_ROOT_CERT is not a file with certificates in PEM: "
                 "download the certificate of the database's CA."
             )
+        if self.prices is not None:
+            try:
+                read_prices(self.prices)
+            except BadPrices as error:
+                lines.append(f"PRICES: {error}")
         lines += self._storage_faults()
         if self.default_wait_s > self.max_wait_s:
             lines.append("DEFAULT_WAIT_S is greater than MAX_WAIT_S: lower the one or raise the other.")

@@ -37,6 +37,7 @@ from server.inference.events import (
     Started,
     Upstream,
 )
+from server.inference.pricing import Pricing
 from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
 from server.trace_context import TRACEPARENT, trace_id_of
@@ -70,6 +71,7 @@ class Generator:
         lease: Lease,
         files: RequestFiles,
         metrics: RunMetrics,
+        pricing: Pricing,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._queue = queue
@@ -83,6 +85,7 @@ class Generator:
         self._lease = lease
         self._files = files
         self._metrics = metrics
+        self._pricing = pricing
         self._jitter = jitter
 
     async def run(self) -> None:
@@ -155,7 +158,8 @@ class Generator:
             pause_s = min(problem.retry_after_s * self._jitter(1.0, 1.5), model_request.seconds_left())
             return Interrupted(max(0.0, pause_s), problem.code, problem.detail)
         except Problem as problem:
-            return Failed(problem.code, f"The model's answer could not be kept. {problem.detail}")
+            message = f"The model's answer could not be kept. {problem.detail}"
+            return Failed(problem.code, message, usage=running.usage, model=running.transcript.model)
         finally:
             timer.cancel()
             if not is_kept:
@@ -181,13 +185,14 @@ class Generator:
                             running.first_delta_at = time.monotonic()
                         transcript.append(event)
                     case Started():
-                        transcript.model = event.model
+                        transcript.model, running.provider = event.model, event.provider
                     case Counted():
                         running.usage = event.usage
                     case FileChunk():
                         await outputs.take(event)
                     case Completed():
                         running.answered_at = time.monotonic()
+                        running.usage = event.usage
                         return await _with_files(_with_whole_text(event, transcript), outputs)
                     case GenerationFailed():
                         running.answered_at = time.monotonic()
@@ -250,14 +255,39 @@ class Generator:
 
     async def _record(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> tuple[FinalRow, WriteResult]:
         """Write the outcome; one that the database refuses for its content becomes a failure."""
-        row = _final_row(running, outcome, taken)
+        row = self._final_row(running, outcome, taken)
         try:
             return row, await self._journal.record(row)
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
             log.exception("outcome_refused", id=str(row.id))
-            failed = Failed(Code.SERVER_ERROR, "The answer could not be stored.", model=outcome.model)
-            row = _final_row(running, failed, taken)
+            message = "The answer could not be stored."
+            failed = Failed(Code.SERVER_ERROR, message, usage=outcome.usage, model=outcome.model)
+            row = self._final_row(running, failed, taken)
             return row, await self._journal.record(row)
+
+    def _final_row(self, running: Running, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
+        model_request = running.model_request
+        transcript = running.transcript
+        segments = transcript.shape_of_other(outcome.output_data) if transcript.is_void else transcript.shape()
+        return FinalRow(
+            id=model_request.id,
+            owner=model_request.owner,
+            epoch=model_request.epoch,
+            status=outcome.status,
+            output_data=_json_of(outcome.output_data),
+            error_code=outcome.error_code,
+            error_msg=outcome.error_msg,
+            token_used=outcome.usage.token_used,
+            token_count=outcome.usage.token_count,
+            processing_time=taken,
+            model=outcome.model,
+            segments=None if outcome.output_data is None else _json_of(segments),
+            usage=_json_of(outcome.usage.as_fields()),
+            upstream_error=_json_of(outcome.upstream_error),
+            cost_usd=self._pricing.cost_of(
+                outcome.usage, model=outcome.model or model_request.model, provider=running.provider
+            ),
+        )
 
     def _publish(self, model_request: ModelRequest, view: View) -> None:
         self._subscriptions.publish(model_request.id, view)
@@ -299,28 +329,6 @@ def _stopped(running: Running, reason: StopReason) -> Outcome | None:
             return Interrupted(0.0)
         case StopReason.LOST:
             return None
-
-
-def _final_row(running: Running, outcome: FinalOutcome, taken: timedelta) -> FinalRow:
-    model_request = running.model_request
-    transcript = running.transcript
-    segments = transcript.shape_of_other(outcome.output_data) if transcript.is_void else transcript.shape()
-    return FinalRow(
-        id=model_request.id,
-        owner=model_request.owner,
-        epoch=model_request.epoch,
-        status=outcome.status,
-        output_data=_json_of(outcome.output_data),
-        error_code=outcome.error_code,
-        error_msg=outcome.error_msg,
-        token_used=outcome.usage.token_used,
-        token_count=outcome.usage.token_count,
-        processing_time=taken,
-        model=outcome.model,
-        segments=None if outcome.output_data is None else _json_of(segments),
-        usage=_json_of(outcome.usage.as_fields()),
-        upstream_error=_json_of(outcome.upstream_error),
-    )
 
 
 def _json_of(value: Any) -> bytes | None:

@@ -34,6 +34,8 @@ class Running:
     """Monotonic time of the call upstream; None before it. The next two: its first delta, its end however it came."""
     first_delta_at: float | None = None
     answered_at: float | None = None
+    provider: str | None = None
+    """The provider that answers, for the price."""
 
 
 LARGE_BYTES = 64 * 1024

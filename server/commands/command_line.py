@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 from server import __version__
@@ -16,7 +17,7 @@ from server.settings import Settings
 from server.telemetry import logging_to
 
 EXIT_FAILED = 1
-_PRINTING = frozenset({"users", "psql"})
+_PRINTING = frozenset({"users", "usage", "psql"})
 """Their output is for people and scripts, so the log goes to stderr."""
 _MOVES = {
     "export": "write accounts, requests and files to an archive",
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_FAILED
 
 
-async def _command(  # noqa: C901, PLR0911 - a table
+async def _command(  # noqa: C901, PLR0911, PLR0912 - a table
     options: argparse.Namespace, settings: Settings, output: LogWriter
 ) -> int:
     match options.command:
@@ -71,6 +72,10 @@ async def _command(  # noqa: C901, PLR0911 - a table
             from server.commands.psql import run_psql  # noqa: PLC0415 - as above
 
             return await run_psql(settings, options.rest)
+        case "usage":
+            from server.commands.usage import run_usage  # noqa: PLC0415 - as above
+
+            return await run_usage(settings, options)
         case "export":
             from server.commands.moving.exporter import run_export  # noqa: PLC0415 - as above
 
@@ -121,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     password.add_argument("email", help="the account's address; the password is asked for, or read from a pipe")
     add_users_parser(commands)
     commands.add_parser("psql", help="open the database in psql, which gets all further arguments", add_help=False)
+    usage = commands.add_parser("usage", help="show what users have used, and what it cost")
+    usage.add_argument("--user", metavar="EMAIL", help="only this account")
+    usage.add_argument("--by", type=_read_groups, default=("user", "model"), help="of user,day,model: a row for each")
+    usage.add_argument("--from", dest="first", type=date.fromisoformat, metavar="DAY", help="such as 2026-11-01")
+    usage.add_argument("--to", dest="last", type=date.fromisoformat, metavar="DAY", help="included; by default today")
+    form = usage.add_mutually_exclusive_group()
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="CSV instead of a table")
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="JSON, with exact numbers")
     for name, purpose in _MOVES.items():
         commands.add_parser(name, help=purpose).add_argument("file", type=Path)
     worker = commands.add_parser("worker")  # internal: `serve` starts it if WORKERS is greater than 1
@@ -135,6 +148,13 @@ def _forbid_core_dumps() -> None:
         import resource  # noqa: PLC0415 - not on Windows
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _read_groups(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not {*names} <= {"user", "day", "model"}:
+        raise argparse.ArgumentTypeError("must be of user, day and model, with commas between them")
+    return names
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

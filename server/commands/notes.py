@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from server.auth.supabase import NO_SERVICE_KEY_FIX
 from server.commands.setting_names import find_unknown, find_unread, given_names, names_in_file
 from server.limits.rates import find_client_ip
-from server.settings import Backend, Settings
+from server.settings import Backend, Settings, SignUps
 
 _OPEN_SIGN_UPS = (
-    "Anyone who reaches this server can sign up and use the model at your cost: set HOST=127.0.0.1, use Supabase Auth, "
-    "or let a proxy restrict /auth/signup and /api/auth/signup."
+    "Anyone who reaches this server can sign up and use the model at your cost: set SIGN_UPS=invite, or HOST=127.0.0.1."
 )
 
 
@@ -35,13 +34,9 @@ def notes_of(settings: Settings) -> Iterator[Note]:
         yield Note("unknown_names", f".env has names that this server does not read: {', '.join(sorted(unknown))}.")
     if settings.supabase_url is not None and settings.supabase_service_role_key is None:
         yield Note("accounts_cannot_be_deleted", NO_SERVICE_KEY_FIX)
-    if has_open_sign_ups(settings) and settings.backend is not Backend.OFFLINE and not _is_local(settings.host):
+    is_open = settings.sign_up_policy is SignUps.OPEN
+    if is_open and settings.backend is not Backend.OFFLINE and not _is_local(settings.host):
         yield Note("sign_ups_open", _OPEN_SIGN_UPS)
-
-
-def has_open_sign_ups(settings: Settings) -> bool:
-    """Whether strangers can make accounts here. With Supabase its own switch decides."""
-    return settings.supabase_url is None
 
 
 def _is_local(host: str) -> bool:

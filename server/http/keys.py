@@ -26,9 +26,11 @@ from server.inference.events import Upstream
 from server.lifecycle import Lifecycle
 from server.limits.memory import MemoryBudget
 from server.limits.rates import RateLimiter, RateLimitResult
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import RequestId
 from server.monitoring.metrics import Metrics
 from server.requests.service import ModelRequests
+from server.requests.usage import UsageHistory
 from server.settings import Settings
 from server.storage.objects import Objects
 from server.storage.reader import PooledQueries
@@ -38,6 +40,7 @@ LIFECYCLE = web.AppKey("lifecycle", Lifecycle)
 READER = web.AppKey("reader", PooledQueries)
 ENGINE = web.AppKey("engine", Engine)
 REQUESTS = web.AppKey("requests", ModelRequests)
+USAGE = web.AppKey("usage", UsageHistory)
 FEEDS = web.AppKey("feeds", Feeds)
 CATALOG = web.AppKey("catalog", Catalog)
 UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
@@ -57,7 +60,7 @@ FILES = web.AppKey("files", FileFinder)
 RESPONSE_MEMORY = web.AppKey("response_memory", MemoryBudget)
 BODY_TURNS = web.AppKey("body_turns", asyncio.Lock)
 BODY_MEMORY = web.AppKey("body_memory", MemoryBudget)
-CREATE_LIMITER = web.AppKey("create_limiter", RateLimiter)
+CREATE_LIMITER = web.AppKey("create_limiter", SharedRateLimiter)
 READ_LIMITER = web.AppKey("read_limiter", RateLimiter)
 AUTH_LIMITER = web.AppKey("auth_limiter", RateLimiter)
 METRICS = web.AppKey("metrics", Metrics)

@@ -1,7 +1,8 @@
 """Strict parsing of the path, the query and the headers of a request."""
 
 import re
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,12 +11,15 @@ from aiohttp import hdrs, web
 from server.errors import BadSyntax, FieldError, NotFound
 from server.model_request import RequestId, Status
 from server.requests.history import Filters
+from server.requests.usage import DEFAULT_DAYS, GROUPS, MAX_DAYS, UsageFilters
 from server.schemas import invalid
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
 MAX_PARAMETERS: Final = 32
 _MAX_PAGE: Final = 1000
+_PERIOD = timedelta(days=DEFAULT_DAYS - 1)
+_NOT_A_DAY = "must be a day such as 2026-11-23"
 _FILTER_FIELDS = {"model_type": "model_types"}
 _QUALITY = re.compile(r"q\s*=\s*(0?\.\d+|0\.?|1(?:\.0*)?)", re.ASCII)
 
@@ -70,11 +74,29 @@ def read_filters(request: web.Request) -> Filters:
     readers: dict[str, Any] = {
         "limit": _read_limit,
         "cursor": _read_cursor,
-        "status": Status,
+        "status": _read_status,
         "model_type": _read_model_type,
         "created_after": _read_time,
         "created_before": _read_time,
     }
+    values = _read_query(request, readers)
+    return Filters(**{_FILTER_FIELDS.get(name, name): value for name, value in values.items()})
+
+
+def read_usage_filters(request: web.Request) -> UsageFilters:
+    """Without `to` the last day is today in UTC, without `from` the period has `DEFAULT_DAYS`."""
+    values = _read_query(request, {"from": _read_day, "to": _read_day, "group_by": _read_groups})
+    last = values.get("to") or datetime.now(UTC).date()
+    first = values.get("from") or max(date.min + _PERIOD, last) - _PERIOD
+    if not first <= last:
+        raise invalid([FieldError("from", "must not be after to")])
+    if (last - first).days >= MAX_DAYS:
+        raise invalid([FieldError("from", f"must be less than {MAX_DAYS} days before to")])
+    return UsageFilters(first, last, values.get("group_by", GROUPS))
+
+
+def _read_query(request: web.Request, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The values of the known parameters that are given. Raises `Invalid` with all faults."""
     if len(request.query) > MAX_PARAMETERS:
         raise invalid([FieldError("(query)", f"has too many parameters: it may have {MAX_PARAMETERS}")])
     values, errors = {}, []
@@ -83,13 +105,12 @@ def read_filters(request: web.Request) -> Filters:
             errors.append(FieldError(name[:200] or "(empty)", "is not a known parameter"))
             continue
         try:
-            values[_FILTER_FIELDS.get(name, name)] = readers[name](single(request, name))
+            values[name] = readers[name](single(request, name))
         except ValueError as error:
-            message = "must be one of " + ", ".join(Status) if name == "status" else str(error)
-            errors.append(FieldError(name, message))
+            errors.append(FieldError(name, str(error)))
     if errors:
         raise invalid(errors)
-    return Filters(**values)
+    return values
 
 
 def single(request: web.Request, name: str) -> str:
@@ -109,6 +130,29 @@ def _read_cursor(text: str) -> UUID:
     if not _UUID.fullmatch(text):
         raise ValueError("must be taken from the Link header of the page before")
     return UUID(text)
+
+
+def _read_status(text: str) -> Status:
+    try:
+        return Status(text)
+    except ValueError:
+        raise ValueError("must be one of " + ", ".join(Status)) from None
+
+
+def _read_day(text: str) -> date:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        raise ValueError(_NOT_A_DAY)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(_NOT_A_DAY) from None
+
+
+def _read_groups(text: str) -> frozenset[str]:
+    names = frozenset(text.split(","))
+    if not names <= GROUPS:
+        raise ValueError("must be day, model, or both with a comma between them")
+    return names
 
 
 def _read_model_type(text: str) -> tuple[str, ...]:

@@ -232,6 +232,10 @@ class Upstream(Protocol):
         """
         ...
 
+    def known_listing(self) -> Listing | None:
+        """The cached list, which may be stale, without a wait. None before the first one came."""
+        ...
+
     async def close(self) -> None: ...
 
 

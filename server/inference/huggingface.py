@@ -141,6 +141,7 @@ class HuggingFace:
         if is_router(self._base_url):
             reply = await self._ask(build_probe(self._base_url))
             check = judge_probe(reply.error)
+            self.known_listing()  # the first answers have a price, too
         else:
             reply = await self._ask_for_models()
             check = judge_listing(reply.body, reply.error, base_url=self._base_url)
@@ -149,6 +150,10 @@ class HuggingFace:
     async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
         """See `Upstream.listing`."""
         return await self._live_listing.get(max_age_s=max_age_s)
+
+    def known_listing(self) -> Listing | None:
+        """See `Upstream.known_listing`. Only the router lists prices, so only its list is kept fresh for them."""
+        return self._live_listing.peek(refreshes=is_router(self._base_url))
 
     async def close(self) -> None:
         """Close all connections, even those in use."""

@@ -95,16 +95,26 @@ class LiveListing:
         is_too_old = self._listing is None or (max_age_s is not None and now >= self._listed_at + max_age_s)
         may_ask_again = max_age_s is not None and is_too_old and now >= self._asked_at + max_age_s
         if self._fetch is None and (now >= self._due_at or may_ask_again):
-            self._asked_at = now
-            self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
+            self._begin(now)
         if is_too_old and self._fetch is not None:
             await asyncio.wait({self._fetch}, timeout=self._first_wait_s)
         if self._listing is None or (max_age_s is not None and self._clock() >= self._listed_at + max_age_s):
             return None
         return replace(self._listing, is_stale=self._clock() >= self._stale_at)
 
+    def peek(self, *, refreshes: bool) -> Listing | None:
+        """The newest listing without a wait, which may be stale. `refreshes`: a due one is fetched for later calls."""
+        now = self._clock()
+        if refreshes and self._fetch is None and now >= self._due_at:
+            self._begin(now)
+        return self._listing
+
     async def close(self) -> None:
         await _stop(self._fetch)
+
+    def _begin(self, now: float) -> None:
+        self._asked_at = now
+        self._fetch = asyncio.create_task(self._refresh(), name="upstream-listing")
 
     async def _refresh(self) -> None:
         try:

@@ -67,7 +67,8 @@ class RateLimiter:
         return not self._limit
 
     @property
-    def _interval_s(self) -> float:
+    def interval_s(self) -> float:
+        """Seconds in which a bucket regains one call."""
         return PERIOD_S / self._limit
 
     def check(self, key: Hashable) -> RateLimitResult | None:
@@ -76,16 +77,16 @@ class RateLimiter:
             return None
         bucket = self._bucket(key)
         if not bucket.has_capacity():
-            return self._rejected(self._delay_s(bucket))
+            return self.rejected(self._delay_s(bucket))
         bucket.add(1)
-        return self._allowed(bucket.level)
+        return self.allowed(bucket.level)
 
     def peek(self, key: Hashable) -> RateLimitResult | None:
         """As `check`, but counts nothing."""
         if not self._limit:
             return None
         bucket = self._bucket(key)
-        return self._allowed(bucket.level) if bucket.has_capacity() else self._rejected(self._delay_s(bucket))
+        return self.allowed(bucket.level) if bucket.has_capacity() else self.rejected(self._delay_s(bucket))
 
     def reserve(self, key: Hashable) -> float:
         """Count one call beyond the rate. Returns the seconds until it may start, one interval after the last one.
@@ -104,25 +105,27 @@ class RateLimiter:
     def _bucket(self, key: Hashable) -> _Bucket:
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(self._burst, self._burst * self._interval_s)
+            bucket = self._buckets[key] = _Bucket(self._burst, self._burst * self.interval_s)
             if len(self._buckets) > self._max_keys:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
         return bucket
 
     def _delay_s(self, bucket: _Bucket) -> float:
-        return max(0.0, bucket.level + 1 - self._burst) * self._interval_s
+        return max(0.0, bucket.level + 1 - self._burst) * self.interval_s
 
-    def _allowed(self, level: float) -> RateLimitResult:
+    def allowed(self, level: float) -> RateLimitResult:
+        """The result of an allowed call, after which this many calls are missing in the bucket."""
         return RateLimitResult(
             name=self.name,
             allowed=True,
             limit=self._limit,
-            remaining=math.floor(self._burst - level),
-            reset_s=math.ceil(level * self._interval_s),
+            remaining=max(0, math.floor(self._burst - level)),
+            reset_s=math.ceil(level * self.interval_s),
         )
 
-    def _rejected(self, retry_after_s: float) -> RateLimitResult:
+    def rejected(self, retry_after_s: float) -> RateLimitResult:
+        """The result of a call that may be repeated after that time."""
         return RateLimitResult(
             name=self.name,
             allowed=False,

@@ -3,7 +3,7 @@
 The name of a component is that of its class without `Object`, which tells it from the class that the server works with.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -94,6 +94,7 @@ class ModelRequestObject(Described):
     token_used: int | None = shown(None, "Tokens of prompt and answer; null where upstream did not say.")
     token_count: int | None = shown(None, "Tokens generated; null where upstream did not say.")
     usage: UsageObject | None = shown(None, "All counts that upstream gave, under OpenAI's names.")
+    cost_usd: float | None = shown(None, "Dollars, from listed prices; null where a price or a count is unknown.")
     processing_time: float | None = shown(None, "Seconds from its start to its end.")
     attempt: int = shown(1, "How often it was started; more than 1 after a crash.")
     queue_position: int | None = shown(None, "How many are ahead of it; null once it has started.")
@@ -108,6 +109,7 @@ COMPLETED = _FINAL | {
     "token_used": 93,
     "token_count": 21,
     "usage": example_of(UsageObject),
+    "cost_usd": 0.0000129,
 }
 FAILED = _FINAL | {
     "status": "failed",
@@ -115,6 +117,51 @@ FAILED = _FINAL | {
     "error_code": "MODEL_ERROR",
 }
 CANCELLED = _FINAL | {"status": "cancelled", "output_data": {"output": "Rain taps", "partial": True}}
+
+
+class UsageTotalObject(Described):
+    """Sums over requests that have ended. Each count of tokens is the sum of what upstream counted."""
+
+    completed: int = shown(41)
+    failed: int = shown(2)
+    cancelled: int = shown(1)
+    input_tokens: int = shown(3061)
+    output_tokens: int = shown(1210)
+    cached_tokens: int = shown(640, "Of the input, read from the provider's cache.")
+    reasoning_tokens: int = shown(500, "Of the output, generated as reasoning.")
+    total_tokens: int = shown(4271)
+    unmetered: int = shown(0, "Requests with an answer, whole or partial, that upstream did not count.")
+    unpriced: int = shown(0, "Requests with an answer, whole or partial, whose cost is unknown.")
+    cost_usd: float | None = shown(0.0005481, "Dollars, without the unpriced requests; null if all are unpriced.")
+
+
+class UsageRowObject(UsageTotalObject):
+    """Sums of one group: of a day, of a model, or of a model on a day."""
+
+    day: date = Field(default=date.min, examples=["2026-11-23"], description="In UTC; only if grouped by day.")
+    model: str | None = Field(
+        default=None,
+        examples=["openai/gpt-oss-20b:fastest"],
+        description="The model that answered, null if it is unknown; only if grouped by model.",
+    )
+
+
+class LimitObject(Described):
+    """A limit of the user."""
+
+    name: str = shown("requests_per_minute")
+    limit: int = shown(60)
+    used: int = shown(3)
+    remaining: int = shown(57)
+    resets_at: datetime | None = shown("2026-11-23T08:00:03.000000Z", "When all of it is available; null if it is.")
+
+
+class UsageReportObject(Described):
+    """The usage of a user in a period, and the limits now."""
+
+    data: list[UsageRowObject] = shown([example_of(UsageRowObject)])
+    total: UsageTotalObject = shown(example_of(UsageTotalObject))
+    limits: list[LimitObject] = shown([example_of(LimitObject)], "Without those that are off.")
 
 
 class FieldProblemObject(Described):

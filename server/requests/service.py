@@ -18,7 +18,8 @@ from server.errors import NotFound, Problem, RateLimited, Unavailable
 from server.files.input_files import InputFiles, require_in_place
 from server.inference.events import Upstream, lists
 from server.limits.concurrency import ConcurrencyLimiter
-from server.limits.rates import RateLimiter, RateLimitResult
+from server.limits.rates import RateLimitResult
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import InstanceId, RequestId, Status, UserId, mint_id
 from server.requests.admission import NO_DIGESTS, Admission, Admitted, fingerprint_of
 from server.requests.history import Filters, History, Page
@@ -78,7 +79,7 @@ class ModelRequests:
         input_files: InputFiles,
         catalog: Catalog,
         upstream: Upstream,
-        rates: RateLimiter,
+        rates: SharedRateLimiter,
         concurrency: ConcurrencyLimiter,
         runs: Runs,
         deadline_s: float,
@@ -177,7 +178,7 @@ class ModelRequests:
             earlier = await self.admission.find_earlier(draft.user_id, draft.key, draft.fingerprint)
             if earlier is not None:
                 return earlier, 0.0
-        delay_s = self._check_rate(draft.user_id, may_be_put_off=may_be_put_off, on_rate=on_rate)
+        delay_s = await self._check_rate(draft.user_id, may_be_put_off=may_be_put_off, on_rate=on_rate)
         is_new = False
         try:
             admitted = await self._store(draft, delay_s)
@@ -185,21 +186,22 @@ class ModelRequests:
             return admitted, delay_s
         finally:
             if delay_s > 0 and not is_new:
-                self._rates.refund(draft.user_id)
+                await self._rates.refund(draft.user_id)
 
-    def _check_rate(
+    async def _check_rate(
         self, user_id: UserId, *, may_be_put_off: bool, on_rate: Callable[[RateLimitResult], None]
     ) -> float:
-        result = self._rates.check(user_id)
+        result = await self._rates.check(user_id)
         if result is None:
             return 0.0
         on_rate(result)
         if result.allowed:
             return 0.0
         if may_be_put_off:
-            return self._rates.reserve(user_id)
+            return await self._rates.reserve(user_id)
         raise RateLimited(
-            "Too many requests; wait, or send 'Prefer: respond-async' to have it queued.",
+            f"Too many requests: {result.limit} a minute are allowed (requests_per_minute). Wait, or send "
+            "'Prefer: respond-async' to have it queued.",
             retry_after_s=result.retry_after_s,
         )
 

@@ -75,7 +75,7 @@ def routes() -> tuple[Route, ...]:
 async def upload(request: web.Request) -> web.Response:
     """Take a file in, as a stream. It counts as a create, and is there when this has answered."""
     user_id = request[keys.PRINCIPAL].user_id
-    _count_as_create(request)
+    await _count_as_create(request)
     if not request.app[keys.LIFECYCLE].accepts_work:
         reason = request.app[keys.LIFECYCLE].reason
         raise Unavailable(f"Not accepting files: {reason}.", retry_after_s=_SHUTDOWN_RETRY_S)
@@ -117,8 +117,8 @@ async def get_output(request: web.Request) -> web.StreamResponse:
     return await answer_file(request, file, name=f"{request_id}-{number}")
 
 
-def _count_as_create(request: web.Request) -> None:
-    result = request.app[keys.CREATE_LIMITER].check(request[keys.PRINCIPAL].user_id)
+async def _count_as_create(request: web.Request) -> None:
+    result = await request.app[keys.CREATE_LIMITER].check(request[keys.PRINCIPAL].user_id)
     request[keys.RATE_LIMIT] = result
     if result is not None and not result.allowed:
         raise RateLimited("Too many requests; slow down.", retry_after_s=result.retry_after_s)

@@ -79,13 +79,14 @@ SET status = outcome.status,
     segments = outcome.segments,
     usage = outcome.usage,
     upstream_error = outcome.upstream_error,
+    cost_usd = outcome.cost_usd,
     completed_at = clock_timestamp()
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
-    $8::integer[], $9::integer[], $10::interval[], $11::text[], $12::jsonb[], $13::jsonb[], $14::jsonb[]
+    $8::integer[], $9::integer[], $10::interval[], $11::text[], $12::jsonb[], $13::jsonb[], $14::jsonb[], $15::numeric[]
 ) AS outcome (
     id, owner, epoch, status, output_data, error_code, error_msg,
-    token_used, token_count, processing_time, model, segments, usage, upstream_error
+    token_used, token_count, processing_time, model, segments, usage, upstream_error, cost_usd
 )
 WHERE row.id = outcome.id
     AND row.owner = outcome.owner

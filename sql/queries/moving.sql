@@ -55,14 +55,17 @@ FROM (
 ) AS valid;
 
 -- name: export_usage
--- Totals by user and day.
+-- Totals by user, day and model.
 SELECT to_jsonb(day_total)::text AS line
 FROM (
-    SELECT usage.user_id, usage.day, usage.completed, usage.failed, usage.cancelled, usage.token_used, usage.token_count
+    SELECT
+        usage.user_id, usage.day, usage.model, usage.completed, usage.failed, usage.cancelled,
+        usage.token_used, usage.token_count, usage.input_tokens, usage.cached_tokens, usage.reasoning_tokens,
+        usage.unmetered, usage.unpriced, usage.cost_usd
     FROM public.usage_daily AS usage
     INNER JOIN auth.users AS account ON account.id = usage.user_id
     WHERE account.deleted_at IS NULL
-    ORDER BY usage.user_id, usage.day
+    ORDER BY usage.user_id, usage.day, usage.model
 ) AS day_total;
 
 -- name: export_file_rows
@@ -198,16 +201,33 @@ ON CONFLICT DO NOTHING;
 
 -- name: import_usage
 -- Insert totals of page $1, whose users $2 have the ids $3 here. The larger total stays, so that a repetition changes nothing.
-INSERT INTO public.usage_daily AS total (user_id, day, completed, failed, cancelled, token_used, token_count)
-SELECT account.id, usage.day, usage.completed, usage.failed, usage.cancelled, usage.token_used, usage.token_count
+-- An archive of the version before has no models, and none of the later totals.
+INSERT INTO public.usage_daily AS total (
+    user_id, day, model, completed, failed, cancelled, token_used, token_count,
+    input_tokens, cached_tokens, reasoning_tokens, unmetered, unpriced, cost_usd
+)
+SELECT
+    account.id, usage.day, coalesce(usage.model, ''), usage.completed, usage.failed, usage.cancelled,
+    usage.token_used, usage.token_count,
+    coalesce(usage.input_tokens, greatest(usage.token_used - usage.token_count, 0)),
+    coalesce(usage.cached_tokens, 0), coalesce(usage.reasoning_tokens, 0),
+    coalesce(usage.unmetered, 0), coalesce(usage.unpriced, usage.completed), usage.cost_usd
 FROM jsonb_to_recordset($1::jsonb) AS usage (
-    user_id uuid, day date, completed integer, failed integer, cancelled integer, token_used bigint, token_count bigint
+    user_id uuid, day date, model text, completed integer, failed integer, cancelled integer,
+    token_used bigint, token_count bigint, input_tokens bigint, cached_tokens bigint, reasoning_tokens bigint,
+    unmetered integer, unpriced integer, cost_usd numeric
 )
 LEFT JOIN unnest($2::uuid [], $3::uuid []) AS renamed (before, here) ON renamed.before = usage.user_id
 INNER JOIN auth.users AS account ON account.id = coalesce(renamed.here, usage.user_id)
-ON CONFLICT (user_id, day) DO UPDATE
+ON CONFLICT (user_id, day, model) DO UPDATE
 SET completed = greatest(total.completed, excluded.completed),
     failed = greatest(total.failed, excluded.failed),
     cancelled = greatest(total.cancelled, excluded.cancelled),
     token_used = greatest(total.token_used, excluded.token_used),
-    token_count = greatest(total.token_count, excluded.token_count);
+    token_count = greatest(total.token_count, excluded.token_count),
+    input_tokens = greatest(total.input_tokens, excluded.input_tokens),
+    cached_tokens = greatest(total.cached_tokens, excluded.cached_tokens),
+    reasoning_tokens = greatest(total.reasoning_tokens, excluded.reasoning_tokens),
+    unmetered = greatest(total.unmetered, excluded.unmetered),
+    unpriced = greatest(total.unpriced, excluded.unpriced),
+    cost_usd = greatest(total.cost_usd, excluded.cost_usd);

@@ -2,7 +2,8 @@
 -- What the public object of a model request is made of (server/schemas.py).
 row.id, row.created_at, row.completed_at, row.user_id, row.status, row.model_type, row.model,
 row.input_data, row.output_data, row.error_msg, row.error_code, row.token_used, row.token_count,
-row.processing_time, row.epoch, row.attempt, row.deadline_at, row.usage, row.upstream_error
+row.processing_time, row.epoch, row.attempt, row.deadline_at, row.usage, row.upstream_error,
+row.cost_usd
 
 -- name: get_request
 -- One model request of one user, with its place in the backlog.

@@ -50,8 +50,8 @@ async def test_the_request_object_has_the_fields_of_the_contract(api: Api) -> No
     item: dict[str, Any] = (await api.create("hello")).json
     assert list(item) == [
         "id", "created_at", "completed_at", "user_id", "status", "model_type", "model", "input_data", "output_data",
-        "error_msg", "error_code", "upstream_error", "token_used", "token_count", "usage", "processing_time", "attempt",
-        "queue_position", "deadline_at",
+        "error_msg", "error_code", "upstream_error", "token_used", "token_count", "usage", "cost_usd",
+        "processing_time", "attempt", "queue_position", "deadline_at",
     ]  # fmt: skip
     assert item["created_at"].endswith("Z")
     assert item["completed_at"].endswith("Z")

@@ -36,18 +36,18 @@ async def test_beyond_the_rate_a_waiting_create_is_429(start: Start) -> None:
     assert reply.headers["RateLimit"].startswith('"create";r=0;')
 
 
-def _use_up(api: Api) -> None:
+async def _use_up(api: Api) -> None:
     """The limit, and what is added to it within a moment."""
-    limiter = api.app[keys.CREATE_LIMITER]
-    while (verdict := limiter.check(UUID(api.user_id))) is not None and verdict.allowed:
+    limiter, user_id = api.app[keys.CREATE_LIMITER], UserId(UUID(api.user_id))
+    while (verdict := await limiter.check(user_id)) is not None and verdict.allowed:
         pass
     for _ in range(3):
-        limiter.reserve(UUID(api.user_id))
+        await limiter.reserve(user_id)
 
 
 async def test_beyond_the_rate_who_does_not_wait_is_queued_and_starts_later(start: Start) -> None:
     api = await (await start(rate_limit_per_minute=60)).sign_up()
-    _use_up(api)
+    await _use_up(api)
     delayed = await api.create_async("queued")
     assert (delayed.status, delayed.json["status"]) == (202, "pending")
     assert (await api.create("impatient")).status == 429

@@ -18,6 +18,7 @@ from server.http import keys
 from server.model_request import RequestId, UserId
 from server.settings import Settings
 from server.storage.objects import ObjectKey, create_objects
+from server.storage.queries import statements
 from tests.acceptance.conftest import PASSWORD, Api, Start, settings_for
 from tests.acceptance.test_cancel import online_settings
 from tests.acceptance.test_files import make
@@ -27,6 +28,7 @@ from tests.fakes.huggingface import Answer, End, FakeHuggingFace, json_answer
 from tests.fakes.media import PNG
 from tests.fixtures.object_keys import new_key
 from tests.integration.files import image
+from tests.rows import add_user, connected
 from tests.signals import until
 from tests.supabase import Project
 
@@ -375,3 +377,15 @@ async def test_a_request_that_runs_as_soon_as_it_arrives_finds_its_file(
         reply = await there.get(f"/api/requests/{request_id}")
         assert (reply.json["status"], reply.json["error_msg"]) == ("completed", None)
         assert PNG in upstream.calls[-1].raw
+
+
+async def test_usage_of_an_archive_without_models_is_of_an_unknown_one(database: str) -> None:
+    async with connected(database) as connection:
+        user_id = await add_user(connection)
+        day = {"user_id": str(user_id), "day": "2026-11-01", "completed": 3, "failed": 1, "cancelled": 0}
+        page = json.dumps([day | {"token_used": 70, "token_count": 50}]).encode()
+        for _ in range(2):
+            await connection.execute(statements()["import_usage"], page, [], [])
+        [row] = await connection.fetch("SELECT * FROM usage_daily")
+    assert (row["model"], row["completed"], row["token_used"], row["input_tokens"]) == ("", 3, 70, 20)
+    assert (row["unmetered"], row["unpriced"], row["cost_usd"]) == (0, 3, None)

@@ -92,3 +92,12 @@ def test_a_lease_is_judged_by_when_its_renewal_was_sent() -> None:
     lease.renewed(sent_at=-2 * LEASE_TTL_S)
     assert not lease.is_trusted
     assert not lease.may_judge_others
+
+
+async def test_a_rate_is_one_for_both(start: Start) -> None:
+    here, there = await start(rate_limit_per_minute=5), await start(rate_limit_per_minute=5)
+    user = await here.sign_up()
+    statuses = [(await (user if number % 2 else _at(there, user)).create()).status for number in range(8)]
+    assert statuses == [200] * 5 + [429] * 3
+    [limit] = (await _at(there, user).get("/api/usage")).json["limits"]
+    assert (limit["used"], limit["remaining"]) == (5, 0)

@@ -25,6 +25,7 @@ class ScriptedUpstream:
         self.is_waiting = asyncio.Event()
         """Set when a call waits for an event of its script."""
         self.check_result = Check(None, "It answers.")
+        self.listed: Listing | None = None
 
     async def generate(self, call: Call, *, timeout_s: float) -> AsyncGenerator[Event, None]:
         self.calls.append(call)
@@ -49,6 +50,9 @@ class ScriptedUpstream:
 
     async def listing(self, *, max_age_s: float | None = None) -> Listing | None:
         return None
+
+    def known_listing(self) -> Listing | None:
+        return self.listed
 
     async def close(self) -> None:
         pass

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -20,9 +20,19 @@ SELECT id::text, status, epoch, attempt, owner, error_msg, completed_at,
 FROM public.model_requests
 """
 _LIVE = "SELECT count(*) FROM public.model_requests WHERE status IN ('pending', 'processing')"
-_OUTCOMES = (
-    "SELECT coalesce(sum(completed), 0) AS completed, coalesce(sum(failed), 0) AS failed FROM public.usage_daily"
-)
+_SPENT = """
+SELECT
+    user_id, (completed_at AT TIME ZONE 'UTC')::date AS day, coalesce(model, '') AS model, status,
+    token_used, token_count, usage::text, output_data IS NOT NULL AS has_answer, cost_usd
+FROM public.model_requests
+WHERE status IN ('completed', 'failed', 'cancelled')
+"""
+_TOTALS = """
+SELECT
+    user_id, day, model, completed, failed, cancelled, token_used, token_count, input_tokens, cached_tokens,
+    reasoning_tokens, unmetered, unpriced, cost_usd
+FROM public.usage_daily
+"""
 _POLL_S = 0.1
 _FINAL = {str(status) for status in Status if status.is_final}
 
@@ -74,11 +84,36 @@ async def audit(url: str, clients: Clients, upstream: CountingUpstream) -> Audit
         if row["status"] == "completed":
             answers = {reply_to(row["prompt"], call) for call in range(1, upstream.calls[row["prompt"]] + 1)}
             assert row["output"] in answers, "an answer that upstream did not give"
-    [outcomes] = await _fetch(url, _OUTCOMES)
-    counted = Counter(row["status"] for row in rows)
-    assert outcomes["completed"] == counted["completed"], "an outcome that was counted twice"
-    assert outcomes["failed"] == counted["failed"], "an outcome that was counted twice"
+    await audit_usage(url)
     return Audit(by_id)
+
+
+async def audit_usage(url: str) -> "Counter[str]":
+    """The totals of usage are the sums of the history, to the token and to the last digit. Returns the sum of all."""
+    sums: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for row in await _fetch(url, _SPENT):
+        usage = json.loads(row["usage"] or "{}")
+        sums[row["user_id"], row["day"], row["model"]] += Counter(
+            {
+                row["status"]: 1,
+                "token_used": row["token_used"] or 0,
+                "token_count": row["token_count"] or 0,
+                "input_tokens": usage.get("prompt_tokens", 0),
+                "cached_tokens": usage.get("prompt_tokens_details", {}).get("cached_tokens", 0),
+                "reasoning_tokens": usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0),
+                "unmetered": row["has_answer"] and not usage,
+                "unpriced": row["has_answer"] and row["cost_usd"] is None,
+                "cost_usd": row["cost_usd"] or 0,
+            }
+        )
+    totals = {
+        (row["user_id"], row["day"], row["model"]): +Counter(
+            {name: value or 0 for name, value in list(row.items())[3:]}
+        )
+        for row in await _fetch(url, _TOTALS)
+    }
+    assert totals == sums, "usage that is not the sum of the history"
+    return sum(totals.values(), Counter())
 
 
 def _judge(told: Told, rows: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ class Statements(RuleBasedStateMachine):
         written = self.world.fetch(
             "record_outcomes",
             *(ids, [instance] * count, epochs, [status] * count, [b'{"output": "x"}'] * count, nothing, nothing),
-            *([2] * count, [1] * count, nothing, nothing, nothing, nothing, nothing),
+            *([2] * count, [1] * count, nothing, nothing, nothing, nothing, nothing, nothing),
         )
         assert {(row["id"], row["epoch"]) for row in written} == {c for c in claims if self._holds(instance, c)}
         for claim in claims:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
@@ -82,6 +83,7 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
         [b'[["output", 6]]'] * count,
         [b'{"total_tokens": 30}'] * count,
         [b'{"status": 400}'] * count,
+        [Decimal("0.000000000001")] * count,
     )
     assert set(written) == {request_id for request_id, row in rows.items() if _passes_fence(row)}
     expected = {request_id: "completed" if _passes_fence(row) else row.status for request_id, row in rows.items()}
@@ -91,6 +93,7 @@ async def test_an_outcome_is_written_only_through_its_fence(table: Table) -> Non
         assert row["output_data"] == b'{"output": "answer"}'
         assert (row["usage"], row["upstream_error"]) == (b'{"total_tokens": 30}', b'{"status": 400}')
         assert (row["token_used"], row["token_count"], row["model"]) == (30, 20, "org/model")
+        assert row["cost_usd"] == Decimal("0.000000000001")
         assert row["completed_at"] == told["completed_at"]
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,10 +13,11 @@ import asyncpg
 import pytest
 
 from server.model_request import mint_id
-from server.storage.migrations import Migration, load_migrations
+from server.storage.database import Database
+from server.storage.migrations import Migration, load_migrations, migrate
 from server.storage.queries import sql_directory, statements
 from tests.postgres import bring_forward
-from tests.rows import add_user, connected
+from tests.rows import Row, add_row, add_user, connected
 
 # What Supabase has of its own where the earlier server ran, as far as it matters here.
 _SUPABASE = """
@@ -292,6 +294,80 @@ async def test_usage_of_several_users_and_days_is_added_to_what_was_there(any_da
         rows = await connection.fetch("SELECT user_id, day, failed, token_used FROM usage_daily ORDER BY 1, 2")
     assert [(row["user_id"], row["day"].day, row["failed"], row["token_used"]) for row in rows] == [
         (user_id, day, 2, 6) for user_id in users for day in (1, 2)
+    ]
+
+
+async def test_usage_of_the_version_before_is_of_an_unknown_model_and_goes_on(empty_database: str) -> None:
+    database = Database(empty_database)
+    async with connected(empty_database) as connection:
+        before = [migration for migration in migrations() if migration.number < 21]
+        await migrate(connection, before, connect=database.connect)
+        user_id = await add_user(connection)
+        await connection.execute(
+            "INSERT INTO usage_daily (user_id, day, completed, failed, token_used, token_count)"
+            " VALUES ($1, '2026-01-01', 3, 1, 70, 50), ($1, '2026-01-02', 1, 0, 0, 9)",
+            user_id,
+        )
+        request_id = await add_row(connection, user_id, Row("processing", owner=uuid4(), epoch=1))
+        await migrate(connection, migrations(), connect=database.connect)
+        await connection.execute(  # as the version before writes an outcome
+            """
+            UPDATE model_requests
+            SET status = 'completed', completed_at = '2026-01-01', token_used = 5, token_count = 2, output_data = '{}'
+            WHERE id = $1
+            """,
+            request_id,
+        )
+        rows = await connection.fetch(
+            """
+            SELECT model, extract(day FROM day)::int, completed, token_used, input_tokens, token_count,
+                unmetered, unpriced, cost_usd
+            FROM usage_daily ORDER BY day
+            """
+        )
+    assert [tuple(row) for row in rows] == [("", 1, 4, 75, 23, 52, 0, 4, None), ("", 2, 1, 0, 0, 9, 0, 1, None)]
+
+
+async def test_usage_counts_kinds_of_tokens_models_and_costs_exactly(any_database: str) -> None:
+    usage = """{
+        "prompt_tokens": 32, "completion_tokens": 103, "total_tokens": 135,
+        "prompt_tokens_details": {"cached_tokens": 30, "audio_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 94}
+    }"""
+    ends = [
+        ("a", "completed", 135, 103, usage, "0.1", True),
+        ("a", "cancelled", 135, 103, usage, "0.2", True),
+        ("a", "cancelled", None, None, '{"prompt_tokens": 7}', None, False),
+        ("a", "failed", None, None, None, None, False),
+        ("b", "completed", None, None, None, None, True),
+        (None, "completed", 5, None, '{"prompt_tokens": 5, "total_tokens": 5}', "0.000000000001", True),
+    ]
+    async with connected(any_database) as connection:
+        user_id = await add_user(connection)
+        for model, status, used, generated, counts, cost, has_output in ends:
+            request_id = await add_row(connection, user_id)
+            await connection.execute(
+                """
+                UPDATE model_requests
+                SET status = $2, completed_at = '2026-01-01', model = $3, token_used = $4, token_count = $5,
+                    usage = $6::text::jsonb, cost_usd = $7::text::numeric,
+                    output_data = CASE WHEN $8::boolean THEN '{}'::jsonb END
+                WHERE id = $1
+                """,
+                request_id, status, model, used, generated, counts, cost, has_output,
+            )  # fmt: skip
+        await connection.execute("DELETE FROM model_requests")
+        rows = await connection.fetch(
+            """
+            SELECT model, completed, failed, cancelled, token_used, token_count, input_tokens, cached_tokens,
+                reasoning_tokens, unmetered, unpriced, cost_usd
+            FROM usage_daily ORDER BY model
+            """
+        )
+    assert [tuple(row) for row in rows] == [
+        ("", 1, 0, 0, 5, 0, 5, 0, 0, 0, 0, Decimal("0.000000000001")),
+        ("a", 1, 1, 2, 270, 206, 71, 60, 188, 0, 0, Decimal("0.3")),
+        ("b", 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, None),
     ]
 
 

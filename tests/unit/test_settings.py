@@ -406,3 +406,11 @@ def test_around_a_wrong_value_is_one_plain_line(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
 ) -> None:
     assert faults(monkeypatch, **{name: value}) == (line,)
+
+
+def test_a_list_of_prices_that_cannot_be_used_refuses_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"org/model": {"output": 1}}')
+    assert faults(monkeypatch, PRICES=str(prices)) == (f"PRICES: {prices}: org/model.input: is required.",)
+    prices.write_text('{"org/model": {"input": 1}}')
+    assert load(monkeypatch, PRICES=str(prices)).prices == prices

@@ -128,6 +128,9 @@ class Offline:
     async def listing(self, *, max_age_s: float | None = None) -> None:
         """Lists nothing."""
 
+    def known_listing(self) -> None:
+        """Lists nothing, so nothing has a price."""
+
     async def close(self) -> None:
         """Does nothing."""
 

@@ -15,6 +15,7 @@ from server.actors.journal import Journal
 from server.actors.run_metrics import RunMetrics
 from server.actors.subscriptions import Subscriptions
 from server.actors.workload import Workload
+from server.inference.pricing import Pricing
 from server.model_request import ModelRequest
 from server.storage.database import DedicatedConnection
 from tests.fakes.journal import FakeJournal
@@ -53,6 +54,7 @@ class Desk:
             lease=self.lease,
             files=self.files,
             metrics=self.metrics,
+            pricing=Pricing({}, self.upstream.known_listing),
             jitter=lambda _low, high: high,
         )
 

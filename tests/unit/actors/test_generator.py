@@ -1,6 +1,7 @@
 """The generator: every end of a call is recorded once, or the row goes back; the slot is free in any case."""
 
 from datetime import timedelta
+from decimal import Decimal
 
 import asyncpg
 import orjson
@@ -12,7 +13,18 @@ from server.actors.generator import MAX_OUTAGE_PAUSE_S
 from server.actors.subscription import View
 from server.actors.writes import ReleasedRow, WriteResult, WriteStatus
 from server.errors import Code, Invalid, Unavailable
-from server.inference.events import Completed, Delta, FileChunk, GenerationFailed, Segment, Started, Task
+from server.inference.events import (
+    Completed,
+    Delta,
+    FileChunk,
+    GenerationFailed,
+    Listing,
+    LiveModel,
+    LiveProvider,
+    Segment,
+    Started,
+    Task,
+)
 from server.model_request import Failed, FinalRow, Status, Usage
 from tests.fakes.clock import Clock
 from tests.fakes.journal import NOW
@@ -43,6 +55,17 @@ async def test_an_answer_is_recorded_once_as_it_came() -> None:
     )
     assert timedelta(0) < row.processing_time < timedelta(seconds=10)
     assert desk.journal.released == []
+
+
+async def test_an_answer_costs_what_its_provider_asks_and_a_partial_one_too() -> None:
+    pricing = {"input": 1.0, "output": 10.0}
+    for last in (DONE, GenerationFailed(Code.MODEL_ERROR, "cut", usage=DONE.usage, model="org/model")):
+        desk = Desk(Started("org/model", "novita"), Delta("Hi there"), last)
+        models = (LiveModel("org/model", (LiveProvider("novita", pricing=pricing),)),)
+        desk.upstream.listed = Listing(NOW, is_stale=False, models=models)
+        await desk.process()
+        [row] = desk.journal.recorded
+        assert row.cost_usd == Decimal("0.000023")
 
 
 async def test_upstream_is_asked_with_the_request_and_the_time_that_is_left() -> None:
@@ -186,7 +209,7 @@ async def test_an_answer_that_the_database_refuses_becomes_a_failure() -> None:
     refused, row = desk.journal.recorded
     assert refused.status == "completed"
     assert (row.status, row.error_code, row.error_msg) == ("failed", "SERVER_ERROR", "The answer could not be stored.")
-    assert (row.output_data, row.model) == (None, "org/model")
+    assert (row.output_data, row.model, row.token_used) == (None, "org/model", 5)
     assert view is not None
     assert view.status is Status.FAILED
 

@@ -26,6 +26,7 @@ def _no_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"hf_api_token": "hf_x", "host": "::1"}, False),
         ({"hf_api_token": "hf_x", "host": "localhost"}, False),
         ({"hf_api_token": "hf_x", "host": "10.0.0.5"}, True),
+        ({"hf_api_token": "hf_x", "sign_ups": "invite"}, False),
         (
             {
                 "hf_api_token": "hf_x",

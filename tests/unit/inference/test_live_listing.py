@@ -225,3 +225,18 @@ async def test_around_ollamas_latest_is_the_name_without_a_tag(name: str, is_lis
     found = await LiveListing(Source(listed("llama3:latest")), clock=Clock()).get()
     assert found is not None
     assert found.has(name) is is_listed
+
+
+async def test_a_look_at_the_listing_waits_for_nothing_and_keeps_it_fresh() -> None:
+    source, clock = Source(listed("a"), AWAY, listed("b")), Clock()
+    listing = LiveListing(source, clock=clock)
+    assert (listing.peek(refreshes=False), source.asked) == (None, 0)
+    seen = []
+    for later_s in (0, FRESH_S, FAILED_S - 1, 1, 0):
+        clock.now += later_s
+        found = listing.peek(refreshes=True)
+        seen.append((found and found.models[0].id, source.asked))
+        await asyncio.sleep(0)
+        await settled(listing)
+    assert [name for name, _ in seen] == [None, "a", "a", "a", "b"]
+    assert source.asked == 3

@@ -18,7 +18,7 @@ from server.files.input_files import InputFiles
 from server.inference.offline import Offline
 from server.lifecycle import Lifecycle
 from server.limits.concurrency import ConcurrencyLimiter
-from server.limits.rates import RateLimiter
+from server.limits.shared_rates import SharedRateLimiter
 from server.model_request import InstanceId, ModelRequest, RequestId, UserId, mint_id
 from server.requests.admission import Admission
 from server.requests.history import History
@@ -27,6 +27,7 @@ from server.storage.database import DedicatedConnection
 from server.storage.reader import PooledQueries
 from server.transcript import Transcript
 from tests.fakes.journal import NOW, FakeJournal
+from tests.fakes.local_rates import LocalRates
 from tests.fakes.statements import FakeStatements
 from tests.fixtures.catalogs import catalog
 
@@ -96,7 +97,7 @@ class Desk:
         self.lifecycle = Lifecycle()
         if is_ready:
             self.lifecycle.ready()
-        self.rates = RateLimiter("create", per_minute, burst=burst)
+        self.rates = LocalRates(per_minute, burst=burst)
         self.concurrency = ConcurrencyLimiter()
         self.runs = FakeRuns()
         self.hints = 0
@@ -125,7 +126,7 @@ class Desk:
             input_files=InputFiles(reader),
             catalog=catalog(),
             upstream=Offline(),
-            rates=self.rates,
+            rates=cast("SharedRateLimiter", self.rates),
             concurrency=self.concurrency,
             runs=self.runs,
             deadline_s=600.0,

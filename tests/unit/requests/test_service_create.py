@@ -99,7 +99,7 @@ async def test_a_crowd_is_refused_before_anything_is_asked() -> None:
 
 async def test_a_repetition_is_subscribed_to_the_earlier_request_whatever_the_limits_say() -> None:
     desk, earlier = Desk(per_minute=1), mint_id()
-    desk.rates.check(str(ALICE))
+    await desk.rates.check(ALICE)
     found = {"request_id": earlier, "fingerprint": fingerprint_of(BODY)}
     desk.statements.answers["find_idempotency_key"] = [found]
     with await desk.create(key="k") as created:
