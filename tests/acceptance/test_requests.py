@@ -256,7 +256,7 @@ async def test_deleting_the_account_stops_what_runs_and_takes_everything_along(a
     assert (await api.send("DELETE", "/auth/user")).status == 204
     assert len(api.app[keys.ENGINE].workload) == 0
     assert (await api.get("/auth/user")).status == 401
-    assert (await api.get(f"/api/requests/{created.json['id']}")).status == 404
+    assert (await api.get(f"/api/requests/{created.json['id']}")).status == 401
     reply = await api.create()
     assert (reply.status, reply.json["code"]) == (401, "AUTH_ERROR")
 

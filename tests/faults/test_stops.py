@@ -23,7 +23,7 @@ GENERATION_S = 4.0
 async def test_a_stop_answers_all_and_loses_nothing(tmp_path: Path, database: str, drain_s: str) -> None:
     is_enough = float(drain_s) > GENERATION_S
     async with CountingUpstream(delay_s=lambda _prompt: GENERATION_S) as upstream:
-        settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url, "CONCURRENCY": str(IN_FLIGHT)}
+        settings = {"DATABASE_URL": database, "HF_BASE_URL": upstream.url, "CONCURRENCY": str(2 * IN_FLIGHT)}
         async with serving(tmp_path / "data", DRAIN_S=drain_s, **settings) as server:
             clients = Clients(server)
             answers = asyncio.gather(

@@ -21,6 +21,42 @@ const TYPE_STATUS: Record<string, number> = {
   model_not_found: 404,
   authentication_error: 401,
 };
+/** The status that errors of these kinds, or with these words, should have had in place of one of `under`. */
+const MEANINGS: { status: number; under: number[]; kinds: string[]; words: RegExp }[] = [
+  {
+    status: 404,
+    under: [400, 403, 422],
+    kinds: ["model_not_found", "model_not_supported", "invalid_model"],
+    words: /^model not supported by provider|\bmodel\b.{0,200}\bdoes not exist\b/,
+  },
+  {
+    status: 402,
+    under: [400, 403, 422, 429],
+    kinds: [
+      ...["insufficient_quota", "exceeded_current_quota_error", "insufficient_balance", "insufficient_credits"],
+      ...["billing_hard_limit_reached", "billing_not_active"],
+    ],
+    words: /\bcredit balance is too low\b|\binsufficient (?:account )?(?:balance|credits?|funds)\b/,
+  },
+  {
+    status: 401,
+    under: [400, 403, 422],
+    kinds: ["invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"],
+    words: /\bapi[ _-]?key\b.{0,40}\b(?:not valid|invalid|incorrect|expired)|\b(?:invalid|incorrect) api[ _-]?key/,
+  },
+  {
+    status: 400,
+    under: [424, 500, 502],
+    kinds: [
+      ...["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"],
+      ...["invalid_request_error", "invalid_request_body", "badrequesterror"],
+    ],
+    words: new RegExp(
+      "\\bcontext (?:length|size|window)\\b|\\bmaximum (?:input|sequence|prompt) length\\b" +
+        "|\\b(?:input|prompt) (?:is too long|length exceeds)\\b",
+    ),
+  },
+];
 const SECRETS = /\bhf_[a-z0-9]{6,}|\bsk-[a-z0-9_-]{16,}|\beyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )[\w.~+/=-]{12,}/gi;
 
 export interface Fault {
@@ -73,14 +109,15 @@ export function readReported(document: Json): Fault {
   return judge(reportedStatus(document), findWords(document), document);
 }
 
-function judge(status: number, words: string, document: unknown): Fault {
+function judge(given: number, words: string, document: unknown): Fault {
+  const status = meant(given, words.toLowerCase(), kindsOf(document));
   const isTransient = [408, 424, 425, 429, 500, 502, 503, 504].includes(status) || status >= 506;
   const isInputFault = status === 500 && isObject(document) && document.error === "unknown error" &&
     isFilled(document.warnings);
   return fault(sentence(status, words, isTransient && !isInputFault), {
     status,
     isTransient: isTransient && !isInputFault,
-    isModelMissing: isModelMissing(status, words, document),
+    isModelMissing: status === 404 || status === 410,
     maxRetries: MAX_RETRIES[status] ?? Infinity,
   });
 }
@@ -144,17 +181,22 @@ function reportedStatus(document: Json): number {
       if (Number.isInteger(status) && status >= 400 && status < 600) return status;
     }
   }
-  const kinds = places.flatMap((place) => [place.code, place.type, place.error_type, place.reason]);
-  return kinds.map((kind) => TYPE_STATUS[String(kind).toLowerCase()]).find((status) => status !== undefined) ?? 500;
+  return kindsOf(document).map((kind) => TYPE_STATUS[kind]).find((status) => status !== undefined) ?? 500;
 }
 
-function isModelMissing(status: number, words: string, document: unknown): boolean {
-  if (status === 404 || status === 410) return true;
-  if (status !== 400) return false;
-  const places = isObject(document) ? [document, document.error].filter(isObject) as Json[] : [];
-  const kinds = places.flatMap((place) => [place.code, place.type, place.error_type].map(String));
-  return kinds.some((kind) => kind === "model_not_found" || kind === "model_not_supported") ||
-    words.toLowerCase().startsWith("model not supported by provider");
+/** The kinds of error that a document names, in lower case. */
+function kindsOf(document: unknown): string[] {
+  const places = isObject(document) ? [document.error, document].filter(isObject) : [];
+  const kinds = places.flatMap((place) => [place.code, place.type, place.error_type, place.reason]);
+  return kinds.map((kind) => String(kind).toLowerCase());
+}
+
+/** The status that fits what the error says; `words` are in lower case. */
+function meant(status: number, words: string, kinds: string[]): number {
+  const fits = MEANINGS.find((meaning) =>
+    meaning.under.includes(status) && (kinds.some((kind) => meaning.kinds.includes(kind)) || meaning.words.test(words))
+  );
+  return fits?.status ?? status;
 }
 
 function sentence(status: number, words: string, isTransient: boolean): string {
