@@ -40,7 +40,7 @@ from server.inference.events import (
 from server.inference.pricing import Pricing
 from server.model_request import Cancelled, Failed, FinalOutcome, FinalRow, Interrupted, ModelRequest, Outcome, Status
 from server.schemas import render_final
-from server.trace_context import TRACEPARENT, trace_id_of
+from server.telemetry.trace_context import TRACEPARENT, trace_id_of
 from server.transcript import START, Transcript
 
 MAX_OUTAGE_PAUSE_S = 30.0

@@ -22,11 +22,11 @@ from server.actors.heartbeat import Lease
 from server.actors.write_queue import PendingWrite, WriteQueue
 from server.actors.writes import Accepted, NewRequest, ReleasedRow, Replayed, WriteResult, WriteStatus
 from server.errors import Unavailable
-from server.instruments import Histograms
 from server.model_request import FinalRow, RequestId, UserId
 from server.pooling import remedy_for
 from server.storage.database import DatabaseAway, DedicatedConnection
 from server.storage.faults import Fault, classify
+from server.telemetry.instruments import Histograms
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Size of the accepts in memory while the database is slow. Beyond it new ones are refused."""

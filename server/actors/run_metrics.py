@@ -6,8 +6,8 @@ from typing import Any
 
 from server.actors.workload import Running
 from server.inference.events import Task
-from server.instruments import Counters, Histograms
 from server.model_request import Interrupted, ModelRequest, Outcome
+from server.telemetry.instruments import Counters, Histograms
 
 MAX_MODELS = 100
 """Names of models besides those of the catalog that get series of their own. A request may name any of thousands."""

@@ -12,9 +12,9 @@ from server.commands.serve import EXIT_CANNOT_WORK, serve
 from server.commands.setting_names import find_unread, given_names
 from server.commands.users.parser import add_users_parser
 from server.errors import CannotStart
-from server.log_writer import LogWriter
 from server.settings import Settings
-from server.telemetry import logging_to
+from server.telemetry.log_writer import LogWriter
+from server.telemetry.logs import logging_to
 
 EXIT_FAILED = 1
 _PRINTING = frozenset({"users", "usage", "psql"})

@@ -27,7 +27,6 @@ from server.errors import CannotStart
 from server.http import keys
 from server.http.connections import Connections
 from server.http.server import Runner
-from server.log_writer import LogWriter
 from server.model_request import InstanceId
 from server.monitoring.siblings import ALONE, Siblings
 from server.settings import Backend, Settings
@@ -36,6 +35,7 @@ from server.storage.embedded.data_folder import DataFolderInUse
 from server.storage.embedded.ephemeral import is_ephemeral
 from server.storage.embedded.postgres import EmbeddedPostgres, url_of_running
 from server.storage.objects import location_of
+from server.telemetry.log_writer import LogWriter
 
 EXIT_CANNOT_WORK = 2
 LISTEN_QUEUE = 1024

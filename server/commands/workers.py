@@ -24,9 +24,9 @@ from server.commands.serve import (
     require_safe_aiohttp,
     serve_database,
 )
-from server.log_writer import LogWriter
 from server.monitoring.siblings import Siblings
 from server.settings import Settings
+from server.telemetry.log_writer import LogWriter
 
 DATABASE_VARIABLE = "AI_SDK_SERVER_DATABASE_URL"
 """Passes the URL of the parent's database to a child. Only the same user can read a process's environment."""

@@ -24,7 +24,7 @@ from server.http.response_headers import REQUEST_ID
 from server.lifecycle import Phase
 from server.limits.rates import RateLimitResult
 from server.storage.database import DatabaseAway
-from server.trace_context import HEADER, TRACEPARENT, read_traceparent, trace_id_of
+from server.telemetry.trace_context import HEADER, TRACEPARENT, read_traceparent, trace_id_of
 
 _NOT_A_HOST = re.compile(r"[/?#@\\\s]")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from server.errors import Code
 from server.inference.breaker import Breaker
-from server.instruments import Counters
 from server.model_request import Completed as Completed  # noqa: PLC0414 - an event that is the outcome itself
 from server.model_request import Usage
+from server.telemetry.instruments import Counters
 
 
 class Task(StrEnum):

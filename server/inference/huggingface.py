@@ -33,8 +33,8 @@ from server.inference.resilience import MAX_PAUSE_S, Deadline, Jitter, RetryBudg
 from server.inference.short_calls import Reply, fetch_reply
 from server.inference.transport import Transport, explain
 from server.inference.upstream_check import judge_listing, judge_probe
-from server.instruments import Counters
 from server.limits.rates import RateLimiter
+from server.telemetry.instruments import Counters
 
 GAP_S = 60.0
 """Between two chunks of an answer. Only the timeout of the attempt limits the first chunk."""

@@ -18,7 +18,7 @@ from server.inference.direct_exchange import Answer, DirectExchange, Heads
 from server.inference.protocol import UpstreamError, WireRequest
 from server.inference.public_addresses import AddressInfo, NotPublic, open_public_socket
 from server.inference.response_handler import BoundedResponseHandler
-from server.trace_context import HEADER, TRACEPARENT
+from server.telemetry.trace_context import HEADER, TRACEPARENT
 
 CONNECT_S = 5.0
 RESOLVE_AND_CONNECT_S = 10.0

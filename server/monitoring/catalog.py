@@ -12,9 +12,9 @@ import asyncpg
 from server import __version__
 from server.engine import Engine
 from server.inference.events import Upstream
-from server.instruments import Counters, Histograms, Labels
 from server.lifecycle import Lifecycle, Phase
 from server.monitoring.families import Kind, Reading
+from server.telemetry.instruments import Counters, Histograms, Labels
 
 HTTP_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0)
 """A create that waits is held for up to 90 s."""

@@ -11,7 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from server.instruments import Counters, Histograms, Labels
+from server.telemetry.instruments import Counters, Histograms, Labels
 
 _INFINITY = float("inf")
 

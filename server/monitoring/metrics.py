@@ -9,11 +9,11 @@ import asyncpg
 from prometheus_client import ProcessCollector
 
 from server.errors import Unavailable
-from server.instruments import Counters
 from server.monitoring.catalog import DEFINITIONS, Definition, Sources
 from server.monitoring.families import Family, adopt, dump, load, merge, samples_of
 from server.monitoring.siblings import Siblings
 from server.storage.reader import PooledQueries
+from server.telemetry.instruments import Counters
 
 MAX_BACKLOG_COUNTED = 100_000
 _BACKLOG_TIMEOUT_S = 2.0

@@ -23,7 +23,7 @@ from server.lifecycle import Lifecycle
 from server.model_request import InstanceId, ModelRequest, RequestId, Status, UserId
 from server.schemas import render_pending, render_running
 from server.storage.reader import PooledQueries
-from server.trace_context import TRACEPARENT
+from server.telemetry.trace_context import TRACEPARENT
 
 _BACKLOG_RETRY_S = 15.0
 _SHUTDOWN_RETRY_S = 5.0

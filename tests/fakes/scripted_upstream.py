@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from server.inference.breaker import Breaker
 from server.inference.events import Call, Check, Event, Listing
-from server.instruments import Counters
+from server.telemetry.instruments import Counters
 
 Step = Event | Exception | asyncio.Event | Callable[[], None]
 

@@ -29,8 +29,8 @@ from server.inference.offline.sample_files import NOTE
 from server.inference.offline.sample_results import INTRODUCTION, make_result, quoted
 from server.inference.offline.sample_schemas import Impossible
 from server.inference.offline.sample_values import make_value
-from server.instruments import Counters
 from server.model_request import Usage
+from server.telemetry.instruments import Counters
 
 LONG_STREAM_WORDS = 300
 LONG_STREAM_PAUSE_S = 0.02

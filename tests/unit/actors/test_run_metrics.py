@@ -9,8 +9,8 @@ from server.actors.run_metrics import MAX_MODEL_CHARS, OTHER, RunMetrics
 from server.actors.workload import Running, StopReason
 from server.errors import Code
 from server.inference.events import Completed, Delta, GenerationFailed, Started, Task
-from server.instruments import Histograms, Labels
 from server.model_request import Outcome, Usage
+from server.telemetry.instruments import Histograms, Labels
 from tests.unit.actors.generators import Desk
 from tests.unit.actors.test_workload import model_request
 

@@ -4,8 +4,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from server.instruments import Counters, Histograms
 from server.monitoring.families import Family, Kind, Reading, dump, load, merge, render, samples_of
+from server.telemetry.instruments import Counters, Histograms
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 

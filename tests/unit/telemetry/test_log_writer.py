@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.log_writer import CHUNK_BYTES, LogWriter, _chunks
+from server.telemetry.log_writer import CHUNK_BYTES, LogWriter, _chunks
 
 LINE = "x" * 99 + "\n"
 

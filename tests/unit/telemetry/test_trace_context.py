@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.trace_context import read_traceparent, trace_id_of
+from server.telemetry.trace_context import read_traceparent, trace_id_of
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 VALID = f"00-{TRACE_ID}-00f067aa0ba902b7-01"

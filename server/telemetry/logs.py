@@ -10,8 +10,8 @@ from typing import Any, TextIO, cast
 import orjson
 import structlog
 
-from server.log_writer import LogWriter
 from server.settings import LogFormat, Settings
+from server.telemetry.log_writer import LogWriter
 
 _SECRETS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{12,}|ask_[A-Za-z0-9]{12,}|sk-[A-Za-z0-9_-]{8,}|sb_(?:secret|publishable)_[A-Za-z0-9_-]+"

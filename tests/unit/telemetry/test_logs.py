@@ -7,7 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.telemetry import _MARKS, _SECRETS, redact
+from server.telemetry.logs import _MARKS, _SECRETS, redact
 
 SECRETS = (
     "hf_" + "a" * 20,
@@ -21,7 +21,7 @@ SECRETS = (
 PROGRAM = """
 import logging, structlog, sys, uuid
 from types import SimpleNamespace
-from server.telemetry import logging_to
+from server.telemetry.logs import logging_to
 
 log = structlog.get_logger("test")
 with logging_to(sys.stdout, SimpleNamespace(log_format=None, log_level="info")):
