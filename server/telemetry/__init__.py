@@ -1,1 +1,1 @@
-"""What the server tells its operator: the log, the counts behind the metrics, and the trace of a caller."""
+"""The log, the counters behind the metrics, and the trace of a caller."""
