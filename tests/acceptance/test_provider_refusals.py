@@ -112,7 +112,7 @@ async def test_a10_every_recorded_failure_keeps_its_meaning(start: Start, monkey
         return replay(records[int(content.removeprefix("record ").removesuffix("."))])
 
     async with FakeHuggingFace(default=answer) as upstream:
-        settings = {"max_wait_s": DEADLINE_S, "deadline_s": DEADLINE_S, "max_retries": 0, "concurrency": 256}
+        settings = {"max_wait_s": DEADLINE_S, "deadline_s": DEADLINE_S, "max_retries": 0, "concurrency": 1000}
         api = await start_online(start, upstream, **settings)
         plain = asyncio.gather(*(ask(api, f"record {number}.") for number in range(len(records))))
         streamed = asyncio.gather(*(_last_error(api, number) for number in range(len(records))))

@@ -155,7 +155,7 @@ async def _run(start: Start, records: list[Record]) -> dict[str, list[str]]:
             hf_base_url=upstream.url,
             text_models="org/model",
             max_retries=0,
-            concurrency=256,
+            concurrency=1000,
         )
         api = await server.sign_up()
 
