@@ -20,7 +20,7 @@ from tests.fakes.tapes import Record, all_exchanges, tape, task_exchanges
 from tests.fakes.task_reader import NOT_OFFERED, is_inference, read_task
 from tests.fixtures.results import FLAC, JPEG
 
-_SHORT_DEADLINE_S = 4
+_SHORT_DEADLINE_S = 8
 """For what is transient: it goes back to the backlog until then, as the recording never gets better."""
 _DEADLINE_S = 30
 _MARK = re.compile(rb"record (\d+)\.")
