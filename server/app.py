@@ -60,6 +60,8 @@ from server.storage.reader import PooledQueries
 
 Context = Callable[[web.Application], AsyncIterator[None]]
 
+RESOURCES = (requests, events, files, models, usage, auth, api_keys, openai, health, metrics, docs, console)
+"""The modules whose routes every server has. `gotrue` comes with the embedded accounts only."""
 READS_PER_CREATE = 10
 """How many more reads than creates a user may make in a minute."""
 REFRESHES_PER_MINUTE = 30
@@ -196,7 +198,7 @@ def create_app(
     _provide_limits(app)
     _provide_engine(app, engine, reader)
     _provide_files(app)
-    for resource in (requests, events, files, models, usage, auth, api_keys, openai, health, metrics, docs, console):
+    for resource in RESOURCES:
         add_routes(app, resource.routes())
     if identity.gotrue is not None:
         app[keys.GOTRUE] = identity.gotrue

@@ -46,7 +46,8 @@ AVIFENC = Tool("avifenc", "libavif-bin")
 NGINX = Tool("nginx", "nginx")
 PROMETHEUS = Tool("prometheus", "prometheus")
 """The package also brings promtool."""
-ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC, NGINX, PROMETHEUS)
+IP = Tool("ip", "iproute2")
+ALL = (PGBOUNCER, CHROMIUM, STRACE, POSTGRES_15, FFMPEG, IMAGEMAGICK, HEIF_ENC, AVIFENC, NGINX, PROMETHEUS, IP)
 
 INSTALL = ("apt-get", "install", "--yes", "--no-install-recommends", *(tool.package for tool in ALL))
 """The one command that brings all of them."""

@@ -1,4 +1,4 @@
--- Who may use the server: credentials that are void before they expire, invites, and the number of sign-ups from an address.
+-- Revocations end credentials before they expire. Invites let people sign up. `sign_ups` counts the new accounts of an address.
 
 -- The subject is a user or a session. `is_blocked`: all of its tokens and keys are void. `issued_before`: those of the user that
 -- belong to no session and are older are void. A row may go when no token of its subject can be valid any more.

@@ -1,4 +1,4 @@
-"""Who may create an account: anybody, invited people, nobody; how many in a day; and with which passwords."""
+"""SIGN_UPS decides who can create an account; a limit for each day and a list of common passwords hold as well."""
 
 from typing import Any
 from uuid import UUID

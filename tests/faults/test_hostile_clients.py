@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from server.commands.serve import DEAD_CLIENT_S
+from tests import tools
 from tests.faults.processes import PASSWORD, ServerProcess, prepare_data, server_process, until
 
 OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
@@ -58,8 +59,10 @@ def _inside(server: ServerProcess, *command: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
+@tools.needs(tools.IP)
 @pytest.mark.skipif(
-    subprocess.run([*OWN_NETWORK, "true"], check=False, capture_output=True).returncode != 0,
+    tools.IP.find() is not None
+    and subprocess.run([*OWN_NETWORK, "true"], check=False, capture_output=True).returncode != 0,
     reason="this machine allows no network namespaces",
 )
 def test_h11_clients_whose_line_is_cut_are_freed_within_a_minute(tmp_path: Path) -> None:
